@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Holders: see holder.h for the theory of operation.
+ *
+ * A namespace's slot is looked for in a window that begins where its cookie hashes to, and only
+ * then everywhere, so that the start of a process touches a few cache lines and not the whole
+ * table. Two processes of one namespace that come first at the same moment may get two slots; that
+ * costs a slot and is harmless, because inside one namespace the kernel keeps ports apart.
+ */
+#include "holder.h"
+#include "sys.h"
+#include "text.h"
+
+#include <string.h>
+#include <sys/utsname.h>
+
+#ifndef SO_NETNS_COOKIE
+#define SO_NETNS_COOKIE 71
+#endif
+
+#define JOIN_WINDOW 16u
+#define JOIN_TRIES 20
+
+uint64_t holder_netns(int fd)
+{
+    uint64_t cookie = 0;
+    socklen_t size = sizeof(cookie);
+    long result = SYS(getsockopt, fd, SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &size);
+    if (result == 0)
+        return cookie;
+    struct stat st;
+    if (result != -ENOPROTOOPT ||
+        SYS(newfstatat, AT_FDCWD, "/proc/thread-self/ns/net", &st, 0) != 0)
+        return 0;
+    return st.st_ino | 1ull << 63;
+}
+
+/* Tries to get the lock of one slot. @type: F_RDLCK, F_WRLCK, F_UNLCK. Return: 0, -EAGAIN, ... */
+static int slot_lock(int fd, uint32_t slot, short type)
+{
+    struct flock lock = {.l_type = type,
+                         .l_whence = SEEK_SET,
+                         .l_start = (off_t)(POOL_HOLDER_LOCK_BASE + slot),
+                         .l_len = 1};
+    int result = (int)SYS(fcntl, fd, F_OFD_SETLK, &lock);
+    return result == -EACCES ? -EAGAIN : result;
+}
+
+bool holder_alive(int fd, uint32_t slot)
+{
+    struct flock lock = {.l_type = F_WRLCK,
+                         .l_whence = SEEK_SET,
+                         .l_start = (off_t)(POOL_HOLDER_LOCK_BASE + slot),
+                         .l_len = 1};
+    return SYS(fcntl, fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+}
+
+/* Puts every word of a dead holder into quarantine. The caller has the slot's exclusive lock. */
+static void words_bury(const struct pool *pool, uint32_t slot, uint64_t now)
+{
+    size_t words = (size_t)pool->lanes * pool->places * POOL_PAGE_PORTS;
+    /* Untouched places are holes: reading them would allocate them. */
+    bool placed[POOL_PORT_PAGES] = {false};
+    for (uint32_t page = 0; page < POOL_PORT_PAGES; page++)
+        if (pool->header->pagemap[page] < pool->places)
+            placed[pool->header->pagemap[page]] = true;
+    size_t stride = (size_t)pool->lanes * POOL_PAGE_PORTS;
+    for (size_t i = 0; i < words; i++) {
+        if (i % stride == 0 && !placed[i / stride]) {
+            i += stride - 1;
+            continue;
+        }
+        uint64_t word = atomic_load_explicit(&pool->word[i], memory_order_relaxed);
+        if (word_holder(word) == slot + 1)
+            atomic_compare_exchange_strong(&pool->word[i], &word, word_make(WORD_RESTING, 0, now));
+    }
+}
+
+static void slot_bury(const struct pool *pool, uint32_t slot, uint64_t now)
+{
+    struct pool_holder *holder = &pool->holder[slot];
+    words_bury(pool, slot, now);
+    atomic_store(&holder->cookie, 0);
+    atomic_fetch_add_explicit(&pool->header->buried, 1, memory_order_relaxed);
+}
+
+static uint64_t netns_inode(void)
+{
+    struct stat st;
+    if (SYS(newfstatat, AT_FDCWD, "/proc/thread-self/ns/net", &st, 0) != 0)
+        return 0;
+    return st.st_ino;
+}
+
+static void command_name(char *name, size_t size)
+{
+    memset(name, 0, size);
+    int fd = (int)SYS(openat, AT_FDCWD, "/proc/self/comm", O_RDONLY | O_CLOEXEC, 0);
+    if (fd < 0)
+        return;
+    long got = SYS(read, fd, name, size - 1);
+    SYS(close, fd);
+    for (long i = 0; i < got; i++)
+        if (name[i] == '\n')
+            name[i] = '\0';
+}
+
+/* Makes a slot this namespace's. The caller has its exclusive lock, so nobody else writes it. */
+static void slot_fill(struct pool_holder *holder, uint64_t cookie)
+{
+    struct utsname host = {.nodename = ""};
+    struct timespec now = {.tv_sec = 0};
+    SYS(uname, &host);
+    clock_gettime(CLOCK_REALTIME, &now);
+    atomic_store(&holder->taken, 0);
+    atomic_store(&holder->reconciled_ms, 0);
+    holder->netns = netns_inode();
+    holder->since = (uint64_t)now.tv_sec;
+    holder->pid = (uint32_t)SYS(getpid);
+    holder->uid = (uint32_t)SYS(geteuid);
+    memset(holder->host, 0, sizeof(holder->host));
+    struct text text = text_begin(holder->host, sizeof(holder->host));
+    text_string_n(&text, host.nodename, sizeof(host.nodename));
+    command_name(holder->command, sizeof(holder->command));
+    atomic_store_explicit(&holder->cookie, cookie, memory_order_release);
+}
+
+/* Joins the slot if it is this namespace's. -EAGAIN: somebody is just writing it. */
+static int slot_join(const struct pool *pool, int fd, uint32_t slot, uint64_t cookie)
+{
+    int result = slot_lock(fd, slot, F_RDLCK);
+    if (result)
+        return result;
+    if (atomic_load(&pool->holder[slot].cookie) == cookie)
+        return 0;
+    slot_lock(fd, slot, F_UNLCK); /* buried in between */
+    return -ENOENT;
+}
+
+/* Makes an unused or dead slot this namespace's. -EAGAIN: it is alive. */
+static int slot_claim(const struct pool *pool, int fd, uint32_t slot, uint64_t cookie)
+{
+    int result = slot_lock(fd, slot, F_WRLCK);
+    if (result)
+        return result;
+    if (atomic_load(&pool->holder[slot].cookie) != 0)
+        slot_bury(pool, slot, sys_now_ms());
+    slot_fill(&pool->holder[slot], cookie);
+    return slot_lock(fd, slot, F_RDLCK);
+}
+
+/* The slot of this namespace among @window slots from @home. -EAGAIN: somebody is writing it. */
+static int window_join(const struct pool *pool, int fd, uint64_t cookie, uint32_t home,
+                       uint32_t window)
+{
+    int result = -ENOENT;
+    for (uint32_t i = 0; i < window; i++) {
+        uint32_t slot = (home + i) % POOL_HOLDERS;
+        if (atomic_load(&pool->holder[slot].cookie) != cookie)
+            continue;
+        int joined = slot_join(pool, fd, slot, cookie);
+        if (joined == 0)
+            return (int)slot;
+        result = joined == -ENOENT ? -EAGAIN : joined;
+    }
+    return result;
+}
+
+/*
+ * A slot for a namespace that has none: an unused one, else a dead one. An unused slot that is
+ * locked may be just being claimed for this very namespace: the patient come again for it.
+ */
+static int window_claim(const struct pool *pool, int fd, uint64_t cookie, uint32_t home,
+                        uint32_t window, bool patient)
+{
+    for (int dead = 0; dead <= 1; dead++) {
+        for (uint32_t i = 0; i < window; i++) {
+            uint32_t slot = (home + i) % POOL_HOLDERS;
+            if ((atomic_load(&pool->holder[slot].cookie) != 0) != dead)
+                continue;
+            int result = slot_claim(pool, fd, slot, cookie);
+            if (result == 0)
+                return (int)slot;
+            if (result != -EAGAIN || (!dead && patient))
+                return result;
+        }
+    }
+    return -ENOSPC;
+}
+
+int holder_join(const struct pool *pool, int fd, uint64_t cookie)
+{
+    uint32_t home = (uint32_t)(cookie * 0x9e3779b97f4a7c15ull >> 32) % POOL_HOLDERS;
+    int result = -ENOSPC;
+    for (int tries = 0; tries < JOIN_TRIES; tries++) {
+        result = window_join(pool, fd, cookie, home, JOIN_WINDOW);
+        if (result == -ENOENT)
+            result = window_claim(pool, fd, cookie, home, JOIN_WINDOW, true);
+        if (result != -EAGAIN)
+            break;
+        SYS(nanosleep, &(struct timespec){.tv_nsec = 50000}, NULL);
+    }
+    if (result != -EAGAIN && result != -ENOSPC)
+        return result;
+    /* The window is full, or its lock is held by somebody who does not go on: look everywhere. */
+    result = window_join(pool, fd, cookie, home, POOL_HOLDERS);
+    return result >= 0 ? result : window_claim(pool, fd, cookie, home, POOL_HOLDERS, false);
+}
+
+int holder_bury_dead(const struct pool *pool, int fd, uint64_t now)
+{
+    int buried = 0;
+    for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++) {
+        if (atomic_load(&pool->holder[slot].cookie) == 0 || slot_lock(fd, slot, F_WRLCK) != 0)
+            continue;
+        if (atomic_load(&pool->holder[slot].cookie) != 0) {
+            slot_bury(pool, slot, now);
+            buried++;
+        }
+        slot_lock(fd, slot, F_UNLCK);
+    }
+    return buried;
+}

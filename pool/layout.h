@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The shared format of a pool file: what processes of one node agree on.
+ *
+ *   header | policy 0 | policy 1 | holders | lane keys | lanes | words
+ *
+ * One file per node, mapped by every process that connects. Its size never changes after creation.
+ * Everything in it may be written by any process that can open it, so readers treat each value as
+ * a hint: sizes are taken once, checked against the file's size, and kept privately (struct pool in
+ * pool.h); every index read later is checked at use.
+ *
+ * Words. For each port of the policy's ranges and each lane there is one 64-bit word:
+ *
+ *   63..60 state | 59..48 holder (slot + 1) | 47..0 when, in ms of CLOCK_MONOTONIC
+ *
+ * A word gives one holder (a network namespace) the sole right to use that port towards the
+ * lane's destinations. All zeros is a free word, so a new file needs no initialising.
+ *
+ * Word blocks. The port space is cut into 128 pages of 512 ports. Only pages that the policy
+ * touches have words: pagemap gives each its place. words[(place * lanes + lane) * 512 + port % 512].
+ *
+ * Lanes. A lane belongs to one destination (its key is a 64-bit hash of address and port) from the
+ * first connection there until the pool is made anew: keys are only ever inserted, by one
+ * compare-and-swap, which is what makes two processes agree without a lock. The last
+ * lanes_shared lanes have no key: destinations that come after all keys are taken share them by
+ * hash. Sharing means fewer ports, never a clash.
+ */
+#ifndef FIXPORT_LAYOUT_H
+#define FIXPORT_LAYOUT_H
+
+#include "policy.h"
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+#define POOL_MAGIC 0x314c4f4f50504946ull /* "FIPPOOL1" */
+#define POOL_VERSION 1u
+
+#define POOL_PAGE_PORTS 512u
+#define POOL_PORT_PAGES 128u
+#define POOL_NO_PLACE 0xffu
+
+#define POOL_LANES_MIN 2u
+#define POOL_LANES_MAX 4096u
+#define POOL_LANES_BUDGET (4u << 20) /* bytes of words that a new pool aims at */
+#define POOL_SPARE_PLACES 4u /* pages that a reload may add */
+
+#define POOL_HOLDERS 1024u
+
+/* Byte offset of the lock of holder slot 0 (holder.h); far past any file's end. */
+#define POOL_HOLDER_LOCK_BASE (1ull << 40)
+
+enum word_state {
+    WORD_FREE = 0, /* nobody's */
+    WORD_USED = 1, /* the holder has a socket there, or is about to; when: taken */
+    WORD_LETGO = 2, /* the holder's still, but probably closed (a hint); when: of the hint */
+    WORD_RESTING = 3, /* in quarantine since when; the last holder may have it at once */
+};
+
+#define WORD_WHEN_MASK ((1ull << 48) - 1)
+#define WORD_HOLDER_MASK 0xfffull
+
+/* holder: slot + 1, or 0 for nobody. when: ms. */
+static inline uint64_t word_make(enum word_state state, uint32_t holder, uint64_t when)
+{
+    return (uint64_t)state << 60 | (holder & WORD_HOLDER_MASK) << 48 | (when & WORD_WHEN_MASK);
+}
+
+static inline enum word_state word_state(uint64_t word)
+{
+    return (enum word_state)(word >> 60);
+}
+
+static inline uint32_t word_holder(uint64_t word)
+{
+    return word >> 48 & WORD_HOLDER_MASK;
+}
+
+static inline uint64_t word_when(uint64_t word)
+{
+    return word & WORD_WHEN_MASK;
+}
+
+enum pool_state {
+    POOL_LIVE = 1,
+    POOL_RETIRED = 2, /* removed or replaced: look at the path again */
+};
+
+struct pool_header {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t header_size; /* sizeof(struct pool_header): another layout is another version */
+    uint64_t file_size;
+    uint32_t lanes; /* all lanes, POOL_LANES_MIN..POOL_LANES_MAX */
+    uint32_t lanes_shared; /* the last of them, 1..lanes-1 */
+    uint32_t places; /* pages of words there is room for, 1..POOL_PORT_PAGES */
+    uint32_t holders; /* POOL_HOLDERS */
+    uint64_t seed; /* secret of the lane hash */
+    uint64_t created; /* CLOCK_REALTIME, seconds */
+    uint8_t pagemap[POOL_PORT_PAGES]; /* port / 512 -> place, or POOL_NO_PLACE */
+
+    _Alignas(64) _Atomic uint32_t state; /* enum pool_state */
+    _Atomic uint32_t generation; /* of the policy; policy[generation & 1] is the one */
+    uint64_t policy_checksum[2];
+
+    _Alignas(64) _Atomic uint64_t exhausted; /* connects that found no port */
+    _Atomic uint64_t passed; /* of these, let through unbound (when-exhausted = pass) */
+    _Atomic uint64_t waited; /* of these, waited first */
+    _Atomic uint64_t retries; /* ports that the kernel refused, so that another was taken */
+    _Atomic uint64_t reconciled; /* times a namespace's leases were compared with the kernel */
+    _Atomic uint64_t reclaimed; /* leases taken back by that */
+    _Atomic uint64_t buried; /* holders found dead */
+    _Atomic uint64_t lost; /* connections undone because their lease had passed to another */
+};
+
+/* A holder: one network namespace. Alive as long as some process holds its lock (holder.h). */
+struct pool_holder {
+    _Atomic uint64_t cookie; /* SO_NETNS_COOKIE of the namespace; 0: slot unused */
+    _Atomic uint64_t taken; /* ports taken, ever */
+    _Atomic uint64_t reconciled_ms; /* CLOCK_MONOTONIC of the last reconciliation */
+    uint64_t netns; /* inode of /proc/self/ns/net, or 0 if not known */
+    uint64_t since; /* CLOCK_REALTIME, seconds */
+    uint32_t pid; /* of the first process, in its own pid namespace */
+    uint32_t uid; /* of the first process */
+    char host[64]; /* the host name the first process saw: a pod's name. Untrusted text */
+    char command[16]; /* the first process' name. Untrusted text */
+};
+
+/* A lane's other side; what people see, and what waiters wait on. The key is apart (lane_key). */
+struct pool_lane {
+    struct dest dest; /* untrusted; belongs to the key once its hash agrees */
+    uint8_t reserved[2];
+    _Atomic uint32_t released; /* counts words let go: a futex for POLICY_WAIT */
+    _Atomic uint32_t waiting; /* 1: somebody may wait on it */
+    _Atomic uint32_t hand; /* an index into the rule's ports: see lease.c */
+    uint8_t reserved2[32];
+};
+
+_Static_assert(sizeof(struct dest) == 18, "dest is part of the format");
+_Static_assert(sizeof(struct pool_lane) == 64, "one cache line a lane");
+_Static_assert(sizeof(struct pool_holder) == 128, "two cache lines a holder");
+
+#endif

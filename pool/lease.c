@@ -1,0 +1,414 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Leases: theory of operation.
+ *
+ * Goal. No two live connections of a node have the same source port towards the same destination,
+ * whatever processes die at whatever instruction; and no port is lost.
+ *
+ * Who decides. Inside one network namespace the kernel does: it refuses a port whose 4-tuple is
+ * alive. What nobody decides is which namespace may use a port, so that is all a word says: the
+ * holder it names has the sole right to that port towards the lane's destinations. How many
+ * sockets use the right, and whether any does, is the kernel's to know; the word's state is a hint
+ * about it.
+ *
+ *        take                  close() seen, or            not in the kernel's
+ *   FREE ------> USED(h) ----- not in a dump -----> LETGO(h) --- next dump --> RESTING(h)
+ *    ^            ^  ^                                |                        |     |
+ *    |            |  +---- take by h (kernel decides) +------------------------+     |
+ *    |            +------- take by anyone, the quarantine being over ----------------+
+ *    +-- (zeros)                    holder died: any state of h --> RESTING(nobody)
+ *
+ * Taking is one compare-and-swap on one word, then the kernel is asked (the shim does: a port
+ * range of one port, or a bind). If it refuses, the word stays USED: something of this namespace is
+ * there. Nobody waits for anybody: a process that is killed or stopped keeps its word, no more.
+ *
+ * Letting go. A hooked close() marks the word LETGO. That may be wrong (a forked child has the
+ * socket still; a vfork child closed its own copy) or may never come (SIGKILL, a raw system call).
+ * Wrong, it costs this namespace one refused attempt. Other namespaces never act on it.
+ *
+ * The truth. lease_reconcile() dumps the namespace's sockets. A USED word without a socket becomes
+ * LETGO; a word that was LETGO before the dump began and still has none becomes RESTING, and
+ * after the quarantine anybody's. Two steps, because a thread may sit between taking a word and
+ * connecting: it makes its socket visible, then looks at its word again (lease_confirm); the
+ * reconciler marks the word, then looks at the sockets. Whatever the order, one sees the other. A
+ * confirming thread whose word has become LETGO or RESTING takes it back; if it has passed to
+ * another holder, the connection is undone. Only processes inside a namespace can ask its kernel
+ * table, so only they return its words (or its death does: holder.h).
+ *
+ * The quarantine is there for what comes after the kernel of the namespace: conntrack on the node
+ * and firewalls keep a closed connection's entry for two minutes, and would move another pod that
+ * comes with the same port. The same namespace may reopen it at once.
+ *
+ * The order of taking: first a few from a random start (RFC 6056), where nobody of this namespace
+ * can be. If they are all taken, on from the lane's hand, which goes round the range as a clock's
+ * does, so that what lies before it was used longest ago: now also ports that this namespace let go
+ * of a short while ago. The kernel may refuse them (TIME_WAIT); then they count as used, so that
+ * each is tried once. Last, in lanes that several destinations share, ports that this namespace
+ * uses towards another one of them.
+ *
+ * Everything in a word is hostile: a state or holder that makes no sense is simply not taken.
+ */
+#include "lease.h"
+#include "sockdiag.h"
+#include "sys.h"
+
+#include <limits.h>
+#include <linux/futex.h>
+#include <string.h>
+
+#define LINGER_MS 60000 /* TCP_TIMEWAIT_LEN: after this a closed socket is gone (net/tcp.h) */
+#define SUSPECT_MS 1000 /* a connect that takes longer to begin may be marked, see above */
+#define RECONCILE_MS 100 /* at most so often for a namespace: it costs ms */
+#define RANDOM_STEPS 32 /* ports looked at from the random start, before the hand's turn */
+
+enum { PASS_RANDOM, PASS_HAND, PASS_SHARED, PASS_END };
+
+void lease_search_begin(struct lease_search *search, const struct pool *pool,
+                        const struct policy_verdict *verdict, uint32_t slot, uint32_t lane,
+                        uint64_t now, uint32_t random)
+{
+    uint32_t size = portset_size(&verdict->ports);
+    *search = (struct lease_search){.pool = pool,
+                                    .ports = &verdict->ports,
+                                    .now = now,
+                                    .quarantine = verdict->quarantine_ms,
+                                    .holder = slot + 1,
+                                    .lane = lane,
+                                    .size = size,
+                                    .start = size ? (uint32_t)((uint64_t)random * size >> 32) : 0};
+}
+
+/* How long ago; a time that has not come yet (another boot, another time namespace) is long ago. */
+static uint64_t age(uint64_t now, uint64_t when)
+{
+    return when > now + 1000 ? UINT64_MAX : when > now ? 0 : now - when;
+}
+
+/* Whether nobody of this namespace can be there, and nobody else may mind. */
+static bool word_fresh(const struct lease_search *search, uint64_t word)
+{
+    bool own = word_holder(word) == search->holder;
+    switch (word_state(word)) {
+    case WORD_FREE:
+        return true;
+    case WORD_LETGO:
+        return own && age(search->now, word_when(word)) >= LINGER_MS;
+    case WORD_RESTING:
+        return own || age(search->now, word_when(word)) >= search->quarantine;
+    default:
+        return false;
+    }
+}
+
+static bool word_recent(const struct lease_search *search, uint64_t word)
+{
+    return word_fresh(search, word) ||
+           (word_state(word) == WORD_LETGO && word_holder(word) == search->holder);
+}
+
+static bool word_shared(const struct lease_search *search, uint64_t word)
+{
+    return word_holder(word) == search->holder && word_state(word) == WORD_USED;
+}
+
+static bool word_take(const struct lease_search *search, _Atomic uint64_t *at, uint64_t word,
+                      uint16_t port, struct lease *lease)
+{
+    uint64_t taken = word_make(WORD_USED, search->holder, search->now);
+    if (!atomic_compare_exchange_strong(at, &word, taken))
+        return false;
+    *lease = (struct lease){.word = taken, .lane = search->lane, .port = port};
+    return true;
+}
+
+/* The @index-th port of a set, and how many follow it in its range. */
+static uint16_t port_at(const struct portset *ports, uint32_t index, uint32_t *follow)
+{
+    for (uint32_t i = 0; i < ports->count && i < PORTRANGE_MAX; i++) {
+        uint32_t size = (uint32_t)ports->range[i].hi - ports->range[i].lo + 1;
+        if (index < size) {
+            *follow = size - index - 1;
+            return (uint16_t)(ports->range[i].lo + index);
+        }
+        index -= size;
+    }
+    *follow = 0;
+    return 0;
+}
+
+typedef bool (*word_test)(const struct lease_search *search, uint64_t word);
+
+/*
+ * Goes on from search->step to the next port whose word passes @test, in runs of ports that are
+ * neighbours in the set and in memory: in a nearly full range this loop is the connect's cost.
+ */
+static int scan(struct lease_search *search, word_test test, uint32_t limit, struct lease *lease)
+{
+    while (search->step < limit) {
+        uint32_t follow;
+        uint32_t index = (search->start + search->step) % search->size;
+        uint16_t port = port_at(search->ports, index, &follow);
+        uint32_t run = POOL_PAGE_PORTS - port % POOL_PAGE_PORTS;
+        run = run < follow + 1 ? run : follow + 1;
+        run = run < limit - search->step ? run : limit - search->step;
+        _Atomic uint64_t *words = pool_word(search->pool, search->lane, port);
+        for (uint32_t i = 0; words && i < run; i++) {
+            uint64_t word = atomic_load_explicit(&words[i], memory_order_relaxed);
+            if (test(search, word) &&
+                word_take(search, &words[i], word, (uint16_t)(port + i), lease)) {
+                search->step += i + 1;
+                return 0;
+            }
+        }
+        search->step += run;
+    }
+    return -EADDRNOTAVAIL;
+}
+
+/* On from where the last search by hand ended. */
+static int scan_by_hand(struct lease_search *search, struct lease *lease)
+{
+    _Atomic uint32_t *hand = &search->pool->lane[search->lane].hand;
+    if (search->step == 0)
+        search->start = atomic_load_explicit(hand, memory_order_relaxed) % search->size;
+    int result = scan(search, word_recent, search->size, lease);
+    atomic_store_explicit(hand, (search->start + search->step) % search->size,
+                          memory_order_relaxed);
+    return result;
+}
+
+static int search_pass(struct lease_search *search, struct lease *lease)
+{
+    uint32_t size = search->size;
+    switch (search->pass) {
+    case PASS_RANDOM:
+        return scan(search, word_fresh, size < RANDOM_STEPS ? size : RANDOM_STEPS, lease);
+    case PASS_HAND:
+        return scan_by_hand(search, lease);
+    default:
+        if (search->lane < search->pool->lanes - search->pool->lanes_shared)
+            return -EADDRNOTAVAIL;
+        return scan(search, word_shared, size, lease);
+    }
+}
+
+static void count_taken(const struct lease_search *search)
+{
+    if (search->holder - 1 < POOL_HOLDERS)
+        atomic_fetch_add_explicit(&search->pool->holder[search->holder - 1].taken, 1,
+                                  memory_order_relaxed);
+}
+
+int lease_search_next(struct lease_search *search, struct lease *lease)
+{
+    if (search->size == 0)
+        return -EADDRNOTAVAIL;
+    for (; search->pass < PASS_END; search->pass++, search->step = 0) {
+        if (search_pass(search, lease) == 0) {
+            count_taken(search);
+            return 0;
+        }
+    }
+    return -EADDRNOTAVAIL;
+}
+
+int lease_claim(struct lease_search *search, uint16_t port, struct lease *lease)
+{
+    _Atomic uint64_t *at = pool_word(search->pool, search->lane, port);
+    if (!at)
+        return -EADDRNOTAVAIL;
+    for (int tries = 0; tries < 8; tries++) {
+        uint64_t word = atomic_load(at);
+        if (word_holder(word) != search->holder && !word_fresh(search, word))
+            return -EADDRNOTAVAIL;
+        if (word_take(search, at, word, port, lease))
+            return 0;
+    }
+    return -EADDRNOTAVAIL;
+}
+
+void lease_refused(const struct pool *pool, const struct lease *lease)
+{
+    (void)lease; /* its word says USED by this namespace already, which is what is true */
+    atomic_fetch_add_explicit(&pool->header->retries, 1, memory_order_relaxed);
+}
+
+/*
+ * Wakes who waits for a port of the lane. The flag is cleared by whoever finds nobody: a waiter that
+ * was killed costs one vain call, and one on its way into the kernel sees the counter changed.
+ */
+static void lane_released(const struct pool *pool, uint32_t lane)
+{
+    struct pool_lane *at = &pool->lane[lane];
+    if (atomic_load(&at->waiting) == 0)
+        return;
+    atomic_fetch_add(&at->released, 1);
+    if (SYS(futex, &at->released, FUTEX_WAKE, INT_MAX, NULL, NULL, 0) == 0)
+        atomic_store(&at->waiting, 0);
+}
+
+void lease_let_go(const struct pool *pool, const struct lease *lease, uint64_t now)
+{
+    _Atomic uint64_t *at = pool_word(pool, lease->lane, lease->port);
+    uint64_t word = lease->word;
+    if (at && atomic_compare_exchange_strong(
+                  at, &word, word_make(WORD_LETGO, word_holder(lease->word), now)))
+        lane_released(pool, lease->lane);
+}
+
+void lease_hint(const struct pool *pool, uint32_t slot, uint32_t lane, uint16_t port)
+{
+    _Atomic uint64_t *at = pool_word(pool, lane, port);
+    uint64_t word = at ? atomic_load_explicit(at, memory_order_relaxed) : 0;
+    if (word_state(word) != WORD_USED || word_holder(word) != slot + 1)
+        return;
+    struct lease lease = {.word = word, .lane = lane, .port = port};
+    lease_let_go(pool, &lease, sys_now_ms());
+}
+
+bool lease_confirm(const struct pool *pool, struct lease *lease, uint64_t now)
+{
+    _Atomic uint64_t *at = pool_word(pool, lease->lane, lease->port);
+    if (!at)
+        return false;
+    uint64_t word = atomic_load(at);
+    while (word != lease->word) {
+        if (word_holder(word) != word_holder(lease->word))
+            return false;
+        uint64_t again = word_make(WORD_USED, word_holder(word), now);
+        if (atomic_compare_exchange_weak(at, &word, again))
+            word = lease->word = again;
+    }
+    return true;
+}
+
+uint32_t lease_wait_begin(const struct pool *pool, uint32_t lane)
+{
+    atomic_store(&pool->lane[lane].waiting, 1);
+    return atomic_load(&pool->lane[lane].released);
+}
+
+int lease_wait(const struct pool *pool, uint32_t lane, uint32_t seen, uint32_t ms)
+{
+    struct pool_lane *at = &pool->lane[lane];
+    struct timespec limit = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L};
+    int result = (int)SYS(futex, &at->released, FUTEX_WAIT, seen, &limit, NULL, 0);
+    return result == -EAGAIN ? 0 : result;
+}
+
+bool lease_reconcile_due(const struct pool *pool, uint32_t slot, uint64_t now)
+{
+    _Atomic uint64_t *last = &pool->holder[slot].reconciled_ms;
+    uint64_t before = atomic_load(last);
+    return age(now, before) >= RECONCILE_MS && atomic_compare_exchange_strong(last, &before, now);
+}
+
+/* What a dump shows, one bit for each word of the pool. */
+struct truth {
+    const struct pool *pool;
+    uint8_t *seen; /* by place, lane, port, as the words */
+    uint8_t *any; /* by place, port: in use whatever the destination (listening, bound) */
+    char *buffer;
+    size_t size; /* bytes of the mapping that all three share */
+};
+
+static int truth_begin(struct truth *truth, const struct pool *pool)
+{
+    size_t any = (size_t)pool->places * POOL_PAGE_PORTS / 8;
+    size_t size = SOCKDIAG_BUFFER + any + any * pool->lanes;
+    long at = SYS(mmap, NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at < 0 && at > -4096)
+        return (int)at;
+    char *base = (char *)at;
+    *truth = (struct truth){.pool = pool,
+                            .buffer = base,
+                            .any = (uint8_t *)base + SOCKDIAG_BUFFER,
+                            .seen = (uint8_t *)base + SOCKDIAG_BUFFER + any,
+                            .size = size};
+    return 0;
+}
+
+static void truth_add(const struct sockdiag_socket *socket, void *arg)
+{
+    struct truth *truth = arg;
+    const struct pool *pool = truth->pool;
+    uint32_t place = pool->header->pagemap[socket->port / POOL_PAGE_PORTS];
+    uint32_t offset = socket->port % POOL_PAGE_PORTS;
+    if (place >= pool->places)
+        return;
+    if (socket->peer.port == 0) {
+        truth->any[(place * POOL_PAGE_PORTS + offset) / 8] |= (uint8_t)(1 << offset % 8);
+        return;
+    }
+    int lane = pool_lane_find(pool, &socket->peer, false);
+    if (lane >= 0)
+        truth->seen[(((size_t)place * pool->lanes + (uint32_t)lane) * POOL_PAGE_PORTS + offset) /
+                    8] |= (uint8_t)(1 << offset % 8);
+}
+
+static bool bit(const uint8_t *bits, size_t index)
+{
+    return bits[index / 8] >> index % 8 & 1;
+}
+
+/* Moves one word on that has no socket. Return: whether it changed. */
+static bool word_unseen(_Atomic uint64_t *at, uint64_t word, uint64_t began)
+{
+    uint64_t now = sys_now_ms();
+    uint64_t next;
+    if (word_state(word) == WORD_USED && age(began, word_when(word)) >= SUSPECT_MS)
+        next = word_make(WORD_LETGO, word_holder(word), now);
+    else if (word_state(word) == WORD_LETGO && word_when(word) < began)
+        next = word_make(WORD_RESTING, word_holder(word), now);
+    else
+        return false;
+    return atomic_compare_exchange_strong(at, &word, next);
+}
+
+static int lane_apply(const struct truth *truth, uint32_t holder, uint32_t place, uint32_t lane,
+                      uint64_t began)
+{
+    int changed = 0;
+    size_t base = ((size_t)place * truth->pool->lanes + lane) * POOL_PAGE_PORTS;
+    for (uint32_t i = 0; i < POOL_PAGE_PORTS; i++) {
+        _Atomic uint64_t *at = &truth->pool->word[base + i];
+        uint64_t word = atomic_load_explicit(at, memory_order_relaxed);
+        if (word_holder(word) != holder || bit(truth->seen, base + i) ||
+            bit(truth->any, place * POOL_PAGE_PORTS + i))
+            continue;
+        changed += word_unseen(at, word, began);
+    }
+    if (changed)
+        lane_released(truth->pool, lane);
+    return changed;
+}
+
+static int truth_apply(const struct truth *truth, uint32_t holder, uint64_t began)
+{
+    const struct pool *pool = truth->pool;
+    uint32_t keyed = pool->lanes - pool->lanes_shared;
+    int changed = 0;
+    for (uint32_t page = 0; page < POOL_PORT_PAGES; page++) {
+        uint32_t place = pool->header->pagemap[page];
+        for (uint32_t lane = 0; place < pool->places && lane < pool->lanes; lane++)
+            if (lane >= keyed || atomic_load(&pool->lane_key[lane]))
+                changed += lane_apply(truth, holder, place, lane, began);
+    }
+    return changed;
+}
+
+int lease_reconcile(const struct pool *pool, uint32_t slot, uint64_t now)
+{
+    struct truth truth;
+    int result = truth_begin(&truth, pool);
+    if (result)
+        return result;
+    result = sockdiag_dump(truth.buffer, truth_add, &truth);
+    if (!result) {
+        result = truth_apply(&truth, slot + 1, now);
+        atomic_fetch_add_explicit(&pool->header->reconciled, 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(&pool->header->reclaimed, (unsigned)result, memory_order_relaxed);
+    }
+    SYS(munmap, truth.buffer, truth.size);
+    return result;
+}

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Leases: taking a port towards a destination, letting it go, and asking the kernel for the truth.
+ * The theory of operation is at the top of lease.c.
+ */
+#ifndef FIXPORT_LEASE_H
+#define FIXPORT_LEASE_H
+
+#include "pool.h"
+
+/* A port of a lane that a holder has the right to. word: what its word was set to. */
+struct lease {
+    uint64_t word;
+    uint32_t lane;
+    uint16_t port;
+};
+
+/* A search for a port; one per connect(), on the stack. Fields are lease.c's own. */
+struct lease_search {
+    const struct pool *pool;
+    const struct portset *ports;
+    uint64_t now;
+    uint64_t quarantine;
+    uint32_t holder; /* slot + 1 */
+    uint32_t lane;
+    uint32_t size; /* ports in the set */
+    uint32_t start; /* where the scan began, an index into the set */
+    uint32_t step; /* ports looked at in this pass */
+    uint32_t pass;
+};
+
+/**
+ * lease_search_begin - start looking for a port.
+ * @verdict: the rule; must outlive the search.
+ * @slot: this namespace's holder. @lane: from pool_lane_find().
+ * @now: sys_now_ms(). @random: where to start (RFC 6056, 3.3.1), any 32 bits.
+ */
+void lease_search_begin(struct lease_search *search, const struct pool *pool,
+                        const struct policy_verdict *verdict, uint32_t slot, uint32_t lane,
+                        uint64_t now, uint32_t random);
+
+/**
+ * lease_search_next - take the next port that this namespace may have.
+ * The kernel decides whether it is free; if not, call lease_refused() and take the next.
+ * Return: 0, or -EADDRNOTAVAIL: none is left. Lock-free; any thread; async-signal-safe.
+ */
+int lease_search_next(struct lease_search *search, struct lease *lease);
+
+/**
+ * lease_claim - take one certain port, for a socket that is bound to it already.
+ * Return: 0, or -EADDRNOTAVAIL: another namespace has it towards this destination.
+ */
+int lease_claim(struct lease_search *search, uint16_t port, struct lease *lease);
+
+/** lease_refused - the kernel says the port is in use in this namespace: remember that. */
+void lease_refused(const struct pool *pool, const struct lease *lease);
+
+/**
+ * lease_let_go - a hint that the socket is closed, or was never connected.
+ * Wakes who waits for a port of the lane. A wrong hint costs a retry, nothing else.
+ */
+void lease_let_go(const struct pool *pool, const struct lease *lease, uint64_t now);
+
+/** lease_hint - as lease_let_go() for a lease of @slot known by lane and port only. */
+void lease_hint(const struct pool *pool, uint32_t slot, uint32_t lane, uint16_t port);
+
+/**
+ * lease_confirm - after the kernel shows the connection: is the port still this namespace's?
+ * Return: true (and the lease is as if just taken), or false: it has passed to another holder
+ * while this thread was stopped between taking and connecting, and the connection must not stay.
+ */
+bool lease_confirm(const struct pool *pool, struct lease *lease, uint64_t now);
+
+/** lease_wait_begin - announce a waiter, before the last search. Return: lease_wait()'s @seen. */
+uint32_t lease_wait_begin(const struct pool *pool, uint32_t lane);
+
+/**
+ * lease_wait - wait until a word of @lane is let go, at most @ms milliseconds.
+ * @seen: from lease_wait_begin(); the search came in between.
+ * Return: 0 if it is worth looking again, -ETIMEDOUT, -EINTR.
+ */
+int lease_wait(const struct pool *pool, uint32_t lane, uint32_t seen, uint32_t ms);
+
+/**
+ * lease_reconcile - compare this namespace's leases with the kernel's sockets.
+ * @slot: the holder of the namespace that the calling thread is in.
+ * @now: sys_now_ms().
+ * Return: how many leases were found to be closed; -errno if the kernel did not say.
+ * Maps and unmaps memory for its time; costs some ms: callers limit how often (lease_reconcile_due).
+ */
+int lease_reconcile(const struct pool *pool, uint32_t slot, uint64_t now);
+
+/** lease_reconcile_due - whether @slot's last one is long enough ago; claims it if so. */
+bool lease_reconcile_due(const struct pool *pool, uint32_t slot, uint64_t now);
+
+#endif

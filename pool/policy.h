@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The policy: rules that say which destinations get their source port from which set of ports.
+ *
+ * It is compiled once, by a tool from the configuration or by the shim from its environment, into
+ * one flat structure without pointers that lies in the pool (layout.h). Readers look at it where
+ * it lies, in memory that another process may write at any time: policy_match() therefore clamps
+ * every count it reads, and its answer is a copy.
+ *
+ * Addresses are IPv6 in network order; IPv4 is v4-mapped (::ffff:0:0/96, RFC 4291 2.5.5.2), because
+ * programs reach IPv4 through AF_INET6 sockets too and both must meet the same rule.
+ */
+#ifndef FIXPORT_POLICY_H
+#define FIXPORT_POLICY_H
+
+#include "portrange.h"
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#define POLICY_RULES 32 /* rules in a policy */
+#define POLICY_DESTS 256 /* destinations in all its rules together */
+#define POLICY_NAME 32 /* bytes of a rule's name, with its NUL */
+
+enum policy_exhausted {
+    POLICY_FAIL = 0, /* connect() fails with EADDRNOTAVAIL */
+    POLICY_WAIT = 1, /* a blocking connect() waits for wait_ms first */
+    POLICY_PASS = 2, /* connect() goes ahead with a port of the kernel's choice */
+};
+
+/* A destination as the shim meets it: port in host order. */
+struct dest {
+    uint8_t addr[16];
+    uint16_t port;
+};
+
+/* An address block and a range of its ports; exclude: what matches is not the rule's. */
+struct dest_match {
+    uint8_t addr[16]; /* host bits zero */
+    uint8_t prefix; /* 0..128; a v4 block of /n is 96+n; "any" is ::/0 */
+    uint8_t exclude;
+    uint16_t reserved;
+    struct portrange ports;
+};
+
+struct policy_rule {
+    char name[POLICY_NAME];
+    uint16_t dest_first; /* index into policy.dest */
+    uint16_t dest_count; /* 0: everywhere but loopback */
+    uint8_t exhausted; /* enum policy_exhausted */
+    uint8_t reserved[3];
+    uint32_t wait_ms; /* for POLICY_WAIT, 1..600000 */
+    struct portset ports;
+};
+
+struct policy {
+    uint32_t rule_count; /* 1..POLICY_RULES in a valid policy */
+    uint32_t dest_count;
+    uint32_t quarantine_ms; /* 0..86400000: before another holder may have a port that was let go */
+    uint32_t reserved;
+    struct policy_rule rule[POLICY_RULES];
+    struct dest_match dest[POLICY_DESTS];
+};
+
+#define POLICY_QUARANTINE_MS 120000 /* a conntrack entry's TIME_WAIT (nf_conntrack_tcp.c) */
+#define POLICY_QUARANTINE_MAX_MS 86400000
+#define POLICY_WAIT_MAX_MS 600000
+
+/* What policy_match() found; a copy, safe to use while the policy changes. */
+struct policy_verdict {
+    uint32_t rule; /* index */
+    uint8_t exhausted;
+    uint32_t wait_ms;
+    uint32_t quarantine_ms;
+    struct portset ports;
+};
+
+/** policy_init - an empty policy with the default quarantine; add rules to it. */
+void policy_init(struct policy *policy);
+
+/**
+ * policy_add_rule - append a rule.
+ * @name: what status shows, 1..POLICY_NAME-1 printable characters.
+ * @ports: text for portset_parse().
+ * @to: destinations separated by commas: "10.0.0.0/8", "192.168.31.67:5432", "[fd00::/64]:80-90",
+ *      "any:443", each may begin with '!' to exclude. NULL or empty: everywhere but loopback.
+ *      Loopback (127.0.0.0/8, ::1) matches only what names it: a block inside loopback. A rule of
+ *      exclusions alone means everywhere but loopback and those.
+ * @why: the reason for a failure; may be NULL. For a bad @to it begins with the offending item.
+ *
+ * Return: 0; -EINVAL, -ERANGE as portset_parse(); -E2BIG if rules or destinations are too many.
+ * The policy is unchanged on failure.
+ */
+int policy_add_rule(struct policy *policy, const char *name, const char *ports, const char *to,
+                    struct parse_reason *why);
+
+/**
+ * policy_parse_to - check the text of destinations alone, as policy_add_rule() does.
+ * Return: 0, -EINVAL, -ERANGE, -E2BIG.
+ */
+int policy_parse_to(const char *to, struct parse_reason *why);
+
+/**
+ * policy_valid - whether a policy from untrusted memory keeps every promise above.
+ */
+bool policy_valid(const struct policy *policy);
+
+/**
+ * policy_match - the first rule for a destination.
+ * @policy: may change under the reader; counts are clamped, so the worst is a wrong answer.
+ * @dest: the destination.
+ * @verdict: the result.
+ *
+ * Return: true if a rule matches. Allocates nothing, async-signal-safe.
+ */
+bool policy_match(const struct policy *policy, const struct dest *dest,
+                  struct policy_verdict *verdict);
+
+/**
+ * policy_ports - the union of the ports of all rules, for sizing the pool and for warnings.
+ * @mark: called with @arg for each range of each rule, in order.
+ */
+void policy_each_range(const struct policy *policy,
+                       void (*mark)(const struct portrange *range, void *arg), void *arg);
+
+/**
+ * policy_may_match_address - whether any rule could match a connection from local address @addr.
+ *
+ * A socket bound to a loopback address reaches loopback only: if no rule names loopback, it will
+ * never be matched. Used to leave bind(addr, 0) of such sockets alone.
+ */
+bool policy_may_match_address(const struct policy *policy, const uint8_t addr[16]);
+
+/** policy_checksum - a 64-bit FNV-1a of a policy, to notice a garbled one. */
+uint64_t policy_checksum(const struct policy *policy);
+
+/** policy_dest_print - one destination as text ("10.0.0.0/8:443"), for status. As snprintf(3). */
+size_t policy_dest_print(const struct dest_match *match, char *buf, size_t size);
+
+/**
+ * dest_from_sockaddr - a destination from what the program passed to connect().
+ * @sa: copied from the program, @len bytes valid.
+ *
+ * Return: true for AF_INET and AF_INET6 of sufficient length (an IPv4 address becomes v4-mapped;
+ * 0.0.0.0 and :: become their loopback address, as the kernel treats them).
+ */
+bool dest_from_sockaddr(const struct sockaddr *sa, socklen_t len, struct dest *dest);
+
+/** dest_print - "10.0.0.1:443", "[fd00::1]:443". As snprintf(3). */
+size_t dest_print(const struct dest *dest, char *buf, size_t size);
+
+/** addr_is_loopback - 127.0.0.0/8 (v4-mapped) or ::1. */
+bool addr_is_loopback(const uint8_t addr[16]);
+
+#endif

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Dumping the kernel's TCP sockets by NETLINK_SOCK_DIAG: sock_diag(7), linux/inet_diag.h.
+ *
+ * Spoken by hand, without libmnl, because the shim does it too and may need no library. One request
+ * for each address family; all states, TIME_WAIT among them. The answers are read without blocking:
+ * netlink puts the next part of a dump into the queue before the last has been read.
+ */
+#include "sockdiag.h"
+#include "sys.h"
+
+#include <linux/inet_diag.h>
+#include <linux/netlink.h>
+#include <linux/sock_diag.h>
+#include <string.h>
+
+struct request {
+    struct nlmsghdr header;
+    struct inet_diag_req_v2 diag;
+};
+
+static void addr_from_diag(uint8_t addr[16], uint8_t family, const __be32 *words)
+{
+    memset(addr, 0, 16);
+    if (family == AF_INET6) {
+        memcpy(addr, words, 16);
+        return;
+    }
+    addr[10] = addr[11] = 0xff;
+    memcpy(addr + 12, words, 4);
+}
+
+static uint16_t port_from_diag(__be16 port)
+{
+    uint8_t bytes[2];
+    memcpy(bytes, &port, 2);
+    return (uint16_t)(bytes[0] << 8 | bytes[1]);
+}
+
+static void report(const struct inet_diag_msg *message,
+                   void (*each)(const struct sockdiag_socket *socket, void *arg), void *arg)
+{
+    struct sockdiag_socket socket = {.port = port_from_diag(message->id.idiag_sport),
+                                     .state = message->idiag_state};
+    socket.peer.port = port_from_diag(message->id.idiag_dport);
+    if (socket.peer.port)
+        addr_from_diag(socket.peer.addr, message->idiag_family, message->id.idiag_dst);
+    each(&socket, arg);
+}
+
+/* Return: 1 at the dump's end, 0 if there is more, -errno. */
+static int parse(const char *buffer, size_t size,
+                 void (*each)(const struct sockdiag_socket *socket, void *arg), void *arg)
+{
+    while (size >= sizeof(struct nlmsghdr)) {
+        const struct nlmsghdr *header = (const void *)buffer;
+        if (header->nlmsg_len < sizeof(*header) || header->nlmsg_len > size)
+            return -EBADMSG;
+        if (header->nlmsg_flags & NLM_F_DUMP_INTR)
+            return -EINTR;
+        if (header->nlmsg_type == NLMSG_DONE)
+            return 1;
+        if (header->nlmsg_type == NLMSG_ERROR) {
+            int error = header->nlmsg_len >= NLMSG_LENGTH(sizeof(int))
+                            ? ((const struct nlmsgerr *)NLMSG_DATA(header))->error
+                            : 0;
+            return error < 0 ? error : -EBADMSG;
+        }
+        if (header->nlmsg_type == SOCK_DIAG_BY_FAMILY &&
+            header->nlmsg_len >= NLMSG_LENGTH(sizeof(struct inet_diag_msg)))
+            report(NLMSG_DATA(header), each, arg);
+        size_t step = NLMSG_ALIGN(header->nlmsg_len);
+        if (step > size)
+            break;
+        buffer += step;
+        size -= step;
+    }
+    return 0;
+}
+
+static int dump_family(int fd, uint8_t family, void *buffer,
+                       void (*each)(const struct sockdiag_socket *socket, void *arg), void *arg)
+{
+    struct request request = {.header = {.nlmsg_len = sizeof(request),
+                                         .nlmsg_type = SOCK_DIAG_BY_FAMILY,
+                                         .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP},
+                              .diag = {.sdiag_family = family,
+                                       .sdiag_protocol = IPPROTO_TCP,
+                                       .idiag_states = ~0u}};
+    long sent = SYS(sendto, fd, &request, sizeof(request), 0, NULL, 0);
+    if (sent < 0)
+        return (int)sent;
+    for (;;) {
+        long got = SYS(recvfrom, fd, buffer, SOCKDIAG_BUFFER, MSG_DONTWAIT | MSG_TRUNC, NULL, NULL);
+        if (got == -EINTR)
+            continue;
+        if (got <= 0)
+            return got < 0 ? (int)got : -EBADMSG;
+        if (got > SOCKDIAG_BUFFER)
+            return -EMSGSIZE;
+        int result = parse(buffer, (size_t)got, each, arg);
+        if (result)
+            return result > 0 ? 0 : result;
+    }
+}
+
+int sockdiag_dump(void *buffer, void (*each)(const struct sockdiag_socket *socket, void *arg),
+                  void *arg)
+{
+    int fd = (int)SYS(socket, AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+    if (fd < 0)
+        return fd;
+    int result = dump_family(fd, AF_INET, buffer, each, arg);
+    if (!result)
+        result = dump_family(fd, AF_INET6, buffer, each, arg);
+    if (result == -ENOENT) /* a kernel without IPv6 has no sockets of it */
+        result = 0;
+    SYS(close, fd);
+    return result;
+}

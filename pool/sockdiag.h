@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the kernel says exists: the TCP sockets of the caller's network namespace, by
+ * NETLINK_SOCK_DIAG (sock_diag(7)). Needs no privilege.
+ */
+#ifndef FIXPORT_SOCKDIAG_H
+#define FIXPORT_SOCKDIAG_H
+
+#include "policy.h"
+
+/* One socket. peer is all zeros for listening and unconnected sockets. */
+struct sockdiag_socket {
+    struct dest peer;
+    uint16_t port; /* local, host order */
+    uint8_t state; /* TCP_ESTABLISHED... of <netinet/tcp.h> */
+};
+
+#define SOCKDIAG_BUFFER 32768 /* bytes that a dump needs from its caller */
+
+/**
+ * sockdiag_dump - every TCP and MPTCP socket of this namespace, TIME_WAIT included.
+ * @buffer: SOCKDIAG_BUFFER bytes, aligned as malloc(3) does.
+ * @each: called for each socket, with @arg.
+ *
+ * Return: 0; -errno if the kernel gave no complete answer (then nothing may be concluded from a
+ * socket's absence). Opens and closes one descriptor. Costs a walk of the kernel's table: ms.
+ */
+int sockdiag_dump(void *buffer, void (*each)(const struct sockdiag_socket *socket, void *arg),
+                  void *arg);
+
+#endif
