@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the library says: at most one line about a fault on stderr, and, if FIXPORT_LOG asks for it,
+ * a line for each decision.
+ *
+ * A daemon may have closed descriptor 2 and have a database there by the time there is something to
+ * say. So what it was at the start is remembered, and if it is not that any more, nothing is said.
+ */
+#include "shim.h"
+#include "../pool/text.h"
+
+#include <string.h>
+#include <sys/uio.h>
+
+static struct {
+    char line[400];
+    _Atomic uint32_t writing;
+    _Atomic uint32_t pending; /* line is a sentence */
+    _Atomic uint32_t said;
+    uint64_t device, inode;
+    bool has_stderr;
+} fault;
+
+void fault_init(void)
+{
+    struct stat st;
+    fault.has_stderr = SYS(fstat, 2, &st) == 0;
+    fault.device = st.st_dev;
+    fault.inode = st.st_ino;
+}
+
+/* Text from outside gets no control characters onto a terminal. */
+static void append_clean(struct text *text, const char *string)
+{
+    for (; *string; string++)
+        text_char(text, (unsigned char)*string < ' ' || *string == 127 ? '?' : *string);
+}
+
+void fault_set(const char *what, const char *why)
+{
+    if (atomic_exchange(&fault.writing, 1))
+        return;
+    struct text text = text_begin(fault.line, sizeof(fault.line));
+    append_clean(&text, what);
+    text_string(&text, ": ");
+    append_clean(&text, why);
+    atomic_store(&fault.pending, 1);
+    atomic_store(&fault.writing, 0);
+}
+
+void fault_clear(void)
+{
+    atomic_store(&fault.pending, 0);
+}
+
+const char *fault_text(void)
+{
+    return atomic_load(&fault.pending) ? fault.line : NULL;
+}
+
+static bool stderr_is_the_same(void)
+{
+    struct stat st;
+    return fault.has_stderr && SYS(fstat, 2, &st) == 0 && st.st_dev == fault.device &&
+           st.st_ino == fault.inode;
+}
+
+void fault_say(void)
+{
+    char line[512];
+    if (!atomic_load(&fault.pending) || atomic_exchange(&fault.said, 1) || !stderr_is_the_same())
+        return;
+    struct text text = text_begin(line, sizeof(line));
+    text_string(&text, "fixport: ");
+    text_string(&text, fault.line);
+    text_string(&text, shim.refuse ? "; connections are refused (FIXPORT_ON_ERROR=fail)\n"
+                                   : "; source ports are not restricted\n");
+    SYS(write, 2, line, text.length < sizeof(line) ? text.length : sizeof(line) - 1);
+}
+
+static void log_write(const char *line, size_t length)
+{
+    if (strcmp(shim.log, "stderr") == 0) {
+        if (stderr_is_the_same())
+            SYS(write, 2, line, length);
+        return;
+    }
+    int fd = (int)SYS(openat, AT_FDCWD, shim.log,
+                      O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY,
+                      0600);
+    if (fd < 0)
+        return;
+    SYS(write, fd, line, length);
+    SYS(close, fd);
+}
+
+void shim_log(const char *what, const struct dest *dest, uint32_t port)
+{
+    char line[256];
+    if (!shim.log[0])
+        return;
+    struct text text = text_begin(line, sizeof(line));
+    text_string(&text, "fixport[");
+    text_number(&text, (uint64_t)SYS(getpid), 10);
+    text_string(&text, "] ");
+    text_string(&text, what);
+    text_char(&text, ' ');
+    text.length += dest_print(dest, line + text.length, sizeof(line) - text.length);
+    if (port) {
+        text_string(&text, " port ");
+        text_number(&text, port, 10);
+    }
+    text_char(&text, '\n');
+    log_write(line, text.length);
+}

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A pool file can be truncated by whoever may write it, and the next touch of its mapping raises
+ * SIGBUS. Nothing but a handler helps: sealing needs a memfd, which has no path that pods could
+ * share. So while this library touches a pool, and from the first connection on that is given a
+ * port, SIGBUS has a handler, if the program has none of its own. For a fault in a pool it puts
+ * zeros there and the pool is given up; for any other it restores the default and lets the
+ * instruction fault again, so that the program dies as it would have.
+ */
+#include "shim.h"
+
+#include <signal.h>
+
+static void give_up(struct shim_pool *at)
+{
+    atomic_store(&at->broken, 1);
+    SYS(mmap, at->pool.header, at->pool.size, PROT_READ | PROT_WRITE,
+        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+}
+
+static void on_sigbus(int number, siginfo_t *info, void *context)
+{
+    (void)context;
+    uintptr_t address = (uintptr_t)info->si_addr;
+    for (int i = 0; i < SHIM_POOLS && info->si_code > 0; i++) {
+        uintptr_t base = (uintptr_t)shim_pools[i].pool.header;
+        if (base && address >= base && address - base < shim_pools[i].pool.size) {
+            give_up(&shim_pools[i]);
+            return;
+        }
+    }
+    struct sigaction fallback = {.sa_handler = SIG_DFL};
+    sigaction(number, &fallback, NULL);
+    if (info->si_code <= 0) { /* sent by kill(2): it does not come again by itself */
+        long process = SYS(getpid);
+        long thread = SYS(gettid);
+        SYS(tgkill, process, thread, number);
+    }
+}
+
+static _Atomic uint32_t for_good;
+
+void guard_install(void)
+{
+    struct sigaction before;
+    struct sigaction ours = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    int saved = errno;
+    if (sigaction && sigaction(SIGBUS, NULL, &before) == 0 && !(before.sa_flags & SA_SIGINFO) &&
+        before.sa_handler == SIG_DFL)
+        sigaction(SIGBUS, &ours, NULL);
+    errno = saved;
+}
+
+void guard_remove(void)
+{
+    struct sigaction now;
+    struct sigaction fallback = {.sa_handler = SIG_DFL};
+    int saved = errno;
+    if (!atomic_load(&for_good) && sigaction && sigaction(SIGBUS, NULL, &now) == 0 &&
+        (now.sa_flags & SA_SIGINFO) && now.sa_sigaction == on_sigbus)
+        sigaction(SIGBUS, &fallback, NULL);
+    errno = saved;
+}
+
+void guard_once(void)
+{
+    if (!atomic_load_explicit(&for_good, memory_order_relaxed) && !atomic_exchange(&for_good, 1))
+        guard_install();
+}

@@ -1,0 +1,325 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Starting: the environment, the pool, and being counted as alive.
+ *
+ * All of it happens in the constructor, although most processes never connect: a daemon opens its
+ * connections after it has changed its root, its user and closed every descriptor, when the pool's
+ * path is out of reach. What is done here costs a handful of system calls. What fails here is only
+ * said at the first connection, and tried again then.
+ */
+#include "shim.h"
+#include "../pool/text.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+
+struct shim shim;
+struct shim_pool shim_pools[SHIM_POOLS];
+
+static _Atomic uint32_t pools_used;
+static _Atomic uint32_t opening; /* a thread is at it; the others go on without */
+static _Atomic uint64_t tried_ms;
+
+static uint32_t namespace_slot(const struct shim_pool *at)
+{
+    for (uint32_t i = 0; i < SHIM_NETNS; i++)
+        if (!atomic_load(&at->netns[i].cookie))
+            return i;
+    return SHIM_NETNS;
+}
+
+/* Joins the namespace @cookie. @fd: an open pool file, kept open by a mapping of the caller's. */
+static struct shim_netns *namespace_join(struct shim_pool *at, int fd, uint64_t cookie)
+{
+    uint32_t index = namespace_slot(at);
+    if (index == SHIM_NETNS) {
+        fault_set(shim.path, "one process uses more than 16 network namespaces");
+        return NULL;
+    }
+    int slot = holder_join(&at->pool, fd, cookie);
+    if (slot < 0) {
+        fault_set(shim.path, slot == -ENOSPC ? "1024 network namespaces use it already"
+                                             : pool_strerror(slot));
+        return NULL;
+    }
+    struct shim_netns *netns = &at->netns[index];
+    netns->slot = (uint32_t)slot;
+    atomic_store(&netns->local, 0); /* read when it is needed */
+    atomic_store(&netns->by_bind, 0);
+    atomic_store_explicit(&netns->cookie, cookie, memory_order_release);
+    return netns;
+}
+
+/* Joins the namespace that the process starts in, by a socket made for the purpose. */
+static void join_own(struct shim_pool *at, int fd)
+{
+    int sock = (int)SYS(socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (sock < 0)
+        return; /* the first connection's socket will do */
+    uint64_t cookie = holder_netns(sock);
+    if (cookie)
+        namespace_join(at, fd, cookie);
+    SYS(close, sock);
+}
+
+static bool same_file(int fd, struct shim_pool *at, bool remember)
+{
+    struct stat st;
+    if (SYS(fstat, fd, &st) != 0)
+        return false;
+    if (remember) {
+        at->device = st.st_dev;
+        at->inode = st.st_ino;
+    }
+    return at->device == st.st_dev && at->inode == st.st_ino;
+}
+
+static int open_or_create(struct pool *pool, int *fd)
+{
+    int result = pool_open(shim.path, pool, fd);
+    if (result != -ENOENT || !shim.has_policy)
+        return result;
+    struct pool_options options = {.mode = 0600, .group = (gid_t)-1};
+    result = pool_create(shim.path, &shim.policy, &options);
+    if (result && result != -EEXIST)
+        return result;
+    return pool_open(shim.path, pool, fd);
+}
+
+static void open_into(struct shim_pool *at)
+{
+    int fd;
+    guard_install();
+    int result = open_or_create(&at->pool, &fd);
+    if (result) {
+        fault_set(shim.path, pool_strerror(result));
+    } else {
+        fault_clear();
+        same_file(fd, at, true);
+        join_own(at, fd);
+        SYS(close, fd);
+        atomic_store_explicit(&shim.current, at, memory_order_release);
+    }
+    guard_remove();
+}
+
+/* One attempt, by one thread. A used-up attachment cannot be used again: threads may be in it. */
+static void try_open(void)
+{
+    if (atomic_exchange(&opening, 1))
+        return;
+    uint32_t used = atomic_load(&pools_used);
+    if (used >= SHIM_POOLS) {
+        fault_set(shim.path, "it was replaced too often for this process");
+    } else {
+        open_into(&shim_pools[used]);
+        if (shim_pools[used].pool.header)
+            atomic_store(&pools_used, used + 1);
+    }
+    atomic_store(&opening, 0);
+}
+
+static bool usable(const struct shim_pool *at)
+{
+    return at && !atomic_load_explicit(&at->broken, memory_order_relaxed) &&
+           atomic_load_explicit(&at->pool.header->state, memory_order_relaxed) == POOL_LIVE;
+}
+
+struct shim_pool *shim_pool(void)
+{
+    struct shim_pool *at = shim_pool_peek();
+    if (usable(at))
+        return at;
+    if (!shim.path[0])
+        return NULL; /* the environment is wrong: nothing to try */
+    uint64_t now = sys_now_ms();
+    uint64_t before = atomic_load(&tried_ms);
+    if (now - before >= 1000 && atomic_compare_exchange_strong(&tried_ms, &before, now)) {
+        if (at)
+            fault_set(shim.path, "it was removed, replaced or truncated");
+        try_open();
+    }
+    at = shim_pool_peek();
+    return usable(at) ? at : NULL;
+}
+
+/* A namespace met later (setns, a socket passed from elsewhere): its lock needs its own open file. */
+static struct shim_netns *namespace_add(struct shim_pool *at, uint64_t cookie)
+{
+    struct shim_netns *netns = NULL;
+    int fd = (int)SYS(openat, AT_FDCWD, shim.path,
+                      O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0);
+    if (fd < 0) {
+        fault_set(shim.path, pool_strerror(fd));
+        return NULL;
+    }
+    if (!same_file(fd, at, false)) {
+        atomic_store(&at->broken, 1);
+        fault_set(shim.path, "it was replaced");
+    } else {
+        long anchor = SYS(mmap, NULL, 1, PROT_NONE, MAP_SHARED, fd, 0);
+        if (anchor > 0 || anchor < -4095)
+            netns = namespace_join(at, fd, cookie);
+    }
+    SYS(close, fd);
+    return netns;
+}
+
+static struct shim_netns *namespace_find(struct shim_pool *at, uint64_t cookie)
+{
+    for (uint32_t i = 0; i < SHIM_NETNS; i++) {
+        uint64_t known = atomic_load_explicit(&at->netns[i].cookie, memory_order_acquire);
+        if (known == cookie)
+            return &at->netns[i];
+        if (!known)
+            break;
+    }
+    return NULL;
+}
+
+struct shim_netns *shim_netns(struct shim_pool *at, int fd)
+{
+    uint64_t cookie = holder_netns(fd);
+    struct shim_netns *netns = cookie ? namespace_find(at, cookie) : NULL;
+    if (netns || !cookie)
+        return netns;
+    while (atomic_exchange(&opening, 1))
+        SYS(sched_yield);
+    netns = namespace_find(at, cookie);
+    if (!netns)
+        netns = namespace_add(at, cookie);
+    atomic_store(&opening, 0);
+    return netns;
+}
+
+/* ---- the environment ---- */
+
+static void say_variable(const char *name, const char *value, const char *why)
+{
+    char what[160];
+    struct text text = text_begin(what, sizeof(what));
+    text_string(&text, name);
+    text_char(&text, '=');
+    text_string_n(&text, value, 60);
+    fault_set(what, why);
+}
+
+/* Copies a path. Return: false if it is empty or does not fit. */
+static bool copy_path(char *to, size_t size, const char *from)
+{
+    struct text text = text_begin(to, size);
+    text_string(&text, from);
+    if (text.length < size)
+        return text.length > 0;
+    to[0] = '\0';
+    return false;
+}
+
+/* A user's own pool for what the environment asks: the same wish, the same pool. */
+static void private_path(void)
+{
+    struct text text = text_begin(shim.path, sizeof(shim.path));
+    text_string(&text, "/dev/shm/fixport-");
+    text_number(&text, (uint64_t)SYS(geteuid), 10);
+    text_char(&text, '-');
+    text_number(&text, policy_checksum(&shim.policy), 16);
+}
+
+/* Return: false if what it says cannot be used. */
+static bool read_policy(const char *ports, const char *to)
+{
+    struct parse_reason why = {.text = ""};
+    struct portset set;
+    policy_init(&shim.policy);
+    if (portset_parse(ports, &set, &why)) {
+        say_variable("FIXPORT_PORTS", ports, why.text);
+        return false;
+    }
+    if (policy_add_rule(&shim.policy, "environment", ports, to, &why)) {
+        say_variable("FIXPORT_TO", to ? to : "", why.text);
+        return false;
+    }
+    shim.has_policy = true;
+    return true;
+}
+
+static bool read_environment(void)
+{
+    const char *pool = getenv("FIXPORT_POOL");
+    const char *ports = getenv("FIXPORT_PORTS");
+    const char *to = getenv("FIXPORT_TO");
+    const char *log = getenv("FIXPORT_LOG");
+    const char *on_error = getenv("FIXPORT_ON_ERROR");
+    if (log)
+        copy_path(shim.log, sizeof(shim.log), log);
+    shim.refuse = on_error && strcmp(on_error, "fail") == 0;
+    if (on_error && !shim.refuse && strcmp(on_error, "pass") != 0) {
+        say_variable("FIXPORT_ON_ERROR", on_error, "allowed are pass and fail");
+        return false;
+    }
+    if (ports && !read_policy(ports, to))
+        return false;
+    if (!ports && to) {
+        say_variable("FIXPORT_TO", to, "it needs FIXPORT_PORTS too");
+        return false;
+    }
+    if (pool && !copy_path(shim.path, sizeof(shim.path), pool)) {
+        say_variable("FIXPORT_POOL", pool, "a path of 1 to 255 bytes is allowed");
+        return false;
+    }
+    if (!pool && ports)
+        private_path();
+    return true;
+}
+
+static bool disabled(void)
+{
+    const char *value = getenv("FIXPORT_DISABLE");
+    return value && value[0] && strcmp(value, "0") != 0;
+}
+
+/* In a setuid program (loaded there by /etc/ld.so.preload) the environment is not to be trusted. */
+static bool secure(void)
+{
+    return !getauxval || getauxval(AT_SECURE) != 0;
+}
+
+static enum shim_phase start(void)
+{
+    /* Weak symbols: where one is missing there is no C library to intercept. */
+    if (!syscall || !__errno_location || !clock_gettime || !getenv)
+        return SHIM_INERT;
+    int saved = errno;
+    real_init();
+    fault_init();
+    bool trusted = !secure();
+    if (trusted && disabled()) {
+        errno = saved;
+        return SHIM_INERT;
+    }
+    random_init();
+    copy_path(shim.path, sizeof(shim.path), POOL_DEFAULT_PATH);
+    if (!trusted || read_environment())
+        try_open();
+    else
+        shim.path[0] = '\0';
+    errno = saved;
+    return SHIM_READY;
+}
+
+void shim_start(void)
+{
+    uint32_t expected = SHIM_NEW;
+    if (!atomic_compare_exchange_strong(&shim.phase, &expected, SHIM_STARTING))
+        return;
+    enum shim_phase phase = start();
+    atomic_store_explicit(&shim.phase, phase, memory_order_release);
+    if (phase == SHIM_READY || (phase == SHIM_INERT && syscall))
+        check_answer();
+}
+
+__attribute__((constructor)) static void construct(void)
+{
+    shim_start();
+}

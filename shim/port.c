@@ -1,0 +1,420 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * From a destination to a source port on a socket: theory of operation.
+ *
+ * A call that connects (connect(), a MSG_FASTOPEN send) goes through
+ *
+ *   port_begin    is it ours? A rule matches, it is a TCP socket that is not connected, the pool
+ *                 is there. Everything else is passed on as it came.
+ *   port_next     take a port from the pool and put it on the socket
+ *   (the call)    the real one, with the program's own arguments
+ *   port_settle   what became of it: keep the lease, or try the next port, or let go
+ *
+ * Two ways to put a port on a socket:
+ *
+ *   range   IP_LOCAL_PORT_RANGE from p to p (Linux 6.3). The socket stays unbound: the kernel picks
+ *           "any" port at connect, and there is only one. If that 4-tuple is taken, connect() says
+ *           EADDRNOTAVAIL and the next port can be tried; a failed connection leaves the socket as
+ *           new; many destinations share a port as they do without this library. But the kernel
+ *           ignores the option if p is outside ip_local_port_range, and skips reserved ports.
+ *   bind    bind() to p where the first way does not work. A port in use anywhere in the namespace
+ *           is refused by bind itself; once bound, the socket keeps its port for ever.
+ *
+ * Neither way can be trusted blindly, and one more question is cheap, so after the call by range
+ * the socket's name is looked at. If the port is another one, either the program had bound the
+ * socket itself (then that is how it stays), or ip_local_port_range was changed under us: then the
+ * connection is undone at once, and made again by bind.
+ *
+ * Which namespace: the socket's, asked by SO_NETNS_COOKIE each time, since programs enter
+ * namespaces and pass sockets around without this library seeing it.
+ *
+ * Is EADDRNOTAVAIL about the port at all? A destination without a source address says the same. For
+ * a port that was thought to be free, a second socket tries to bind it: if it can, ports are not
+ * the problem, and the error is the program's to have.
+ *
+ * When no port is left: compare with the kernel (its own leases that were closed unseen), bury dead
+ * holders, look again; then what the rule says: fail, wait or pass.
+ */
+#include "shim.h"
+
+#include <netinet/tcp.h>
+#include <string.h>
+
+static enum port_answer no_port(void)
+{
+    errno = EADDRNOTAVAIL;
+    return PORT_REFUSE;
+}
+
+/* Something is wrong with the pool. Loopback is left alone unless a known rule names it. */
+static enum port_answer faulty(int fd, const struct dest *dest)
+{
+    struct policy_verdict unused;
+    if (sock_tcp_state(fd) != TCP_CLOSE)
+        return PORT_PASS;
+    fault_say();
+    bool meant = shim.has_policy ? policy_match(&shim.policy, dest, &unused)
+                                 : !addr_is_loopback(dest->addr);
+    return shim.refuse && meant ? no_port() : PORT_PASS;
+}
+
+void port_pass(int fd)
+{
+    struct hint hint = hint_get(fd);
+    if (hint.kind != HINT_LEASED)
+        return;
+    /* Connected before, and perhaps not any more: what is left of that must not steer this call. */
+    hint_let_go(hint);
+    hint_set(fd, (struct hint){.kind = HINT_NONE});
+    sock_set(fd, IPPROTO_IP, SOCK_RANGE, 0);
+}
+
+static void search_begin(struct attempt *attempt)
+{
+    lease_search_begin(&attempt->search, &attempt->at->pool, &attempt->verdict,
+                       attempt->netns->slot, attempt->lane, attempt->began, random_next());
+}
+
+/* Whether the socket is a TCP socket that may be connected; hints save the question. */
+static bool connectable(int fd)
+{
+    struct hint hint = hint_get(fd);
+    if (hint.kind == HINT_FRESH)
+        return true;
+    if (sock_tcp_state(fd) != TCP_CLOSE)
+        return false;
+    if (hint.kind == HINT_LEASED) /* that connection failed or was dissolved */
+        hint_let_go(hint);
+    return true;
+}
+
+enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockaddr *address,
+                            socklen_t length)
+{
+    struct sockaddr_storage copy;
+    if (!address_copy(&copy, address, length) ||
+        !dest_from_sockaddr((struct sockaddr *)&copy, length, &attempt->dest))
+        return PORT_PASS;
+    struct shim_pool *at = shim_pool();
+    if (!at)
+        return faulty(fd, &attempt->dest);
+    if (!pool_match(&at->pool, &attempt->dest, &attempt->verdict)) {
+        port_pass(fd);
+        return PORT_PASS;
+    }
+    if (!connectable(fd))
+        return PORT_PASS;
+    attempt->at = at;
+    attempt->fd = fd;
+    attempt->netns = shim_netns(at, fd);
+    if (!attempt->netns)
+        return faulty(fd, &attempt->dest);
+    attempt->lane = (uint32_t)pool_lane_find(&at->pool, &attempt->dest, true);
+    attempt->began = sys_now_ms();
+    attempt->waiting = attempt->by_bind = false;
+    search_begin(attempt);
+    guard_once();
+    return PORT_READY;
+}
+
+/* ---- putting a port on the socket ---- */
+
+static bool port_in(uint32_t local, uint16_t port)
+{
+    return (local & 0xffff) <= port && port <= local >> 16;
+}
+
+/* The namespace's ip_local_port_range; unreadable (a changed root), hope and see: connected(). */
+static uint32_t local_range(struct shim_netns *netns)
+{
+    uint32_t local = atomic_load_explicit(&netns->local, memory_order_relaxed);
+    if (!local) {
+        local = sysctl_local_range();
+        if (!local)
+            local = 1 | 65535u << 16;
+        atomic_store_explicit(&netns->local, local, memory_order_relaxed);
+    }
+    return local;
+}
+
+static bool range_works(const struct attempt *attempt)
+{
+    return !attempt->by_bind &&
+           !atomic_load_explicit(&attempt->netns->by_bind, memory_order_relaxed) &&
+           port_in(local_range(attempt->netns), attempt->lease.port);
+}
+
+/* Return: 0, or -errno as bind(2). */
+static int put_by_bind(const struct attempt *attempt)
+{
+    struct sockaddr_storage name;
+    socklen_t length;
+    int result = sock_name(attempt->fd, &name, &length);
+    if (result)
+        return result;
+    address_set_port(&name, attempt->lease.port);
+    int saved = errno;
+    result = real.bind(attempt->fd, (struct sockaddr *)&name, length) ? -errno : 0;
+    errno = saved;
+    return result;
+}
+
+static int put(struct attempt *attempt)
+{
+    if (range_works(attempt)) {
+        uint32_t port = attempt->lease.port;
+        int result = sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, (int)(port | port << 16));
+        if (!result)
+            return 0;
+        if (result == -ENOPROTOOPT) /* before Linux 6.3 */
+            atomic_store(&attempt->netns->by_bind, 1);
+    }
+    attempt->by_bind = true;
+    return put_by_bind(attempt);
+}
+
+/* The socket has a port: one that this library bound for an earlier call, or the program's own. */
+static enum port_answer already_bound(struct attempt *attempt)
+{
+    struct hint hint = hint_get(attempt->fd);
+    lease_let_go(&attempt->at->pool, &attempt->lease, attempt->began);
+    if (hint.kind != HINT_BOUND)
+        return PORT_PASS;
+    if (portset_has(&attempt->verdict.ports, hint.port) &&
+        lease_claim(&attempt->search, hint.port, &attempt->lease) == 0)
+        return PORT_READY;
+    return no_port();
+}
+
+/* ---- when no port is left ---- */
+
+static int reopen(void)
+{
+    return (int)SYS(openat, AT_FDCWD, shim.path,
+                    O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0);
+}
+
+/* Whether the calling thread is in the socket's namespace: only then its dump is about it. */
+static bool in_namespace(const struct attempt *attempt)
+{
+    int sock = (int)SYS(socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (sock < 0)
+        return false;
+    bool same = holder_netns(sock) == atomic_load(&attempt->netns->cookie);
+    SYS(close, sock);
+    return same;
+}
+
+/* Looks for ports that are free and not known to be. Return: whether to search once more. */
+static bool take_back(struct attempt *attempt)
+{
+    const struct pool *pool = &attempt->at->pool;
+    uint64_t now = sys_now_ms();
+    if (!lease_reconcile_due(pool, attempt->netns->slot, now))
+        return false;
+    int found = in_namespace(attempt) ? lease_reconcile(pool, attempt->netns->slot, now) : 0;
+    int fd = reopen();
+    if (fd >= 0) {
+        found += holder_bury_dead(pool, fd, now);
+        SYS(close, fd);
+    }
+    return found > 0;
+}
+
+static bool blocking(int fd)
+{
+    long flags = SYS(fcntl, fd, F_GETFL);
+    return flags >= 0 && !(flags & O_NONBLOCK);
+}
+
+/* How many ms a waiting connect may still wait. */
+static uint32_t wait_left(const struct attempt *attempt)
+{
+    uint64_t waited = sys_now_ms() - attempt->began;
+    return waited < attempt->verdict.wait_ms ? attempt->verdict.wait_ms - (uint32_t)waited : 0;
+}
+
+static void count(_Atomic uint64_t *counter)
+{
+    atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
+}
+
+/* Waits until a port is let go, or a while: a close may have been unseen. Return: search again? */
+static bool wait_for_port(struct attempt *attempt)
+{
+    const struct pool *pool = &attempt->at->pool;
+    uint32_t left = wait_left(attempt);
+    if (attempt->verdict.exhausted != POLICY_WAIT || !left || !blocking(attempt->fd))
+        return false;
+    if (attempt->waiting)
+        lease_wait(pool, attempt->lane, attempt->seen, left < 200 ? left : 200);
+    else
+        count(&pool->header->waited);
+    attempt->waiting = true;
+    attempt->seen = lease_wait_begin(pool, attempt->lane);
+    return true;
+}
+
+static enum port_answer exhausted(struct attempt *attempt)
+{
+    struct pool_header *header = attempt->at->pool.header;
+    count(&header->exhausted);
+    shim_log("exhausted", &attempt->dest, 0);
+    if (attempt->verdict.exhausted != POLICY_PASS)
+        return no_port();
+    count(&header->passed);
+    sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
+    return PORT_PASS;
+}
+
+static int search_next(struct attempt *attempt)
+{
+    while (lease_search_next(&attempt->search, &attempt->lease) != 0) {
+        if (!take_back(attempt) && !wait_for_port(attempt))
+            return -EADDRNOTAVAIL;
+        search_begin(attempt);
+        attempt->search.now = sys_now_ms();
+    }
+    return 0;
+}
+
+enum port_answer port_next(struct attempt *attempt)
+{
+    for (;;) {
+        if (search_next(attempt) != 0)
+            return exhausted(attempt);
+        int result = put(attempt);
+        if (result == 0)
+            return PORT_READY;
+        if (result == -EINVAL)
+            return already_bound(attempt);
+        if (result != -EADDRINUSE) {
+            /* EACCES for ports below 1024, or a socket that cannot be bound at all. */
+            lease_let_go(&attempt->at->pool, &attempt->lease, attempt->began);
+            errno = -result;
+            return PORT_REFUSE;
+        }
+        lease_refused(&attempt->at->pool, &attempt->lease);
+    }
+}
+
+/* ---- after the call ---- */
+
+static void let_go(struct attempt *attempt)
+{
+    lease_let_go(&attempt->at->pool, &attempt->lease, sys_now_ms());
+}
+
+static void remember(const struct attempt *attempt, enum hint_kind kind)
+{
+    hint_set(attempt->fd, (struct hint){.kind = (uint8_t)kind,
+                                        .port = attempt->lease.port,
+                                        .lane = (uint16_t)attempt->lane,
+                                        .netns = (uint8_t)(attempt->netns - attempt->at->netns)});
+}
+
+/* The range was not honoured. Return: as port_settle(). */
+static int other_port(struct attempt *attempt)
+{
+    uint32_t local = sysctl_local_range();
+    bool honoured = local && port_in(local, attempt->lease.port);
+    let_go(attempt);
+    sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
+    if (honoured) {
+        shim_log("bound-by-program", &attempt->dest, 0);
+        hint_set(attempt->fd, (struct hint){.kind = HINT_NONE});
+        return 0;
+    }
+    if (local)
+        atomic_store(&attempt->netns->local, local);
+    else
+        atomic_store(&attempt->netns->by_bind, 1);
+    sock_disconnect(attempt->fd);
+    attempt->by_bind = true;
+    return 1;
+}
+
+static int connected(struct attempt *attempt)
+{
+    struct sockaddr_storage name;
+    socklen_t length;
+    if (!attempt->by_bind && sock_name(attempt->fd, &name, &length) == 0 &&
+        address_port(&name) != attempt->lease.port)
+        return other_port(attempt);
+    if (!lease_confirm(&attempt->at->pool, &attempt->lease, attempt->began)) {
+        sock_disconnect(attempt->fd);
+        count(&attempt->at->pool.header->lost);
+        errno = EADDRNOTAVAIL;
+        return -1;
+    }
+    remember(attempt, HINT_LEASED);
+    shim_log("connect", &attempt->dest, attempt->lease.port);
+    return 0;
+}
+
+/* Whether EADDRNOTAVAIL is about the port: whether a socket of our own cannot have it either. */
+static bool port_is_taken(const struct attempt *attempt)
+{
+    struct sockaddr_storage name;
+    socklen_t length;
+    if (sock_name(attempt->fd, &name, &length) != 0)
+        return false;
+    int sock = (int)SYS(socket, name.ss_family, SOCK_STREAM | SOCK_CLOEXEC, IPPROTO_TCP);
+    if (sock < 0)
+        return true;
+    address_set_port(&name, attempt->lease.port);
+    long result = SYS(bind, sock, &name, length);
+    SYS(close, sock);
+    return result == -EADDRINUSE;
+}
+
+/*
+ * EADDRNOTAVAIL. Of ports that were let go a short while ago it is expected (TIME_WAIT); else see
+ * above. Return: as port_settle().
+ */
+static int refused(struct attempt *attempt)
+{
+    if (attempt->search.pass == 0 && !port_is_taken(attempt)) {
+        let_go(attempt);
+        sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
+        if (!sysctl_reserved(attempt->lease.port)) {
+            errno = EADDRNOTAVAIL;
+            return 0;
+        }
+        atomic_store(&attempt->netns->by_bind, 1); /* the kernel's own choice skips our ports */
+        return 1;
+    }
+    lease_refused(&attempt->at->pool, &attempt->lease);
+    return 1;
+}
+
+/* A call that failed leaves the socket as it was, or bound for ever. */
+static int failed(struct attempt *attempt)
+{
+    if (attempt->by_bind) {
+        remember(attempt, HINT_BOUND);
+        return 0;
+    }
+    let_go(attempt);
+    sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
+    return 0;
+}
+
+int port_settle(struct attempt *attempt, bool has_failed)
+{
+    int error = has_failed ? errno : 0;
+    switch (error) {
+    case 0:
+    case EINPROGRESS:
+    case EINTR: /* it goes on in the background, connect(2) */
+        return connected(attempt);
+    case EADDRNOTAVAIL:
+        return attempt->by_bind ? failed(attempt) : refused(attempt);
+    case EALREADY:
+    case EISCONN: /* another thread was faster */
+        let_go(attempt);
+        return 0;
+    default:
+        return failed(attempt);
+    }
+}

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The next connect(), close(), ... after this library's, which may be the C library's or another
+ * preloaded library's. Looked up once. What cannot be found (a C library without the function, or
+ * glibc before 2.34 in a program without libdl) is the bare system call: the same but for
+ * cancellation points.
+ */
+#include "shim.h"
+
+#include <dlfcn.h>
+
+static int bare_connect(int fd, const struct sockaddr *address, socklen_t length)
+{
+    return (int)syscall(SYS_connect, fd, address, length);
+}
+
+static int bare_bind(int fd, const struct sockaddr *address, socklen_t length)
+{
+    return (int)syscall(SYS_bind, fd, address, length);
+}
+
+static int bare_getsockname(int fd, struct sockaddr *address, socklen_t *length)
+{
+    return (int)syscall(SYS_getsockname, fd, address, length);
+}
+
+static int bare_socket(int domain, int type, int protocol)
+{
+    return (int)syscall(SYS_socket, domain, type, protocol);
+}
+
+static ssize_t bare_sendto(int fd, const void *data, size_t size, int flags,
+                           const struct sockaddr *address, socklen_t length)
+{
+    return syscall(SYS_sendto, fd, data, size, flags, address, length);
+}
+
+static ssize_t bare_sendmsg(int fd, const struct msghdr *message, int flags)
+{
+    return syscall(SYS_sendmsg, fd, message, flags);
+}
+
+static int bare_sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags)
+{
+    return (int)syscall(SYS_sendmmsg, fd, messages, count, flags);
+}
+
+static int bare_close(int fd)
+{
+    return (int)syscall(SYS_close, fd);
+}
+
+static int bare_close_range(unsigned first, unsigned last, int flags)
+{
+    return (int)syscall(SYS_close_range, first, last, flags);
+}
+
+static void bare_closefrom(int first)
+{
+    syscall(SYS_close_range, first < 0 ? 0u : (unsigned)first, ~0u, 0);
+}
+
+static int bare_dup2(int from, int to)
+{
+#ifdef SYS_dup2
+    return (int)syscall(SYS_dup2, from, to);
+#else
+    if (from == to)
+        return (int)syscall(SYS_fcntl, from, F_GETFD) < 0 ? -1 : to;
+    return (int)syscall(SYS_dup3, from, to, 0);
+#endif
+}
+
+static int bare_dup3(int from, int to, int flags)
+{
+    return (int)syscall(SYS_dup3, from, to, flags);
+}
+
+/* Until real_init(), and for what it does not find. */
+struct real real = {
+    .connect = bare_connect,
+    .bind = bare_bind,
+    .getsockname = bare_getsockname,
+    .socket = bare_socket,
+    .sendto = bare_sendto,
+    .sendmsg = bare_sendmsg,
+    .sendmmsg = bare_sendmmsg,
+    .close = bare_close,
+    .close_range = bare_close_range,
+    .closefrom = bare_closefrom,
+    .dup2 = bare_dup2,
+    .dup3 = bare_dup3,
+};
+
+#define LOOK_UP(name)                                                                              \
+    do {                                                                                           \
+        void *found = dlsym(RTLD_NEXT, #name);                                                     \
+        if (found)                                                                                 \
+            real.name = (__typeof__(real.name))found;                                              \
+    } while (0)
+
+void real_init(void)
+{
+    if (!dlsym)
+        return;
+    LOOK_UP(connect);
+    LOOK_UP(bind);
+    LOOK_UP(getsockname);
+    LOOK_UP(socket);
+    LOOK_UP(sendto);
+    LOOK_UP(sendmsg);
+    LOOK_UP(sendmmsg);
+    LOOK_UP(close);
+    LOOK_UP(close_range);
+    LOOK_UP(closefrom);
+    LOOK_UP(dup2);
+    LOOK_UP(dup3);
+}

@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * libfixport.so: what its files share.
+ *
+ * The library lives in other people's processes. Its rules (preload.md's lessons): it allocates
+ * nothing, starts no thread, keeps no descriptor, keeps errno, never ends the process, prints one
+ * line only if something is wrong; and whatever it does not understand, it passes on untouched.
+ *
+ * It is linked with -nostdlib and has no needed library, so that one file loads under glibc, musl
+ * and in programs with neither. The few C library functions it uses are weak (weak.h): where they
+ * are missing, the shim is inert. It brings its own memcpy() and kin (mem.c).
+ *
+ *   init.c     the environment, the pool, the namespaces joined as holder
+ *   check.c    the answer to fixport-run --check
+ *   fault.c    the one line on stderr, and the log
+ *   guard.c    a pool file truncated under us
+ *   real.c     the next connect(), close(), ... in line
+ *   port.c     from a destination to a port on a socket: the heart; theory of operation on top
+ *   connect.c  connect(), sendto(), sendmsg(), sendmmsg()
+ *   bind.c     bind() with port 0, getsockname()
+ *   close.c    close(), close_range(), closefrom(), dup2(), dup3(), socket(): hints
+ *   hint.c     what is remembered about descriptors, never relied on
+ *   sock.c     facts about sockets and addresses; sysctl.c about the namespace; random.c; mem.c
+ */
+#ifndef FIXPORT_SHIM_H
+#define FIXPORT_SHIM_H
+
+#include "../pool/holder.h"
+#include "../pool/lease.h"
+#include "../pool/pool.h"
+#include "../pool/sys.h"
+
+#include <stddef.h>
+#include <sys/socket.h>
+
+#define SHIM_EXPORT __attribute__((visibility("default")))
+
+/* ---- real.c ---- */
+
+/* The next definition of each intercepted call; the bare system calls until real_init(). */
+struct real {
+    int (*connect)(int, const struct sockaddr *, socklen_t);
+    int (*bind)(int, const struct sockaddr *, socklen_t);
+    int (*getsockname)(int, struct sockaddr *, socklen_t *);
+    int (*socket)(int, int, int);
+    ssize_t (*sendto)(int, const void *, size_t, int, const struct sockaddr *, socklen_t);
+    ssize_t (*sendmsg)(int, const struct msghdr *, int);
+    int (*sendmmsg)(int, struct mmsghdr *, unsigned, int);
+    int (*close)(int);
+    int (*close_range)(unsigned, unsigned, int);
+    void (*closefrom)(int);
+    int (*dup2)(int, int);
+    int (*dup3)(int, int, int);
+};
+extern struct real real;
+
+/** real_init - look the next symbols up; what is missing stays the bare system call. Once. */
+void real_init(void);
+
+/* ---- init.c ---- */
+
+/* A network namespace that this process has joined as holder. Immutable once cookie is set. */
+struct shim_netns {
+    _Atomic uint64_t cookie; /* 0: unused entry */
+    uint32_t slot;
+    _Atomic uint32_t by_bind; /* IP_LOCAL_PORT_RANGE does not work here: bind() instead */
+    _Atomic uint32_t local; /* net.ipv4.ip_local_port_range: lo | hi << 16; 0: not read yet */
+};
+
+#define SHIM_NETNS 16 /* network namespaces that one process can use */
+#define SHIM_POOLS 4 /* pools that one process can use, one after the other */
+
+/* One attachment to a pool file. Stays mapped: other threads may be in it. */
+struct shim_pool {
+    struct pool pool;
+    uint64_t device, inode; /* of its file */
+    _Atomic uint32_t broken; /* its file was truncated under it, or replaced */
+    struct shim_netns netns[SHIM_NETNS];
+};
+
+/* What the environment asked for, and where the process stands. */
+struct shim {
+    _Atomic uint32_t phase; /* enum shim_phase */
+    _Atomic(struct shim_pool *) current; /* NULL: none */
+    char path[256]; /* the pool's */
+    char log[256]; /* FIXPORT_LOG; "" is none */
+    bool refuse; /* FIXPORT_ON_ERROR=fail */
+    bool has_policy; /* FIXPORT_PORTS is set and valid: policy says what it asks for */
+    struct policy policy;
+};
+extern struct shim shim;
+extern struct shim_pool shim_pools[SHIM_POOLS];
+
+enum shim_phase { SHIM_NEW, SHIM_STARTING, SHIM_READY, SHIM_INERT };
+
+/** shim_enabled - false while starting up, if disabled, or where the C library lacks something. */
+static inline bool shim_enabled(void)
+{
+    return atomic_load_explicit(&shim.phase, memory_order_acquire) == SHIM_READY;
+}
+
+/** shim_start - as the constructor; for calls that come before it. Any thread. */
+void shim_start(void);
+
+/**
+ * shim_pool - the pool to use now, or NULL: none (shim_fault_pending() says why).
+ * Tries again, at most once a second, if there was none or it is no longer live. Any thread.
+ */
+struct shim_pool *shim_pool(void);
+
+/** shim_pool_peek - the pool as it is, without trying. */
+static inline struct shim_pool *shim_pool_peek(void)
+{
+    return atomic_load_explicit(&shim.current, memory_order_acquire);
+}
+
+/**
+ * shim_netns - this process' entry for the network namespace of the socket @fd.
+ * Joins it as holder if it is new. Return: NULL if that failed (see shim_fault_pending()).
+ */
+struct shim_netns *shim_netns(struct shim_pool *at, int fd);
+
+/* ---- check.c ---- */
+
+/** check_answer - tell fixport-run --check how the shim fares, if it asks; then wait to be killed. */
+void check_answer(void);
+
+/* ---- fault.c ---- */
+
+/** fault_init - remember what stderr is, so that nothing else is ever written to. */
+void fault_init(void);
+
+/**
+ * fault_set - something is wrong: to be said at the first connection.
+ * @what: "/run/fixport/pool", "FIXPORT_PORTS=0-10". @why: the second half of the sentence.
+ */
+void fault_set(const char *what, const char *why);
+
+/** fault_clear - it is not wrong any more. */
+void fault_clear(void);
+
+/** fault_say - say the pending fault in one line on stderr, once in the process' life. */
+void fault_say(void);
+
+/** fault_text - the pending fault, or NULL. */
+const char *fault_text(void);
+
+/** shim_log - a line "fixport[PID] WHAT DEST PORT" to FIXPORT_LOG, if that is set. errno is kept. */
+void shim_log(const char *what, const struct dest *dest, uint32_t port);
+
+/* ---- random.c ---- */
+
+/** random_init - get a key; arrange for another one after fork. */
+void random_init(void);
+
+/** random_next - 32 unpredictable bits (RFC 6056, 3.2). Any thread. */
+uint32_t random_next(void);
+
+/* ---- sysctl.c ---- */
+
+/** sysctl_local_range - net.ipv4.ip_local_port_range, lo | hi << 16; 0 if it cannot be read. */
+uint32_t sysctl_local_range(void);
+
+/** sysctl_reserved - whether a port is in net.ipv4.ip_local_reserved_ports. */
+bool sysctl_reserved(uint16_t port);
+
+/* ---- guard.c ---- */
+
+/**
+ * guard_install - survive the truncation of the pool file (SIGBUS), where the program has no handler
+ * of its own. guard_remove() restores what was before, if it is still this library's.
+ */
+void guard_install(void);
+void guard_remove(void);
+
+/** guard_once - guard_install() for good, at the first call only. */
+void guard_once(void);
+
+/* ---- hint.c ---- */
+
+enum hint_kind {
+    HINT_NONE = 0,
+    HINT_FRESH = 1, /* socket() made it: TCP, not bound, as far as is known */
+    HINT_DEFERRED = 2, /* bind(addr, 0) was put off: bind.c */
+    HINT_LEASED = 3, /* connected with a lease */
+    HINT_BOUND = 4, /* bound by this library to the lease's port; the connection failed */
+};
+
+/* What may be known about a descriptor. 64 bits, so that it is read and written at once. */
+struct hint {
+    uint16_t port;
+    uint16_t lane;
+    uint8_t netns; /* index into shim_pool.netns */
+    uint8_t kind; /* enum hint_kind */
+};
+
+#define HINTS 4096u
+
+/* fd + 1 (24 bits) | kind (4) | netns (4) | lane (16) | port (16); 0: empty */
+extern _Atomic uint64_t hints[HINTS];
+
+static inline bool hint_is_about(uint64_t packed, int fd)
+{
+    return packed >> 40 == (uint64_t)(unsigned)fd + 1;
+}
+
+/** hint_exists - whether anything is known about @fd: one load, for the many that are not ours. */
+static inline bool hint_exists(int fd)
+{
+    return hint_is_about(atomic_load_explicit(&hints[(unsigned)fd % HINTS], memory_order_relaxed),
+                         fd);
+}
+
+/** hint_set, hint_get - remember, recall. Any thread; a lost or stale hint is allowed for. */
+void hint_set(int fd, struct hint hint);
+struct hint hint_get(int fd);
+
+/** hint_take - recall and forget, for a descriptor that is being closed. */
+struct hint hint_take(int fd);
+
+/** hint_range - let go of all descriptors first..last. */
+void hint_range(unsigned first, unsigned last);
+
+/** hint_let_go - the descriptor that had @hint is closed: tell the pool. */
+void hint_let_go(struct hint hint);
+
+/* ---- port.c ---- */
+
+/* One call that connects, on its way. On the caller's stack; the fields are port.c's. */
+struct attempt {
+    struct shim_pool *at;
+    struct shim_netns *netns;
+    struct policy_verdict verdict;
+    struct lease_search search;
+    struct lease lease;
+    struct dest dest;
+    uint64_t began; /* ms */
+    int fd;
+    uint32_t lane;
+    uint32_t seen; /* for lease_wait() */
+    bool waiting;
+    bool by_bind; /* bind() is what puts the port on this socket */
+};
+
+enum port_answer {
+    PORT_PASS, /* not this library's business: make the call */
+    PORT_READY, /* make the call, then port_settle() */
+    PORT_REFUSE, /* fail with errno, which is set */
+};
+
+/** port_begin - whether a call that connects @fd to @address is to be given a port. */
+enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockaddr *address,
+                            socklen_t length);
+
+/** port_next - put a port on the socket. */
+enum port_answer port_next(struct attempt *attempt);
+
+/**
+ * port_settle - after the call: keep or let go.
+ * @failed: whether it returned -1 (errno set; kept or set by this function).
+ * Return: 0: done, return the call's result; 1: port_next() and make the call again; -1: the
+ * connection was undone, return -1 (errno is set).
+ */
+int port_settle(struct attempt *attempt, bool failed);
+
+/** port_pass - a call that is passed on: no range may be left on the socket from before. */
+void port_pass(int fd);
+
+/* ---- sock.c ---- */
+
+/** address_copy - copy what the program passed, without a fault if it points nowhere. */
+bool address_copy(struct sockaddr_storage *copy, const void *address, socklen_t length);
+
+/** address_port - the port of an AF_INET or AF_INET6 address, host order; address_set_port(). */
+uint16_t address_port(const struct sockaddr_storage *address);
+void address_set_port(struct sockaddr_storage *address, uint16_t port);
+
+/** addr_is_any - whether an AF_INET or AF_INET6 address is the wildcard. */
+bool addr_is_any(const struct sockaddr *address);
+
+/* Socket options, by bare system calls; Return: 0 or -errno. */
+int sock_set(int fd, int level, int name, int value);
+int sock_get(int fd, int level, int name, int *value);
+
+/** sock_name - getsockname(2) by a bare system call. Return: 0 or -errno. */
+int sock_name(int fd, struct sockaddr_storage *address, socklen_t *length);
+
+/** sock_tcp_state - TCP_CLOSE...; -errno if it is no TCP or MPTCP socket. */
+int sock_tcp_state(int fd);
+
+/** sock_disconnect - connect(AF_UNSPEC): abort and make unconnected again. */
+void sock_disconnect(int fd);
+
+#define SOCK_RANGE 51 /* IP_LOCAL_PORT_RANGE, linux/in.h since 6.3 */
+#define SOCK_NO_PORT 24 /* IP_BIND_ADDRESS_NO_PORT */
+#define SOCK_DEFERRED 0x00010001 /* SOCK_RANGE's value after bind(addr, 0): see bind.c */
+
+#endif

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Facts about sockets and addresses, by bare system calls that leave errno alone.
+ */
+#include "shim.h"
+
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <string.h>
+
+#define PAGE(pointer) ((uintptr_t)(pointer) / 4096) /* the smallest page size there is */
+
+/*
+ * Whether eight bytes can be read, without touching them: rt_sigprocmask(2) copies its new mask
+ * first and only then finds that it does not know what to do with it (kernel/signal.c). It is the
+ * cheapest system call that looks at a pointer and changes nothing.
+ */
+static bool readable(const void *at)
+{
+    return SYS(rt_sigprocmask, ~0, at, NULL, 8) != -EFAULT;
+}
+
+bool address_copy(struct sockaddr_storage *copy, const void *address, socklen_t length)
+{
+    /* NULL is readable() because it means "no mask" there. */
+    if (!address || length < sizeof(struct sockaddr_in) || length > sizeof(*copy))
+        return false;
+    const char *last = (const char *)address + length - 8;
+    /* The caller's stack near this frame is there for certain. */
+    if ((PAGE(address) != PAGE(&last) && !readable(address)) ||
+        (PAGE(last + 7) != PAGE(address) && !readable(last)))
+        return false;
+    memset(copy, 0, sizeof(*copy));
+    memcpy(copy, address, length);
+    return true;
+}
+
+uint16_t address_port(const struct sockaddr_storage *address)
+{
+    uint8_t port[2];
+    memcpy(port, (const char *)address + offsetof(struct sockaddr_in, sin_port), 2);
+    return (uint16_t)(port[0] << 8 | port[1]);
+}
+
+void address_set_port(struct sockaddr_storage *address, uint16_t port)
+{
+    uint8_t bytes[2] = {(uint8_t)(port >> 8), (uint8_t)port};
+    memcpy((char *)address + offsetof(struct sockaddr_in, sin_port), bytes, 2);
+}
+
+bool addr_is_any(const struct sockaddr *address)
+{
+    static const uint8_t zeros[16];
+    if (address->sa_family == AF_INET)
+        return ((const struct sockaddr_in *)(const void *)address)->sin_addr.s_addr == 0;
+    return memcmp(&((const struct sockaddr_in6 *)(const void *)address)->sin6_addr, zeros, 16) == 0;
+}
+
+int sock_set(int fd, int level, int name, int value)
+{
+    return (int)SYS(setsockopt, fd, level, name, &value, sizeof(value));
+}
+
+int sock_get(int fd, int level, int name, int *value)
+{
+    socklen_t size = sizeof(*value);
+    return (int)SYS(getsockopt, fd, level, name, value, &size);
+}
+
+int sock_name(int fd, struct sockaddr_storage *address, socklen_t *length)
+{
+    *length = sizeof(*address);
+    return (int)SYS(getsockname, fd, address, length);
+}
+
+int sock_tcp_state(int fd)
+{
+    uint8_t state = 0; /* the first byte of struct tcp_info */
+    socklen_t size = sizeof(state);
+    int result = (int)SYS(getsockopt, fd, IPPROTO_TCP, TCP_INFO, &state, &size);
+    return result ? result : state;
+}
+
+void sock_disconnect(int fd)
+{
+    struct sockaddr none = {.sa_family = AF_UNSPEC};
+    SYS(connect, fd, &none, sizeof(none));
+}

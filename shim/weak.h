@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * All that the library takes from the C library, as weak symbols: a process that has no C library, or
+ * lacks one of these, starts as if the shim were not there. Included ahead of every file of the
+ * shim by the compiler's command line, because it also compiles in pool/, which knows nothing of
+ * this. A test holds the library's undefined symbols against this list.
+ */
+#ifndef FIXPORT_WEAK_H
+#define FIXPORT_WEAK_H
+
+#pragma weak clock_gettime
+#pragma weak dlsym
+#pragma weak getauxval
+#pragma weak getenv
+#pragma weak sigaction
+#pragma weak syscall
+#pragma weak __errno_location
+
+#endif
