@@ -1,0 +1,548 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The policy: reading destinations, and matching them.
+ *
+ * Matching runs on every connect of every program, over memory that others may write: it is one
+ * pass over the rules, with addresses compared as two 64-bit words under a mask, and each index
+ * held against the array it goes into.
+ */
+#include "policy.h"
+#include "address.h"
+
+#include <errno.h>
+#include <string.h>
+
+static const uint8_t loopback_v4[16] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127};
+static const uint8_t loopback_v6[16] = {[15] = 1};
+
+bool addr_is_loopback(const uint8_t addr[16])
+{
+    return memcmp(addr, loopback_v4, 13) == 0 || memcmp(addr, loopback_v6, 16) == 0;
+}
+
+/* ---- text to policy ---- */
+
+static struct text reason(struct parse_reason *why)
+{
+    static const struct text nowhere;
+    return why ? text_begin(why->text, sizeof(why->text)) : nowhere;
+}
+
+static void quote(struct text *text, const char *item, size_t length)
+{
+    text_char(text, '"');
+    for (size_t i = 0; i < length && i < 48; i++)
+        text_char(text, (unsigned char)item[i] < ' ' || item[i] == 127 ? '?' : item[i]);
+    text_string(text, "\": ");
+}
+
+static int complain(const char *item, size_t length, const char *what, struct parse_reason *why)
+{
+    struct text text = reason(why);
+    quote(&text, item, length);
+    text_string(&text, what);
+    return -EINVAL;
+}
+
+/* Decimal digits only, at most five. Return: -1 if it is not that. */
+static long number(const char *string, size_t length)
+{
+    long value = 0;
+    if (!length || length > 5)
+        return -1;
+    for (size_t i = 0; i < length; i++) {
+        if (string[i] < '0' || string[i] > '9')
+            return -1;
+        value = value * 10 + (string[i] - '0');
+    }
+    return value;
+}
+
+/* A destination's text, cut into its parts; nothing is NUL-terminated. */
+struct parts {
+    const char *item, *address, *prefix, *ports; /* prefix, ports: NULL if absent */
+    size_t item_length, address_length, prefix_length, ports_length;
+    bool exclude;
+};
+
+static void cut_prefix(struct parts *parts)
+{
+    const char *slash = NULL;
+    for (size_t i = 0; i < parts->address_length; i++)
+        if (parts->address[i] == '/')
+            slash = parts->address + i;
+    if (!slash)
+        return;
+    parts->prefix = slash + 1;
+    parts->prefix_length = (size_t)(parts->address + parts->address_length - slash - 1);
+    parts->address_length = (size_t)(slash - parts->address);
+}
+
+/* "[ADDRESS]:PORTS" */
+static int cut_bracket(struct parts *parts, const char *at, const char *end,
+                       struct parse_reason *why)
+{
+    const char *close = ++at;
+    while (close < end && *close != ']')
+        close++;
+    if (close == end || (close + 1 < end && close[1] != ':'))
+        return complain(parts->item, parts->item_length, "write [ADDRESS]:PORT", why);
+    parts->address = at;
+    parts->address_length = (size_t)(close - at);
+    if (close + 1 < end) {
+        parts->ports = close + 2;
+        parts->ports_length = (size_t)(end - close - 2);
+    }
+    return 0;
+}
+
+/* "ADDRESS", "ADDRESS:PORTS"; an IPv6 address without brackets has no ports. */
+static void cut_colon(struct parts *parts, const char *at, const char *end)
+{
+    const char *colon = NULL;
+    size_t colons = 0;
+    for (const char *c = at; c < end; c++) {
+        if (*c == ':') {
+            colon = c;
+            colons++;
+        }
+    }
+    parts->address = at;
+    parts->address_length = (size_t)(end - at);
+    if (colons != 1)
+        return;
+    parts->address_length = (size_t)(colon - at);
+    parts->ports = colon + 1;
+    parts->ports_length = (size_t)(end - colon - 1);
+}
+
+static int cut(struct parts *parts, const char *item, size_t length, struct parse_reason *why)
+{
+    const char *end = item + length;
+    *parts = (struct parts){.item = item, .item_length = length};
+    if (length && *item == '!') {
+        parts->exclude = true;
+        for (item++; item < end && *item == ' ';)
+            item++;
+    }
+    int result = 0;
+    if (item < end && *item == '[')
+        result = cut_bracket(parts, item, end, why);
+    else
+        cut_colon(parts, item, end);
+    if (!result)
+        cut_prefix(parts);
+    return result;
+}
+
+static int set_ports(const struct parts *parts, struct dest_match *match, struct parse_reason *why)
+{
+    char copy[16];
+    struct portset set;
+    struct parse_reason inner;
+    match->ports = (struct portrange){1, 65535};
+    if (!parts->ports)
+        return 0;
+    struct text text = text_begin(copy, sizeof(copy));
+    text_string_n(&text, parts->ports, parts->ports_length);
+    int result = text.length < sizeof(copy) ? portset_parse(copy, &set, &inner) : -EINVAL;
+    if (!result) {
+        match->ports = set.range[0];
+        return 0;
+    }
+    struct text out = reason(why);
+    quote(&out, parts->item, parts->item_length);
+    text_string(&out, text.length < sizeof(copy) ? inner.text : "write ADDRESS:PORT or :LO-HI");
+    return result;
+}
+
+static int bad_prefix(const struct parts *parts, int family, struct parse_reason *why)
+{
+    struct text text = reason(why);
+    quote(&text, parts->item, parts->item_length);
+    text_string_n(&text, parts->prefix, parts->prefix_length < 20 ? parts->prefix_length : 20);
+    text_string(&text, family == 4 ? " is no prefix length: IPv4 ends at /32"
+                                   : " is no prefix length: IPv6 ends at /128");
+    return -ERANGE;
+}
+
+static int host_bits(const struct parts *parts, const uint8_t block[16], struct parse_reason *why)
+{
+    struct text text = reason(why);
+    quote(&text, parts->item, parts->item_length);
+    text_string(&text, "bits are set after the prefix: did you mean ");
+    address_print(&text, block);
+    text_char(&text, '/');
+    text_string_n(&text, parts->prefix, parts->prefix_length);
+    text_char(&text, '?');
+    return -EINVAL;
+}
+
+static int set_address(const struct parts *parts, struct dest_match *match,
+                       struct parse_reason *why)
+{
+    if (parts->address_length == 3 && memcmp(parts->address, "any", 3) == 0 && !parts->prefix)
+        return 0; /* ::/0, all zeros already */
+    int family = address_parse(parts->address, parts->address_length, match->addr);
+    if (!family)
+        return complain(parts->item, parts->item_length,
+                        "not an address or a block such as 10.0.0.0/8 (names are not looked up)",
+                        why);
+    long most = family == 4 ? 32 : 128;
+    long prefix = parts->prefix ? number(parts->prefix, parts->prefix_length) : most;
+    if (prefix < 0 || prefix > most)
+        return bad_prefix(parts, family, why);
+    match->prefix = (uint8_t)(prefix + 128 - most);
+    uint8_t block[16];
+    memcpy(block, match->addr, 16);
+    address_mask(block, match->prefix);
+    return memcmp(block, match->addr, 16) ? host_bits(parts, block, why) : 0;
+}
+
+static int parse_item(const char *item, size_t length, struct dest_match *match,
+                      struct parse_reason *why)
+{
+    struct parts parts;
+    *match = (struct dest_match){.prefix = 0};
+    int result = cut(&parts, item, length, why);
+    if (!result && !parts.address_length)
+        result = complain(item, length, "no address given", why);
+    if (!result)
+        result = set_address(&parts, match, why);
+    if (!result)
+        result = set_ports(&parts, match, why);
+    match->exclude = parts.exclude;
+    return result;
+}
+
+static size_t item_length(const char *item)
+{
+    size_t length = 0;
+    while (item[length] && item[length] != ',')
+        length++;
+    return length;
+}
+
+static bool is_space(char c)
+{
+    return c == ' ' || c == '\t' || c == '\n' || c == '\r';
+}
+
+/* Reads all items of @to into dest[*count]... Return: 0 or -errno; @count is what was read. */
+static int parse_to(const char *to, struct dest_match *dest, uint32_t *count, uint32_t most,
+                    struct parse_reason *why)
+{
+    *count = 0;
+    while (is_space(*to))
+        to++;
+    if (!*to)
+        return 0;
+    for (;; to++) {
+        while (is_space(*to))
+            to++;
+        size_t whole = item_length(to), length = whole;
+        while (length && is_space(to[length - 1]))
+            length--;
+        if (*count == most) {
+            struct text text = reason(why);
+            text_string(&text, "more than 256 destinations in all rules together");
+            return -E2BIG;
+        }
+        int result = parse_item(to, length, &dest[*count], why);
+        if (result)
+            return result;
+        ++*count;
+        to += whole;
+        if (!*to)
+            return 0;
+    }
+}
+
+int policy_parse_to(const char *to, struct parse_reason *why)
+{
+    struct dest_match dest[POLICY_DESTS];
+    uint32_t count;
+    return parse_to(to, dest, &count, POLICY_DESTS, why);
+}
+
+void policy_init(struct policy *policy)
+{
+    memset(policy, 0, sizeof(*policy));
+    policy->quarantine_ms = POLICY_QUARANTINE_MS;
+}
+
+static int set_name(struct policy_rule *rule, const char *name, struct parse_reason *why)
+{
+    size_t length = strlen(name);
+    bool printable = length > 0;
+    for (size_t i = 0; i < length; i++)
+        printable = printable && name[i] >= ' ' && name[i] != 127;
+    if (!printable || length >= POLICY_NAME)
+        return complain(name, length, "a rule's name has 1 to 31 printable characters", why);
+    memcpy(rule->name, name, length + 1);
+    return 0;
+}
+
+int policy_add_rule(struct policy *policy, const char *name, const char *ports, const char *to,
+                    struct parse_reason *why)
+{
+    struct policy_rule rule;
+    uint32_t count = 0;
+    memset(&rule, 0, sizeof(rule));
+    if (policy->rule_count >= POLICY_RULES || policy->dest_count > POLICY_DESTS) {
+        struct text text = reason(why);
+        text_string(&text, "more than 32 rules");
+        return -E2BIG;
+    }
+    uint32_t first = policy->dest_count;
+    int result = set_name(&rule, name, why);
+    if (!result)
+        result = portset_parse(ports, &rule.ports, why);
+    if (!result && to)
+        result = parse_to(to, policy->dest + first, &count, POLICY_DESTS - first, why);
+    if (result) {
+        memset(policy->dest + first, 0, (POLICY_DESTS - first) * sizeof(policy->dest[0]));
+        return result;
+    }
+    rule.dest_first = (uint16_t)first;
+    rule.dest_count = (uint16_t)count;
+    policy->dest_count += count;
+    policy->rule[policy->rule_count++] = rule;
+    return 0;
+}
+
+/* ---- validity ---- */
+
+static bool dest_valid(const struct dest_match *match)
+{
+    uint8_t block[16];
+    memcpy(block, match->addr, 16);
+    if (match->prefix > 128 || match->exclude > 1 || match->ports.lo < 1 ||
+        match->ports.lo > match->ports.hi)
+        return false;
+    address_mask(block, match->prefix);
+    return memcmp(block, match->addr, 16) == 0;
+}
+
+static bool has_nul(const char *string, size_t size)
+{
+    for (size_t i = 0; i < size; i++)
+        if (!string[i])
+            return true;
+    return false;
+}
+
+static bool rule_valid(const struct policy *policy, const struct policy_rule *rule)
+{
+    return has_nul(rule->name, sizeof(rule->name)) && rule->exhausted <= POLICY_PASS &&
+           (rule->exhausted != POLICY_WAIT ||
+            (rule->wait_ms >= 1 && rule->wait_ms <= POLICY_WAIT_MAX_MS)) &&
+           rule->dest_first <= policy->dest_count &&
+           rule->dest_count <= policy->dest_count - rule->dest_first &&
+           portset_valid(&rule->ports);
+}
+
+bool policy_valid(const struct policy *policy)
+{
+    if (policy->rule_count < 1 || policy->rule_count > POLICY_RULES ||
+        policy->dest_count > POLICY_DESTS || policy->quarantine_ms > POLICY_QUARANTINE_MAX_MS)
+        return false;
+    for (uint32_t i = 0; i < policy->rule_count && i < POLICY_RULES; i++)
+        if (!rule_valid(policy, &policy->rule[i]))
+            return false;
+    for (uint32_t i = 0; i < policy->dest_count && i < POLICY_DESTS; i++)
+        if (!dest_valid(&policy->dest[i]))
+            return false;
+    return true;
+}
+
+/* ---- matching ---- */
+
+static uint64_t big_endian(const uint8_t bytes[8])
+{
+    uint64_t value;
+    memcpy(&value, bytes, 8);
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    value = __builtin_bswap64(value);
+#endif
+    return value;
+}
+
+/* The first @bits (0..64, more counts as 64) of a word. */
+static uint64_t mask(unsigned bits)
+{
+    return bits == 0 ? 0 : bits >= 64 ? ~0ull : ~0ull << (64 - bits);
+}
+
+struct halves {
+    uint64_t high, low;
+};
+
+static bool block_has(const struct dest_match *match, struct halves addr)
+{
+    unsigned prefix = match->prefix;
+    return ((big_endian(match->addr) ^ addr.high) & mask(prefix)) == 0 &&
+           ((big_endian(match->addr + 8) ^ addr.low) & mask(prefix > 64 ? prefix - 64 : 0)) == 0;
+}
+
+/* Loopback is matched by what names it only: a block that lies in 127.0.0.0/8, or ::1. */
+static bool names_loopback(const struct dest_match *match)
+{
+    return addr_is_loopback(match->addr) && match->prefix >= 96 + 8;
+}
+
+static bool dest_matches(const struct dest_match *match, struct halves addr, uint16_t port,
+                         bool loopback)
+{
+    return match->ports.lo <= port && port <= match->ports.hi && block_has(match, addr) &&
+           (!loopback || match->exclude || names_loopback(match));
+}
+
+static bool rule_matches(const struct policy *policy, const struct policy_rule *rule,
+                         struct halves addr, uint16_t port, bool loopback)
+{
+    uint32_t first = rule->dest_first, count = rule->dest_count;
+    bool included = false, only_exclusions = true;
+    for (uint32_t i = first; i < first + count && i < POLICY_DESTS; i++) {
+        const struct dest_match *match = &policy->dest[i];
+        only_exclusions = only_exclusions && match->exclude;
+        if (!dest_matches(match, addr, port, loopback))
+            continue;
+        if (match->exclude)
+            return false;
+        included = true;
+    }
+    return included || (only_exclusions && !loopback);
+}
+
+bool policy_match(const struct policy *policy, const struct dest *dest,
+                  struct policy_verdict *verdict)
+{
+    struct halves addr = {big_endian(dest->addr), big_endian(dest->addr + 8)};
+    bool loopback = addr_is_loopback(dest->addr);
+    for (uint32_t i = 0; i < policy->rule_count && i < POLICY_RULES; i++) {
+        const struct policy_rule *rule = &policy->rule[i];
+        if (!rule_matches(policy, rule, addr, dest->port, loopback))
+            continue;
+        *verdict = (struct policy_verdict){.rule = i,
+                                           .exhausted = rule->exhausted,
+                                           .wait_ms = rule->wait_ms,
+                                           .quarantine_ms = policy->quarantine_ms};
+        memcpy(&verdict->ports, &rule->ports, sizeof(rule->ports));
+        return true;
+    }
+    return false;
+}
+
+bool policy_may_match_address(const struct policy *policy, const uint8_t addr[16])
+{
+    if (!addr_is_loopback(addr))
+        return true;
+    for (uint32_t i = 0; i < policy->dest_count && i < POLICY_DESTS; i++)
+        if (!policy->dest[i].exclude && names_loopback(&policy->dest[i]))
+            return true;
+    return false;
+}
+
+void policy_each_range(const struct policy *policy,
+                       void (*mark)(const struct portrange *range, void *arg), void *arg)
+{
+    for (uint32_t i = 0; i < policy->rule_count && i < POLICY_RULES; i++)
+        for (uint32_t k = 0; k < policy->rule[i].ports.count && k < PORTRANGE_MAX; k++)
+            mark(&policy->rule[i].ports.range[k], arg);
+}
+
+_Static_assert(sizeof(struct policy) % 8 == 0, "policy_checksum() goes by words");
+
+/* FNV-1a (Fowler, Noll, Vo), by 64-bit words: it runs at the start of every process. */
+uint64_t policy_checksum(const struct policy *policy)
+{
+    uint64_t hash = 0xcbf29ce484222325ull;
+    const char *at = (const char *)policy;
+    for (size_t i = 0; i < sizeof(*policy); i += 8) {
+        uint64_t word;
+        memcpy(&word, at + i, 8);
+        hash = (hash ^ word) * 0x100000001b3ull;
+        hash ^= hash >> 32;
+    }
+    return hash;
+}
+
+/* ---- policy to text ---- */
+
+static void print_ports(struct text *text, struct portrange ports)
+{
+    if (ports.lo == 1 && ports.hi == 65535)
+        return;
+    text_char(text, ':');
+    text_number(text, ports.lo, 10);
+    if (ports.hi == ports.lo)
+        return;
+    text_char(text, '-');
+    text_number(text, ports.hi, 10);
+}
+
+static void print_block(struct text *text, const struct dest_match *match)
+{
+    bool v4 = address_is_v4(match->addr) && match->prefix >= 96;
+    address_print(text, match->addr);
+    if (match->prefix >= 128)
+        return;
+    text_char(text, '/');
+    text_number(text, v4 ? match->prefix - 96u : match->prefix, 10);
+}
+
+size_t policy_dest_print(const struct dest_match *match, char *buf, size_t size)
+{
+    static const uint8_t zeros[16];
+    struct text text = text_begin(buf, size);
+    bool any = match->prefix == 0 && memcmp(match->addr, zeros, 16) == 0;
+    bool bracket = !any && !address_is_v4(match->addr) &&
+                   !(match->ports.lo == 1 && match->ports.hi == 65535);
+    if (match->exclude)
+        text_char(&text, '!');
+    if (bracket)
+        text_char(&text, '[');
+    if (any)
+        text_string(&text, "any");
+    else
+        print_block(&text, match);
+    if (bracket)
+        text_char(&text, ']');
+    print_ports(&text, match->ports);
+    return text.length;
+}
+
+/* ---- destinations ---- */
+
+bool dest_from_sockaddr(const struct sockaddr *sa, socklen_t len, struct dest *dest)
+{
+    static const uint8_t zeros[16];
+    const unsigned char *raw = (const void *)sa;
+    if (sa->sa_family == AF_INET && len >= sizeof(struct sockaddr_in)) {
+        memcpy(dest->addr, loopback_v4, 12);
+        memcpy(dest->addr + 12, raw + offsetof(struct sockaddr_in, sin_addr), 4);
+        if (memcmp(dest->addr + 12, zeros, 4) == 0)
+            memcpy(dest->addr + 12, "\x7f\0\0\1", 4);
+    } else if (sa->sa_family == AF_INET6 && len >= 24) { /* SIN6_LEN_RFC2133, linux/ipv6.h */
+        memcpy(dest->addr, raw + offsetof(struct sockaddr_in6, sin6_addr), 16);
+        if (memcmp(dest->addr, zeros, 16) == 0)
+            dest->addr[15] = 1;
+    } else {
+        return false;
+    }
+    dest->port = (uint16_t)(raw[2] << 8 | raw[3]);
+    return true;
+}
+
+size_t dest_print(const struct dest *dest, char *buf, size_t size)
+{
+    struct text text = text_begin(buf, size);
+    bool v4 = address_is_v4(dest->addr);
+    if (!v4)
+        text_char(&text, '[');
+    address_print(&text, dest->addr);
+    text_string(&text, v4 ? ":" : "]:");
+    text_number(&text, dest->port, 10);
+    return text.length;
+}
