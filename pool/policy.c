@@ -32,7 +32,7 @@ static void quote(struct text *text, const char *item, size_t length)
 {
     text_char(text, '"');
     for (size_t i = 0; i < length && i < 48; i++)
-        text_char(text, (unsigned char)item[i] < ' ' || item[i] == 127 ? '?' : item[i]);
+        text_char(text, item[i] < ' ' || item[i] > '~' ? '?' : item[i]);
     text_string(text, "\": ");
 }
 
@@ -166,16 +166,33 @@ static int bad_prefix(const struct parts *parts, int family, struct parse_reason
     return -ERANGE;
 }
 
-static int host_bits(const struct parts *parts, const uint8_t block[16], struct parse_reason *why)
+static void print_block(struct text *text, const struct dest_match *match)
+{
+    bool v4 = address_is_v4(match->addr) && match->prefix >= 96;
+    address_print(text, match->addr);
+    if (match->prefix >= 128)
+        return;
+    text_char(text, '/');
+    text_number(text, v4 ? match->prefix - 96u : match->prefix, 10);
+}
+
+static int host_bits(const struct parts *parts, const struct dest_match *block,
+                     struct parse_reason *why)
 {
     struct text text = reason(why);
     quote(&text, parts->item, parts->item_length);
     text_string(&text, "bits are set after the prefix: did you mean ");
-    address_print(&text, block);
-    text_char(&text, '/');
-    text_string_n(&text, parts->prefix, parts->prefix_length);
+    print_block(&text, block);
     text_char(&text, '?');
     return -EINVAL;
+}
+
+/* Connections to the unspecified address go to loopback, so nothing would ever match it. */
+static bool unspecified(const struct dest_match *match)
+{
+    static const uint8_t zeros[16];
+    return match->prefix == 128 && memcmp(match->addr + 12, zeros, 4) == 0 &&
+           (address_is_v4(match->addr) || memcmp(match->addr, zeros, 16) == 0);
 }
 
 static int set_address(const struct parts *parts, struct dest_match *match,
@@ -193,10 +210,13 @@ static int set_address(const struct parts *parts, struct dest_match *match,
     if (prefix < 0 || prefix > most)
         return bad_prefix(parts, family, why);
     match->prefix = (uint8_t)(prefix + 128 - most);
-    uint8_t block[16];
-    memcpy(block, match->addr, 16);
-    address_mask(block, match->prefix);
-    return memcmp(block, match->addr, 16) ? host_bits(parts, block, why) : 0;
+    match->v6_only = match->prefix < 96;
+    if (unspecified(match))
+        return complain(parts->item, parts->item_length,
+                        "no destination: write 0.0.0.0/0, ::/0, or any for both", why);
+    struct dest_match block = *match;
+    address_mask(block.addr, block.prefix);
+    return memcmp(block.addr, match->addr, 16) ? host_bits(parts, &block, why) : 0;
 }
 
 static int parse_item(const char *item, size_t length, struct dest_match *match,
@@ -206,7 +226,7 @@ static int parse_item(const char *item, size_t length, struct dest_match *match,
     *match = (struct dest_match){.prefix = 0};
     int result = cut(&parts, item, length, why);
     if (!result && !parts.address_length)
-        result = complain(item, length, "no address given", why);
+        result = complain(item, length, "no address given: write any, or one such as 10.0.0.1", why);
     if (!result)
         result = set_address(&parts, match, why);
     if (!result)
@@ -276,7 +296,7 @@ static int set_name(struct policy_rule *rule, const char *name, struct parse_rea
     size_t length = strlen(name);
     bool printable = length > 0;
     for (size_t i = 0; i < length; i++)
-        printable = printable && name[i] >= ' ' && name[i] != 127;
+        printable = printable && name[i] >= ' ' && name[i] <= '~';
     if (!printable || length >= POLICY_NAME)
         return complain(name, length, "a rule's name has 1 to 31 printable characters", why);
     memcpy(rule->name, name, length + 1);
@@ -317,24 +337,24 @@ static bool dest_valid(const struct dest_match *match)
 {
     uint8_t block[16];
     memcpy(block, match->addr, 16);
-    if (match->prefix > 128 || match->exclude > 1 || match->ports.lo < 1 ||
+    if (match->prefix > 128 || match->exclude > 1 || match->v6_only > 1 || match->ports.lo < 1 ||
         match->ports.lo > match->ports.hi)
         return false;
     address_mask(block, match->prefix);
     return memcmp(block, match->addr, 16) == 0;
 }
 
-static bool has_nul(const char *string, size_t size)
+static bool name_valid(const char name[POLICY_NAME])
 {
-    for (size_t i = 0; i < size; i++)
-        if (!string[i])
-            return true;
-    return false;
+    size_t length = 0;
+    while (length < POLICY_NAME && name[length] >= ' ' && name[length] <= '~')
+        length++;
+    return length > 0 && length < POLICY_NAME && !name[length];
 }
 
 static bool rule_valid(const struct policy *policy, const struct policy_rule *rule)
 {
-    return has_nul(rule->name, sizeof(rule->name)) && rule->exhausted <= POLICY_PASS &&
+    return name_valid(rule->name) && rule->exhausted <= POLICY_PASS &&
            (rule->exhausted != POLICY_WAIT ||
             (rule->wait_ms >= 1 && rule->wait_ms <= POLICY_WAIT_MAX_MS)) &&
            rule->dest_first <= policy->dest_count &&
@@ -376,11 +396,14 @@ static uint64_t mask(unsigned bits)
 
 struct halves {
     uint64_t high, low;
+    bool v4;
 };
 
 static bool block_has(const struct dest_match *match, struct halves addr)
 {
     unsigned prefix = match->prefix;
+    if (match->v6_only && addr.v4)
+        return false;
     return ((big_endian(match->addr) ^ addr.high) & mask(prefix)) == 0 &&
            ((big_endian(match->addr + 8) ^ addr.low) & mask(prefix > 64 ? prefix - 64 : 0)) == 0;
 }
@@ -415,20 +438,37 @@ static bool rule_matches(const struct policy *policy, const struct policy_rule *
     return included || (only_exclusions && !loopback);
 }
 
+static uint32_t at_most(uint32_t value, uint32_t most)
+{
+    return value < most ? value : most;
+}
+
+/* A copy with every value in its bounds: garbled memory may cost a port, not hours of waiting. */
+static void set_verdict(struct policy_verdict *verdict, const struct policy *policy, uint32_t index)
+{
+    const struct policy_rule *rule = &policy->rule[index];
+    verdict->rule = index;
+    verdict->exhausted = rule->exhausted;
+    if (verdict->exhausted > POLICY_PASS)
+        verdict->exhausted = POLICY_FAIL;
+    verdict->wait_ms = at_most(rule->wait_ms, POLICY_WAIT_MAX_MS);
+    verdict->quarantine_ms = at_most(policy->quarantine_ms, POLICY_QUARANTINE_MAX_MS);
+    memcpy(&verdict->ports, &rule->ports, sizeof(verdict->ports));
+    if (!portset_valid(&verdict->ports))
+        verdict->ports.count = 0;
+}
+
 bool policy_match(const struct policy *policy, const struct dest *dest,
                   struct policy_verdict *verdict)
 {
-    struct halves addr = {big_endian(dest->addr), big_endian(dest->addr + 8)};
+    struct halves addr = {big_endian(dest->addr), big_endian(dest->addr + 8),
+                          address_is_v4(dest->addr)};
     bool loopback = addr_is_loopback(dest->addr);
     for (uint32_t i = 0; i < policy->rule_count && i < POLICY_RULES; i++) {
         const struct policy_rule *rule = &policy->rule[i];
         if (!rule_matches(policy, rule, addr, dest->port, loopback))
             continue;
-        *verdict = (struct policy_verdict){.rule = i,
-                                           .exhausted = rule->exhausted,
-                                           .wait_ms = rule->wait_ms,
-                                           .quarantine_ms = policy->quarantine_ms};
-        memcpy(&verdict->ports, &rule->ports, sizeof(rule->ports));
+        set_verdict(verdict, policy, i);
         return true;
     }
     return false;
@@ -482,21 +522,10 @@ static void print_ports(struct text *text, struct portrange ports)
     text_number(text, ports.hi, 10);
 }
 
-static void print_block(struct text *text, const struct dest_match *match)
-{
-    bool v4 = address_is_v4(match->addr) && match->prefix >= 96;
-    address_print(text, match->addr);
-    if (match->prefix >= 128)
-        return;
-    text_char(text, '/');
-    text_number(text, v4 ? match->prefix - 96u : match->prefix, 10);
-}
-
 size_t policy_dest_print(const struct dest_match *match, char *buf, size_t size)
 {
-    static const uint8_t zeros[16];
     struct text text = text_begin(buf, size);
-    bool any = match->prefix == 0 && memcmp(match->addr, zeros, 16) == 0;
+    bool any = match->prefix == 0 && !match->v6_only;
     bool bracket = !any && !address_is_v4(match->addr) &&
                    !(match->ports.lo == 1 && match->ports.hi == 65535);
     if (match->exclude)
@@ -519,11 +548,11 @@ bool dest_from_sockaddr(const struct sockaddr *sa, socklen_t len, struct dest *d
 {
     static const uint8_t zeros[16];
     const unsigned char *raw = (const void *)sa;
+    if (len < sizeof(sa->sa_family))
+        return false;
     if (sa->sa_family == AF_INET && len >= sizeof(struct sockaddr_in)) {
         memcpy(dest->addr, loopback_v4, 12);
         memcpy(dest->addr + 12, raw + offsetof(struct sockaddr_in, sin_addr), 4);
-        if (memcmp(dest->addr + 12, zeros, 4) == 0)
-            memcpy(dest->addr + 12, "\x7f\0\0\1", 4);
     } else if (sa->sa_family == AF_INET6 && len >= 24) { /* SIN6_LEN_RFC2133, linux/ipv6.h */
         memcpy(dest->addr, raw + offsetof(struct sockaddr_in6, sin6_addr), 16);
         if (memcmp(dest->addr, zeros, 16) == 0)
@@ -531,6 +560,8 @@ bool dest_from_sockaddr(const struct sockaddr *sa, socklen_t len, struct dest *d
     } else {
         return false;
     }
+    if (address_is_v4(dest->addr) && memcmp(dest->addr + 12, zeros, 4) == 0)
+        memcpy(dest->addr + 12, "\x7f\0\0\1", 4);
     dest->port = (uint16_t)(raw[2] << 8 | raw[3]);
     return true;
 }

@@ -39,7 +39,8 @@ struct dest_match {
     uint8_t addr[16]; /* host bits zero */
     uint8_t prefix; /* 0..128; a v4 block of /n is 96+n; "any" is ::/0 */
     uint8_t exclude;
-    uint16_t reserved;
+    uint8_t v6_only; /* 1: a wide block written as IPv6 (::/0), which does not mean IPv4 too */
+    uint8_t reserved;
     struct portrange ports;
 };
 
@@ -107,7 +108,8 @@ bool policy_valid(const struct policy *policy);
 
 /**
  * policy_match - the first rule for a destination.
- * @policy: may change under the reader; counts are clamped, so the worst is a wrong answer.
+ * @policy: may change under the reader; counts are clamped, so the worst is a wrong answer. Ports
+ *          that are no valid set become none.
  * @dest: the destination.
  * @verdict: the result.
  *

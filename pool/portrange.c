@@ -26,12 +26,12 @@ static struct text reason(struct parse_reason *why)
     return why ? text_begin(why->text, sizeof(why->text)) : nowhere;
 }
 
-/* The item that begins at @at, up to the next comma, cut if it is long, control characters hidden. */
+/* The item that begins at @at, up to the next comma, cut if it is long, printable ASCII only. */
 static void quote_item(struct text *text, const char *at)
 {
     text_char(text, '"');
     for (int i = 0; at[i] && at[i] != ',' && i < 40; i++)
-        text_char(text, (unsigned char)at[i] < ' ' || at[i] == 127 ? '?' : at[i]);
+        text_char(text, at[i] < ' ' || at[i] > '~' ? '?' : at[i]);
     text_char(text, '"');
 }
 
@@ -48,12 +48,12 @@ static int not_a_port(const char *item, struct parse_reason *why)
     return -EINVAL;
 }
 
-static int out_of_range(const char *digits, size_t count, struct parse_reason *why)
+static int out_of_range(const char *digits, size_t count, uint32_t value, struct parse_reason *why)
 {
     struct text text = reason(why);
     text_string_n(&text, digits, count < 40 ? count : 40);
-    text_string(&text, *digits == '0' ? " is not a port: ports begin at 1"
-                                      : " is not a port: ports end at 65535");
+    text_string(&text, value < 1 ? " is not a port: ports begin at 1"
+                                 : " is not a port: ports end at 65535");
     return -ERANGE;
 }
 
@@ -68,7 +68,7 @@ static int parse_port(const char **at, const char *item, uint16_t *port, struct 
     if (*at == digits)
         return not_a_port(item, why);
     if (value < 1 || value > 65535)
-        return out_of_range(digits, (size_t)(*at - digits), why);
+        return out_of_range(digits, (size_t)(*at - digits), value, why);
     *port = (uint16_t)value;
     return 0;
 }

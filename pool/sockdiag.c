@@ -118,3 +118,66 @@ int sockdiag_dump(void *buffer, void (*each)(const struct sockdiag_socket *socke
     SYS(close, fd);
     return result;
 }
+
+static __be16 port_to_diag(uint16_t port)
+{
+    uint8_t bytes[2] = {(uint8_t)(port >> 8), (uint8_t)port};
+    __be16 out;
+    memcpy(&out, bytes, 2);
+    return out;
+}
+
+static void addr_to_diag(__be32 *words, uint8_t family, const uint8_t addr[16])
+{
+    memcpy(words, family == AF_INET ? addr + 12 : addr, family == AF_INET ? 4 : 16);
+}
+
+static uint8_t family_of(const uint8_t addr[16])
+{
+    static const uint8_t prefix[12] = {[10] = 0xff, [11] = 0xff};
+    return memcmp(addr, prefix, sizeof(prefix)) == 0 ? AF_INET : AF_INET6;
+}
+
+static void note_state(const struct sockdiag_socket *socket, void *arg)
+{
+    *(int *)arg = socket->state;
+}
+
+static int ask_one(int fd, const struct request *request)
+{
+    _Alignas(struct nlmsghdr) char buffer[1024];
+    int state = -ENOENT;
+    long sent = SYS(sendto, fd, request, sizeof(*request), 0, NULL, 0);
+    if (sent < 0)
+        return (int)sent;
+    long got = SYS(recvfrom, fd, buffer, sizeof(buffer), MSG_DONTWAIT, NULL, NULL);
+    if (got <= 0)
+        return got < 0 ? (int)got : -EBADMSG;
+    int result = parse(buffer, (size_t)got, note_state, &state);
+    return result < 0 ? result : state;
+}
+
+int sockdiag_state(const struct dest *local, const struct dest *peer)
+{
+    uint8_t family = family_of(peer->addr);
+    struct request request = {.header = {.nlmsg_len = sizeof(request),
+                                         .nlmsg_type = SOCK_DIAG_BY_FAMILY,
+                                         .nlmsg_flags = NLM_F_REQUEST},
+                              .diag = {.sdiag_family = family,
+                                       .sdiag_protocol = IPPROTO_TCP,
+                                       .idiag_states = ~0u,
+                                       .id = {.idiag_sport = port_to_diag(local->port),
+                                              .idiag_dport = port_to_diag(peer->port),
+                                              .idiag_cookie = {INET_DIAG_NOCOOKIE,
+                                                               INET_DIAG_NOCOOKIE}}}};
+    if (family_of(local->addr) != family)
+        return -EAFNOSUPPORT;
+    addr_to_diag(request.diag.id.idiag_src, family, local->addr);
+    addr_to_diag(request.diag.id.idiag_dst, family, peer->addr);
+    int fd = (int)SYS(socket, AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+    if (fd < 0)
+        return fd;
+    int result = ask_one(fd, &request);
+    SYS(close, fd);
+    return result;
+}

@@ -28,4 +28,12 @@ struct sockdiag_socket {
 int sockdiag_dump(void *buffer, void (*each)(const struct sockdiag_socket *socket, void *arg),
                   void *arg);
 
+/**
+ * sockdiag_state - the state of one connection of this namespace, by its exact 4-tuple.
+ * @local, @peer: both IPv4 (v4-mapped) or both IPv6.
+ * Return: TCP_ESTABLISHED..., TCP_TIME_WAIT; -ENOENT: there is none; -errno: not known. Opens and
+ * closes one descriptor; some us.
+ */
+int sockdiag_state(const struct dest *local, const struct dest *peer);
+
 #endif

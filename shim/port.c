@@ -10,7 +10,7 @@
  *   (the call)    the real one, with the program's own arguments
  *   port_settle   what became of it: keep the lease, or try the next port, or let go
  *
- * Two ways to put a port on a socket:
+ * Three ways to put a port on a socket:
  *
  *   range   IP_LOCAL_PORT_RANGE from p to p (Linux 6.3). The socket stays unbound: the kernel picks
  *           "any" port at connect, and there is only one. If that 4-tuple is taken, connect() says
@@ -19,26 +19,37 @@
  *           ignores the option if p is outside ip_local_port_range, and skips reserved ports.
  *   bind    bind() to p where the first way does not work. A port in use anywhere in the namespace
  *           is refused by bind itself; once bound, the socket keeps its port for ever.
+ *   share   bind() with SO_REUSEADDR, where one of the others was refused: beside sockets that are
+ *           connected elsewhere, or over a TIME_WAIT (which the kernel lets a bound socket replace
+ *           if both had the flag and TCP timestamps are on, tcp_ipv4.c tcp_twsk_unique()). Since a
+ *           bound socket whose connect() is refused is spoilt, the kernel is asked about that very
+ *           4-tuple before.
  *
- * Neither way can be trusted blindly, and one more question is cheap, so after the call by range
- * the socket's name is looked at. If the port is another one, either the program had bound the
- * socket itself (then that is how it stays), or ip_local_port_range was changed under us: then the
+ * For the sake of the third way sockets get SO_REUSEADDR after they are connected, where ports are
+ * short: in small ranges, and when the search did not succeed at once.
+ *
+ * None can be trusted blindly, and one more question is cheap, so after the call by range the
+ * socket's name is looked at. If the port is another one, either the program had bound the socket
+ * itself (then that is how it stays), or ip_local_port_range was changed under us: then the
  * connection is undone at once, and made again by bind.
  *
  * Which namespace: the socket's, asked by SO_NETNS_COOKIE each time, since programs enter
  * namespaces and pass sockets around without this library seeing it.
  *
- * Is EADDRNOTAVAIL about the port at all? A destination without a source address says the same. For
- * a port that was thought to be free, a second socket tries to bind it: if it can, ports are not
- * the problem, and the error is the program's to have.
+ * Is EADDRNOTAVAIL about the port at all? A destination without a source address says the same. A
+ * datagram socket that is connected there tells (it also is how the 4-tuple's source is known):
+ * if that fails too, ports are not the problem, and the error is the program's to have.
  *
  * When no port is left: compare with the kernel (its own leases that were closed unseen), bury dead
  * holders, look again; then what the rule says: fail, wait or pass.
  */
 #include "shim.h"
+#include "../pool/sockdiag.h"
 
 #include <netinet/tcp.h>
 #include <string.h>
+
+#define FEW_PORTS 1024 /* a range so small is used up in a minute by 17 short connections a second */
 
 static enum port_answer no_port(void)
 {
@@ -91,9 +102,8 @@ static bool connectable(int fd)
 enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockaddr *address,
                             socklen_t length)
 {
-    struct sockaddr_storage copy;
-    if (!address_copy(&copy, address, length) ||
-        !dest_from_sockaddr((struct sockaddr *)&copy, length, &attempt->dest))
+    if (!address_copy(&attempt->address, address, length) ||
+        !dest_from_sockaddr((struct sockaddr *)&attempt->address, length, &attempt->dest))
         return PORT_PASS;
     struct shim_pool *at = shim_pool();
     if (!at)
@@ -111,7 +121,7 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
         return faulty(fd, &attempt->dest);
     attempt->lane = (uint32_t)pool_lane_find(&at->pool, &attempt->dest, true);
     attempt->began = sys_now_ms();
-    attempt->waiting = attempt->by_bind = false;
+    attempt->waiting = attempt->by_bind = attempt->bound = attempt->again = false;
     search_begin(attempt);
     guard_once();
     return PORT_READY;
@@ -145,7 +155,7 @@ static bool range_works(const struct attempt *attempt)
 }
 
 /* Return: 0, or -errno as bind(2). */
-static int put_by_bind(const struct attempt *attempt)
+static int bind_port(const struct attempt *attempt)
 {
     struct sockaddr_storage name;
     socklen_t length;
@@ -157,6 +167,68 @@ static int put_by_bind(const struct attempt *attempt)
     result = real.bind(attempt->fd, (struct sockaddr *)&name, length) ? -errno : 0;
     errno = saved;
     return result;
+}
+
+/* The address that a datagram to the destination would have as its source. Return: 0 or -errno. */
+static int source_of(const struct attempt *attempt, struct dest *source)
+{
+    struct sockaddr_storage name = attempt->address;
+    socklen_t length = sizeof(struct sockaddr_in6);
+    int fd = (int)SYS(socket, name.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return fd;
+    int result = -EXDEV; /* this thread is in another namespace than the socket */
+    if (holder_netns(fd) == atomic_load(&attempt->netns->cookie)) {
+        if (name.ss_family == AF_INET)
+            length = sizeof(struct sockaddr_in);
+        result = (int)SYS(connect, fd, &name, length);
+    }
+    if (!result)
+        result = sock_name(fd, &name, &length);
+    SYS(close, fd);
+    if (!result && !dest_from_sockaddr((struct sockaddr *)&name, length, source))
+        result = -EAFNOSUPPORT;
+    return result;
+}
+
+/* Whether the kernel has room for the 4-tuple: nothing is there, or a TIME_WAIT. */
+static bool tuple_is_free(const struct attempt *attempt, struct dest *source)
+{
+    source->port = attempt->lease.port;
+    int state = sockdiag_state(source, &attempt->dest);
+    return state == -ENOENT || state == TCP_TIME_WAIT;
+}
+
+/* Return: 0; -EADDRINUSE: not this port; -EADDRNOTAVAIL: no port would do. */
+static int put_by_sharing(struct attempt *attempt)
+{
+    struct dest source;
+    int reuse = 0;
+    int result = source_of(attempt, &source);
+    if (result == -EADDRNOTAVAIL)
+        return result;
+    if (result || !tuple_is_free(attempt, &source) ||
+        sock_get(attempt->fd, SOL_SOCKET, SO_REUSEADDR, &reuse) != 0)
+        return -EADDRINUSE;
+    sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
+    if (!reuse)
+        sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
+    result = bind_port(attempt);
+    if (result && !reuse)
+        sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 0);
+    attempt->bound = result == 0;
+    return result;
+}
+
+/* With SO_REUSEADDR, which a program may have set itself, bind() would not say who else is there. */
+static int put_by_bind(struct attempt *attempt)
+{
+    int reuse = 0;
+    if (sock_get(attempt->fd, SOL_SOCKET, SO_REUSEADDR, &reuse) != 0 || reuse)
+        return put_by_sharing(attempt);
+    int result = bind_port(attempt);
+    attempt->bound = result == 0;
+    return result == -EADDRINUSE ? put_by_sharing(attempt) : result;
 }
 
 static int put(struct attempt *attempt)
@@ -180,6 +252,7 @@ static enum port_answer already_bound(struct attempt *attempt)
     lease_let_go(&attempt->at->pool, &attempt->lease, attempt->began);
     if (hint.kind != HINT_BOUND)
         return PORT_PASS;
+    attempt->bound = true;
     if (portset_has(&attempt->verdict.ports, hint.port) &&
         lease_claim(&attempt->search, hint.port, &attempt->lease) == 0)
         return PORT_READY;
@@ -280,6 +353,10 @@ static int search_next(struct attempt *attempt)
 
 enum port_answer port_next(struct attempt *attempt)
 {
+    if (attempt->again) {
+        attempt->again = false;
+        return PORT_READY;
+    }
     for (;;) {
         if (search_next(attempt) != 0)
             return exhausted(attempt);
@@ -334,11 +411,17 @@ static int other_port(struct attempt *attempt)
     return 1;
 }
 
+/* Whether its TIME_WAIT may have to make room for a new connection, see above. */
+static bool ports_are_short(const struct attempt *attempt)
+{
+    return attempt->search.size <= FEW_PORTS || attempt->search.pass || attempt->search.step > 1;
+}
+
 static int connected(struct attempt *attempt)
 {
     struct sockaddr_storage name;
     socklen_t length;
-    if (!attempt->by_bind && sock_name(attempt->fd, &name, &length) == 0 &&
+    if (!attempt->bound && sock_name(attempt->fd, &name, &length) == 0 &&
         address_port(&name) != attempt->lease.port)
         return other_port(attempt);
     if (!lease_confirm(&attempt->at->pool, &attempt->lease, attempt->began)) {
@@ -347,42 +430,28 @@ static int connected(struct attempt *attempt)
         errno = EADDRNOTAVAIL;
         return -1;
     }
+    if (ports_are_short(attempt))
+        sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
     remember(attempt, HINT_LEASED);
     shim_log("connect", &attempt->dest, attempt->lease.port);
     return 0;
 }
 
-/* Whether EADDRNOTAVAIL is about the port: whether a socket of our own cannot have it either. */
-static bool port_is_taken(const struct attempt *attempt)
-{
-    struct sockaddr_storage name;
-    socklen_t length;
-    if (sock_name(attempt->fd, &name, &length) != 0)
-        return false;
-    int sock = (int)SYS(socket, name.ss_family, SOCK_STREAM | SOCK_CLOEXEC, IPPROTO_TCP);
-    if (sock < 0)
-        return true;
-    address_set_port(&name, attempt->lease.port);
-    long result = SYS(bind, sock, &name, length);
-    SYS(close, sock);
-    return result == -EADDRINUSE;
-}
-
-/*
- * EADDRNOTAVAIL. Of ports that were let go a short while ago it is expected (TIME_WAIT); else see
- * above. Return: as port_settle().
- */
+/* By range, the kernel says that the 4-tuple is taken. Return: as port_settle(). */
 static int refused(struct attempt *attempt)
 {
-    if (attempt->search.pass == 0 && !port_is_taken(attempt)) {
+    int result = put_by_sharing(attempt);
+    if (result == 0) {
+        attempt->again = true; /* the same port, the other way */
+        if (attempt->search.pass == 0 && sysctl_reserved(attempt->lease.port))
+            atomic_store(&attempt->netns->by_bind, 1); /* the kernel's own choice skips our ports */
+        return 1;
+    }
+    if (result == -EADDRNOTAVAIL) {
         let_go(attempt);
         sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
-        if (!sysctl_reserved(attempt->lease.port)) {
-            errno = EADDRNOTAVAIL;
-            return 0;
-        }
-        atomic_store(&attempt->netns->by_bind, 1); /* the kernel's own choice skips our ports */
-        return 1;
+        errno = EADDRNOTAVAIL;
+        return 0;
     }
     lease_refused(&attempt->at->pool, &attempt->lease);
     return 1;
@@ -391,7 +460,7 @@ static int refused(struct attempt *attempt)
 /* A call that failed leaves the socket as it was, or bound for ever. */
 static int failed(struct attempt *attempt)
 {
-    if (attempt->by_bind) {
+    if (attempt->bound) {
         remember(attempt, HINT_BOUND);
         return 0;
     }
@@ -409,7 +478,7 @@ int port_settle(struct attempt *attempt, bool has_failed)
     case EINTR: /* it goes on in the background, connect(2) */
         return connected(attempt);
     case EADDRNOTAVAIL:
-        return attempt->by_bind ? failed(attempt) : refused(attempt);
+        return attempt->bound ? failed(attempt) : refused(attempt);
     case EALREADY:
     case EISCONN: /* another thread was faster */
         let_go(attempt);

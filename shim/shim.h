@@ -233,13 +233,16 @@ struct attempt {
     struct policy_verdict verdict;
     struct lease_search search;
     struct lease lease;
-    struct dest dest;
+    struct sockaddr_storage address; /* the program's, copied */
+    struct dest dest; /* the same */
     uint64_t began; /* ms */
     int fd;
     uint32_t lane;
     uint32_t seen; /* for lease_wait() */
     bool waiting;
-    bool by_bind; /* bind() is what puts the port on this socket */
+    bool by_bind; /* the range does not work for this socket */
+    bool bound; /* the socket is bound to the lease's port */
+    bool again; /* the port is on the socket already: make the call once more */
 };
 
 enum port_answer {

@@ -107,6 +107,8 @@ static int fails(long call, long level, long name)
     return 0;
 }
 
+long syscall(long number, ...);
+
 long syscall(long number, ...)
 {
     static long (*next)(long, ...);

@@ -25,11 +25,11 @@ import sys
 import tempfile
 import time
 
-BUILD = os.environ.get("FIXPORT_BUILD", "build")
-LIBRARY = os.environ.get("FIXPORT_PRELOAD", os.path.join(BUILD, "shim", "libfixport.so"))
-WORKER = os.path.join(BUILD, "tests", "race", "worker")
-POOL_TOOL = os.path.join(BUILD, "tools", "fixport-pool")
-MUST_WORK = os.environ.get("FIXPORT_MUST_WORK") == "1"
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+import fptest  # noqa: E402 (found by the line above)
+
+WORKER = fptest.program("race", "worker")
+POOL_TOOL = fptest.POOL_TOOL
 SECONDS = float(os.environ.get("FIXPORT_RACE_SECONDS", "12"))
 SEED = int(os.environ.get("FIXPORT_RACE_SEED", str(random.randrange(1 << 30))))
 DESTINATIONS = [7001, 7002, 7003]
@@ -43,28 +43,6 @@ mode = 0600
 [rule race]
 to = 127.0.0.0/8
 """
-
-
-class Tap:
-    def __init__(self):
-        self.count = 0
-        self.failed = 0
-
-    def point(self, ok, name, *diagnostics):
-        self.count += 1
-        self.failed += not ok
-        print(("ok" if ok else "not ok"), self.count, "-", name)
-        for line in diagnostics:
-            print("#", line)
-        sys.stdout.flush()
-
-    def skip(self, name, why):
-        self.count += 1
-        print("ok", self.count, "-", name, "# SKIP", why)
-
-    def end(self):
-        print(f"1..{self.count}")
-        return 1 if self.failed else 0
 
 
 class Place:
@@ -122,7 +100,7 @@ def kill_group(process, number=signal.SIGKILL):
 
 
 def environment(pool):
-    return dict(os.environ, LD_PRELOAD=LIBRARY, FIXPORT_POOL=pool, FIXPORT_ON_ERROR="fail")
+    return fptest.environment(FIXPORT_POOL=pool, FIXPORT_ON_ERROR="fail")
 
 
 def stopped(process):
@@ -251,16 +229,14 @@ def namespaces_allowed():
 
 
 def main():
-    tap = Tap()
+    tap = fptest.Tap()
     random.seed(SEED)
-    if not namespaces_allowed():
-        if MUST_WORK and os.environ.get("FIXPORT_RACE_NAMESPACES") != "0":
-            tap.point(False, "network namespaces can be made")
-        else:
-            tap.skip("race between namespaces", "needs root")
-        names = [None]
-    else:
+    if namespaces_allowed():
         names = [f"fprace{os.getpid()}-{i}" for i in range(4)]
+    else:
+        names = [None]
+        if os.environ.get("FIXPORT_RACE_NAMESPACES") != "0":
+            tap.cannot("race between namespaces", "making network namespaces needs root")
     places = []
     try:
         for name in names:
@@ -273,8 +249,8 @@ def main():
     finally:
         for place in places:
             place.remove()
-    return tap.end()
+    tap.end()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

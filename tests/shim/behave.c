@@ -139,7 +139,7 @@ static void case_errors(void)
     say("family 77", connect(fd, (struct sockaddr *)&good, sizeof(good)));
     good = v4(server_port);
     say("refused", connect(fd, (struct sockaddr *)&closed, sizeof(closed)));
-    say("port 0", connect(fd, (struct sockaddr *)&zero, sizeof(zero)));
+    say("to port 0", connect(fd, (struct sockaddr *)&zero, sizeof(zero)));
     say("after errors", connect(fd, (struct sockaddr *)(page + 4096 - sizeof(good)), sizeof(good)));
     say_port("after errors", fd);
     close(fd);

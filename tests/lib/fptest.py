@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: MIT
+"""What the Python tests share: TAP output, and where the things under test are.
+
+FIXPORT_BUILD         top of the build tree
+FIXPORT_MUST_WORK     1: what cannot run here is a failure instead of a skip
+FIXPORT_TEST_PRELOAD  libraries to load before the shim (a sanitizer's runtime)
+"""
+
+import os
+import subprocess
+import sys
+
+BUILD = os.path.abspath(os.environ.get("FIXPORT_BUILD", "build"))
+SHIM = os.path.join(BUILD, "shim", "libfixport.so")
+POOL_TOOL = os.path.join(BUILD, "tools", "fixport-pool")
+RUN_TOOL = os.path.join(BUILD, "tools", "fixport-run")
+MUST_WORK = os.environ.get("FIXPORT_MUST_WORK") == "1"
+BEFORE = os.environ.get("FIXPORT_TEST_PRELOAD", "").split()
+PRELOAD = ":".join([*BEFORE, SHIM])
+
+
+def program(*parts):
+    """A program of the tests, in the build tree."""
+    return os.path.join(BUILD, "tests", *parts)
+
+
+def environment(**more):
+    """This environment with the shim in it."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("FIXPORT_")}
+    return dict(clean, LD_PRELOAD=PRELOAD, **more)
+
+
+def in_own_network():
+    """Starts the test again in a network namespace of its own, where that is allowed, so that what
+    other tests left behind (TIME_WAIT lasts a minute) does not matter."""
+    if os.environ.get("FIXPORT_TEST_OWN_NETWORK") == "1":
+        return
+    argv = [sys.executable, *sys.argv]
+    if subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False).returncode == 0:
+        os.environ["FIXPORT_TEST_OWN_NETWORK"] = "1"
+        argv = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *argv]
+        os.execvp(argv[0], argv)
+
+
+class Tap:
+    """The Test Anything Protocol; the plan comes at the end."""
+
+    def __init__(self):
+        self.count = 0
+        self.failed = 0
+
+    @staticmethod
+    def _line(text):
+        print(text, flush=True)
+
+    def point(self, good, name, *diagnostics):
+        self.count += 1
+        self.failed += not good
+        self._line(f"{'ok' if good else 'not ok'} {self.count} - {name}")
+        for text in diagnostics:
+            for line in str(text).splitlines():
+                self._line(f"# {line}")
+        return good
+
+    def equal(self, got, expected, name):
+        return self.point(got == expected, name,
+                          *([] if got == expected else [f"got      {got!r}", f"expected {expected!r}"]))
+
+    def cannot(self, name, why):
+        """A point that cannot be tried here."""
+        if MUST_WORK:
+            self.point(False, name, why)
+            return
+        self.count += 1
+        self._line(f"ok {self.count} - {name} # SKIP {why}")
+
+    def end(self):
+        self._line(f"1..{self.count}")
+        sys.exit(1 if self.failed else 0)

@@ -1,0 +1,499 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""The shim from outside: programs behave as without it, ports are in the range, and faults are said
+once and do no harm.
+
+Everything runs on loopback, with a rule that names loopback. Two ranges: one outside the kernel's
+ephemeral range, where the shim binds, and one inside, where it uses IP_LOCAL_PORT_RANGE.
+"""
+
+import contextlib
+import os
+import random
+import re
+import selectors
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+import fptest  # noqa: E402
+
+BEHAVE = fptest.program("shim", "behave")
+FAKE = fptest.program("fake", "libfake.so")
+BY_BIND, BY_RANGE = "61000-61199", "50000-50199"
+LOOPBACK = "127.0.0.0/8,::1"
+
+# Prints the source port of each of argv[2] connections held at once, or the error's name.
+DIAL = """
+import errno, socket, sys
+held = []
+for i in range(int(sys.argv[2])):
+    s = socket.socket()
+    try:
+        s.connect(("127.0.0.1", int(sys.argv[1])))
+        print(s.getsockname()[1])
+    except OSError as e:
+        print(errno.errorcode[e.errno])
+    held.append(s)
+"""
+
+
+class Server:
+    """Listens on 127.0.0.1 and ::1 at one port; keeps what it accepts until the client closes."""
+
+    def __init__(self):
+        v4 = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self.port = v4.getsockname()[1]
+        v6 = socket.create_server(("::1", self.port), family=socket.AF_INET6, backlog=512)
+        self.selector = selectors.DefaultSelector()
+        for listener in (v4, v6):
+            listener.setblocking(False)
+            self.selector.register(listener, selectors.EVENT_READ, True)
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        while True:
+            for key, _ in self.selector.select():
+                if key.data:
+                    connection, _ = key.fileobj.accept()
+                    self.selector.register(connection, selectors.EVENT_READ, False)
+                elif not self.alive(key.fileobj):
+                    self.selector.unregister(key.fileobj)
+                    key.fileobj.close()
+
+    @staticmethod
+    def alive(connection):
+        try:
+            return bool(connection.recv(4096))
+        except OSError:
+            return False
+
+
+def run(argv, env, **options):
+    return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120, check=False,
+                          **options)
+
+
+def split(output):
+    lines = output.splitlines()
+    return ([line for line in lines if not line.startswith("port ")],
+            [line for line in lines if line.startswith("port ")])
+
+
+@contextlib.contextmanager
+def pool_folder():
+    with tempfile.TemporaryDirectory(prefix="fixport-test-", dir="/dev/shm") as folder:
+        yield folder
+
+
+def asked(folder, ports, **more):
+    return fptest.environment(FIXPORT_POOL=os.path.join(folder, "pool"), FIXPORT_PORTS=ports,
+                              FIXPORT_TO=LOOPBACK, BEHAVE_RANGE=ports, **more)
+
+
+# What a socket that was bound cannot do again; see fixport(7), LIMITS.
+KNOWN = {("unspec", BY_BIND): ["bind: EINVAL"]}
+
+
+def check_behaviour(tap, server):
+    names = run([BEHAVE, "?", "0"], os.environ).stdout.split()
+    for ports, way in ((BY_RANGE, "by range"), (BY_BIND, "by bind")):
+        for name in names:
+            plain = run([BEHAVE, name, str(server.port)], dict(os.environ, BEHAVE_RANGE=ports))
+            with pool_folder() as folder:
+                shimmed = run([BEHAVE, name, str(server.port)], asked(folder, ports))
+            expected, _ = split(plain.stdout)
+            got, where = split(shimmed.stdout)
+            if (name, ports) in KNOWN:
+                expected = [line for line in expected if not line.startswith("bind: ")]
+                tap.point([line for line in got if line.startswith("bind: ")] == KNOWN[name, ports],
+                          f"{name} ({way}): the known limit is what it was")
+                got = [line for line in got if not line.startswith("bind: ")]
+            tap.point(got == expected and shimmed.returncode == plain.returncode == 0 and
+                      not shimmed.stderr, f"{name} ({way}): behaves as without the shim",
+                      *difference(expected, got), shimmed.stderr)
+            tap.point(all(line.endswith(": in") for line in where),
+                      f"{name} ({way}): {len(where)} ports in the range", *where)
+
+
+def difference(expected, got):
+    if expected == got:
+        return []
+    return [f"without: {expected}", f"with:    {got}"]
+
+
+def dial(env, server, count=1, python=sys.executable):
+    return run([python, "-c", DIAL, str(server.port), str(count)], env)
+
+
+def in_range(text, ports):
+    low, high = map(int, ports.split("-"))
+    return [line for line in text.split() if line.isdigit() and low <= int(line) <= high]
+
+
+def check_exhaustion(tap, server):
+    for ports, way in (("50300-50309", "by range"), ("61300-61309", "by bind")):
+        with pool_folder() as folder:
+            done = dial(asked(folder, ports), server, 12)
+            tap.point(len(set(in_range(done.stdout, ports))) == 10 and
+                      done.stdout.split()[10:] == ["EADDRNOTAVAIL"] * 2,
+                      f"10 ports make 10 connections, then EADDRNOTAVAIL ({way})", done.stdout,
+                      done.stderr)
+
+
+# ---- faults: one line, once, and the program runs on ----
+
+
+def garble(path, how):
+    """Makes a good pool file a bad one."""
+    if how == "truncated":
+        os.truncate(path, 5000)
+    elif how == "empty":
+        os.truncate(path, 0)
+    elif how == "another version":
+        patch(path, 8, b"\x63\0\0\0")
+    elif how == "no pool":
+        patch(path, 0, b"#!/bin/sh")
+    elif how == "a garbled policy":
+        patch(path, 4096 + 40, os.urandom(64))
+    elif how == "a symlink":
+        os.rename(path, path + ".real")
+        os.symlink(path + ".real", path)
+    elif how == "a directory":
+        os.remove(path)
+        os.mkdir(path)
+    elif how == "a FIFO":
+        os.remove(path)
+        os.mkfifo(path)
+    elif how == "of another owner":
+        os.chown(path, 12345, 12345)
+    elif how == "missing":
+        os.remove(path)
+
+
+def patch(path, offset, data):
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+FAULTS = ["truncated", "empty", "another version", "no pool", "a garbled policy", "a symlink",
+          "a directory", "a FIFO", "of another owner", "missing"]
+
+
+def make_pool(folder, server, ports=BY_RANGE):
+    dial(asked(folder, ports), server)
+    return os.path.join(folder, "pool")
+
+
+def check_faults(tap, server):
+    for how in FAULTS:
+        if how == "of another owner" and os.geteuid() != 0:
+            tap.cannot(f"pool {how}", "chown needs root")
+            continue
+        with pool_folder() as folder:
+            path = make_pool(folder, server)
+            garble(path, how)
+            only_pool = fptest.environment(FIXPORT_POOL=path)
+            done = dial(only_pool, server, 3)
+            lines = done.stderr.splitlines()
+            tap.point(done.returncode == 0 and len(lines) == 1 and
+                      lines[0].startswith(f"fixport: {path}: ") and
+                      len([p for p in done.stdout.split() if p.isdigit()]) == 3,
+                      f"pool {how}: said once, and the program runs on unrestricted", done.stderr,
+                      done.stdout)
+            if how == "missing":
+                continue # with FIXPORT_PORTS it is made, then
+            env = asked(folder, BY_RANGE, FIXPORT_ON_ERROR="fail")
+            done = dial(env, server, 2)
+            tap.point(done.stdout.split() == ["EADDRNOTAVAIL"] * 2 and
+                      len(done.stderr.splitlines()) == 1,
+                      f"pool {how}: FIXPORT_ON_ERROR=fail refuses", done.stdout, done.stderr)
+
+
+def check_environment_faults(tap, server):
+    cases = [("FIXPORT_PORTS", "60001-80001", "80001 is not a port: ports end at 65535"),
+             ("FIXPORT_PORTS", "0-10", "0 is not a port"), ("FIXPORT_PORTS", "200-100", "200-100"),
+             ("FIXPORT_PORTS", "", ""), ("FIXPORT_PORTS", "banana", "banana"),
+             ("FIXPORT_PORTS", "1-10,5-20", "overlap"),
+             ("FIXPORT_TO", "10.0.0.0/33", "33"), ("FIXPORT_TO", "nowhere", "nowhere"),
+             ("FIXPORT_ON_ERROR", "maybe", "pass and fail")]
+    for name, value, expected in cases:
+        with pool_folder() as folder:
+            env = asked(folder, BY_RANGE, **{}) | {name: value}
+            done = dial(env, server, 2)
+            tap.point(done.returncode == 0 and len(done.stderr.splitlines()) == 1 and
+                      done.stderr.startswith(f"fixport: {name}=") and expected in done.stderr and
+                      not os.path.exists(os.path.join(folder, "pool")),
+                      f"{name}={value}: said once, nothing made, the program runs on", done.stderr)
+    with pool_folder() as folder:
+        done = dial(asked(folder, BY_RANGE, FIXPORT_DISABLE="1"), server)
+        tap.point(not in_range(done.stdout, BY_RANGE) and not done.stderr and
+                  not os.listdir(folder), "FIXPORT_DISABLE=1: as if the shim were not there",
+                  done.stdout, done.stderr)
+
+
+def check_stderr_is_respected(tap, server):
+    """A daemon has something else on descriptor 2 by the time there is a fault to be said."""
+    code = f"""
+import os, socket, sys
+fd = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR)
+os.dup2(fd, 2)
+socket.create_connection(("127.0.0.1", {server.port}))
+"""
+    with pool_folder() as folder:
+        victim = os.path.join(folder, "database")
+        done = run([sys.executable, "-c", code, victim],
+                   fptest.environment(FIXPORT_POOL=os.path.join(folder, "none")))
+        tap.point(done.returncode == 0 and os.path.getsize(victim) == 0,
+                  "nothing is written to what took the place of stderr")
+
+
+def check_random_pools(tap, server, variants):
+    """Bytes of the pool's header, policy, holders and lanes changed at random."""
+    seed = int(os.environ.get("FIXPORT_TEST_SEED", "1"))
+    chance = random.Random(seed)
+    crashes = []
+    with pool_folder() as folder:
+        path = make_pool(folder, server)
+        good = open(path, "rb").read(400000)
+        for i in range(variants):
+            bad = bytearray(good)
+            area = chance.choice([(0, 64), (0, 512), (4096, 30000), (28000, 170000),
+                                  (160000, 400000)])
+            for _ in range(chance.choice([1, 4, 64, 1000])):
+                bad[chance.randrange(*area)] = chance.randrange(256)
+            patch(path, 0, bad)
+            done = run([BEHAVE, chance.choice(["plain", "bind-zero", "descriptors"]),
+                        str(server.port)], fptest.environment(FIXPORT_POOL=path))
+            if done.returncode or len(done.stderr.splitlines()) > 1:
+                crashes.append((i, done.returncode, done.stderr[-300:]))
+        tap.point(not crashes, f"{variants} garbled pools: no crash (seed {seed})", *crashes[:5])
+
+
+def check_truncation(tap, server):
+    """The file is cut to nothing while a program is connecting all the time."""
+    code = """
+import socket, sys, time
+end = time.monotonic() + 1.5
+count = 0
+while time.monotonic() < end:
+    try:
+        socket.create_connection(("127.0.0.1", int(sys.argv[1]))).close()
+        count += 1
+    except OSError:
+        pass
+print("survived", count > 0)
+"""
+    with pool_folder() as folder:
+        path = make_pool(folder, server)
+        client = subprocess.Popen([sys.executable, "-c", code, str(server.port)],
+                                  env=fptest.environment(FIXPORT_POOL=path), text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        time.sleep(0.7)  # in the middle of its 1.5 s; whenever it hits, the result is the same
+        os.truncate(path, 0)
+        out, err = client.communicate(timeout=60)
+        tap.point(client.returncode == 0 and "survived True" in out,
+                  "the pool file truncated under a running program: it runs on", out, err)
+
+
+# ---- namespaces ----
+
+SETNS = """
+import ctypes, os, socket, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def dial():
+    s = socket.create_connection(("127.0.0.1", int(sys.argv[2])))
+    return s.getsockname()[1], s
+one = dial()
+fd = os.open("/run/netns/" + sys.argv[1], os.O_RDONLY)
+raw = sys.argv[3] == "raw"
+result = libc.syscall(308, fd, 0) if raw else libc.setns(fd, 0)
+assert result == 0, ctypes.get_errno()
+two = dial()
+print(one[0], two[0])
+import subprocess
+print(subprocess.run([sys.argv[4], "--pool", os.environ["FIXPORT_POOL"], "status", "--json"],
+                     capture_output=True, text=True, env={}).stdout)
+"""
+
+
+def check_setns(tap, server):
+    name = f"fptest{os.getpid()}"
+    if subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode:
+        tap.cannot("setns", "making network namespaces needs root")
+        return
+    try:
+        subprocess.run(["ip", "netns", "exec", name, "ip", "link", "set", "lo", "up"], check=True)
+        other = subprocess.Popen(
+            ["ip", "netns", "exec", name, sys.executable, "-u", "-c",
+             f"import socket; s = socket.create_server(('127.0.0.1', {server.port}), backlog=50);"
+             "print('ready'); k = []\nwhile True: k.append(s.accept())"],
+            stdout=subprocess.PIPE, text=True)
+        other.stdout.readline()
+        for how in ("libc", "raw"):
+            with pool_folder() as folder:
+                done = run([sys.executable, "-c", SETNS, name, str(server.port), how,
+                            fptest.POOL_TOOL], asked(folder, BY_RANGE))
+                ports = done.stdout.splitlines()[:1]
+                holders = len(set(re.findall(r'"netns":\s*(\d+)', done.stdout)))
+                tap.point(done.returncode == 0 and len(in_range(" ".join(ports), BY_RANGE)) == 2 and
+                          len(set(ports[0].split())) == 2 and holders == 2,
+                          f"setns ({how}): another namespace is another holder", done.stdout,
+                          done.stderr)
+        other.kill()
+        other.wait()
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=False)
+
+
+# ---- a system on which something fails ----
+
+FAKES = [
+    # what fails, the range, whether ports must still be right
+    ("setsockopt/0/51=92", BY_RANGE, True, "a kernel without IP_LOCAL_PORT_RANGE"),
+    ("getsockopt/1/71=92", BY_RANGE, True, "a kernel without SO_NETNS_COOKIE"),
+    ("getrandom=38", BY_RANGE, True, "no getrandom"),
+    ("fallocate=95", BY_RANGE, True, "a file system without fallocate"),
+    ("linkat=1@1", BY_RANGE, None, "a link that is not permitted"),
+    ("fallocate=28", BY_RANGE, None, "a full file system"),
+    ("ftruncate=28", BY_RANGE, None, "a full file system, later"),
+    ("mmap=12", BY_RANGE, None, "no memory to map it"),
+    ("fcntl=22", BY_RANGE, None, "no open-file-description locks"),
+    ("fchmod=1", BY_RANGE, None, "a mode that cannot be set"),
+    ("socket=24@1-1", BY_RANGE, True, "no descriptor at the start"),
+    ("openat=13", BY_RANGE, None, "a pool that may not be opened"),
+]
+
+
+def check_fakes(tap, server):
+    for fake, ports, restricted, what in FAKES:
+        with pool_folder() as folder:
+            env = asked(folder, ports, FAKE=fake)
+            env["LD_PRELOAD"] += ":" + FAKE
+            done = dial(env, server, 5)
+            inside = len(in_range(done.stdout, ports))
+            if restricted:
+                good = inside == 5 and not done.stderr
+            else:
+                good = (inside == 0 and len(done.stdout.split()) == 5 and
+                        "E" not in done.stdout and len(done.stderr.splitlines()) == 1)
+            tap.point(good and done.returncode == 0, f"{what} ({fake}): " +
+                      ("ports are right all the same" if restricted else
+                       "said once, and the program runs on"), done.stdout, done.stderr)
+
+
+def check_reconcile_without_kernel(tap, server):
+    """The kernel does not answer: nothing is concluded, and nothing is lost for good."""
+    code = """
+import socket, sys
+for i in range(30):
+    s = socket.socket()
+    try:
+        s.connect(("127.0.0.1", int(sys.argv[1])))
+    except OSError:
+        pass
+    s.detach()
+print("done")
+"""
+    with pool_folder() as folder:
+        env = asked(folder, "50300-50309", FAKE="recvfrom=1")
+        env["LD_PRELOAD"] += ":" + FAKE
+        done = run([sys.executable, "-c", code, str(server.port)], env)
+        tap.point(done.returncode == 0 and done.stdout == "done\n",
+                  "NETLINK_SOCK_DIAG refused: the program runs on", done.stderr)
+
+
+# ---- what the library is ----
+
+
+def check_library(tap):
+    dynamic = run(["readelf", "-d", fptest.SHIM], os.environ).stdout
+    tap.point("(NEEDED)" not in dynamic, "it needs no library", dynamic)
+    symbols = run(["nm", "-D", fptest.SHIM], os.environ).stdout
+    exported = sorted(line.split()[-1] for line in symbols.splitlines() if " T " in line)
+    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "shim")
+    with open(os.path.join(source, "libfixport.map"), encoding="ascii") as file:
+        listed = sorted(re.findall(r"^    (\w+);", file.read(), re.M))
+    tap.equal(exported, listed, "it exports what its map lists, and nothing else")
+    with open(os.path.join(source, "weak.h"), encoding="ascii") as file:
+        weak = sorted(re.findall(r"#pragma weak (\w+)", file.read()))
+    undefined = sorted(line.split() for line in symbols.splitlines() if line.split()[0] in "wUv")
+    tap.equal(undefined, [["w", name] for name in weak],
+              "it asks the C library for weak symbols without versions only")
+
+
+def check_musl(tap, server):
+    """The same file in a program with another C library."""
+    if not shutil.which("musl-gcc"):
+        tap.cannot("musl", "musl-gcc is not installed")
+        return
+    with pool_folder() as folder:
+        program = os.path.join(folder, "dial")
+        source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "dial.c")
+        build = run(["musl-gcc", "-O1", "-o", program, source], os.environ)
+        if not tap.point(build.returncode == 0, "a program for musl is built", build.stderr):
+            return
+        for ports, way in ((BY_RANGE, "by range"), (BY_BIND, "by bind")):
+            sub = os.path.join(folder, way)
+            os.mkdir(sub)
+            env = asked(sub, ports)
+            done = run([program, str(server.port), "5"], env)
+            tap.point(len(set(in_range(done.stdout, ports))) == 5,
+                      f"musl: the same library file ({way})", done.stdout, done.stderr)
+
+
+def check_no_libc(tap):
+    """A dynamically linked program without a C library (as Go's can be) must start as ever."""
+    code = """
+    .globl _start
+_start:
+    mov $60, %eax
+    mov $42, %edi
+    syscall
+"""
+    if os.uname().machine != "x86_64":
+        tap.cannot("no C library", "the program is for x86-64")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        source, program = os.path.join(folder, "a.s"), os.path.join(folder, "a")
+        with open(source, "w", encoding="ascii") as file:
+            file.write(code)
+        run(["cc", "-nostdlib", "-pie", "-o", program, source,
+             "-Wl,--dynamic-linker=/lib64/ld-linux-x86-64.so.2"], os.environ)
+        plain = run([program], os.environ)
+        done = run([program], fptest.environment(FIXPORT_PORTS=BY_RANGE))
+        tap.point(plain.returncode == done.returncode == 42 and not done.stderr,
+                  "a program without a C library is not touched",
+                  f"{plain.returncode} {done.returncode}", done.stderr)
+
+
+def main():
+    fptest.in_own_network()
+    tap = fptest.Tap()
+    server = Server()
+    sanitized = bool(fptest.BEFORE)
+    check_behaviour(tap, server)
+    check_exhaustion(tap, server)
+    check_faults(tap, server)
+    check_environment_faults(tap, server)
+    check_stderr_is_respected(tap, server)
+    check_truncation(tap, server)
+    check_setns(tap, server)
+    check_fakes(tap, server)
+    check_reconcile_without_kernel(tap, server)
+    check_random_pools(tap, server, 300 if sanitized else 2000)
+    if not sanitized:
+        check_library(tap)
+        check_musl(tap, server)
+        check_no_libc(tap)
+    tap.end()
+
+
+if __name__ == "__main__":
+    main()

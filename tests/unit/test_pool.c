@@ -1,0 +1,399 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The pool without the shim: making, opening and checking files, leases, holders. Where two
+ * namespaces are needed, two cookies will do: the pool only compares them.
+ */
+#include "holder.h"
+#include "layout_size.h"
+#include "lease.h"
+#include "pool.h"
+#include "sys.h"
+
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static char path[64];
+static struct policy policy;
+static const struct pool_options options = {.lanes = 16, .mode = 0600, .group = (gid_t)-1};
+
+static void make_pool(void)
+{
+    snprintf(path, sizeof(path), "/dev/shm/fixport-unit-%d", getpid());
+    unlink(path);
+    policy_init(&policy);
+    policy.quarantine_ms = 1000;
+    cr_assert_eq(policy_add_rule(&policy, "r", "60001-60010,60600-60609", "10.0.0.0/8", NULL), 0);
+    cr_assert_eq(pool_create(path, &policy, &options), 0);
+}
+
+static void remove_pool(void)
+{
+    unlink(path);
+}
+
+TestSuite(pool, .init = make_pool, .fini = remove_pool);
+
+static struct dest dest_of(uint8_t last, uint16_t port)
+{
+    return (struct dest){.addr = {[10] = 0xff, [11] = 0xff, [12] = 10, [15] = last}, .port = port};
+}
+
+static struct policy_verdict verdict_of(struct pool *pool, const struct dest *dest)
+{
+    struct policy_verdict verdict;
+    cr_assert(pool_match(pool, dest, &verdict));
+    return verdict;
+}
+
+/* Takes a port for @slot at time @now. Return: the port, or 0. */
+static uint16_t take(struct pool *pool, uint32_t slot, uint32_t lane, uint64_t now,
+                     struct lease *lease)
+{
+    struct dest dest = dest_of(1, 80);
+    struct policy_verdict verdict = verdict_of(pool, &dest);
+    struct lease_search search;
+    struct lease unused;
+    lease = lease ? lease : &unused;
+    lease_search_begin(&search, pool, &verdict, slot, lane, now, (uint32_t)random() << 1);
+    return lease_search_next(&search, lease) == 0 ? lease->port : 0;
+}
+
+Test(pool, opens_what_it_made)
+{
+    struct pool pool;
+    struct policy copy;
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    cr_assert_eq(pool.lanes, 16);
+    cr_assert_eq(pool_policy(&pool, &copy), 0);
+    cr_assert_eq(memcmp(&copy, &policy, sizeof(copy)), 0);
+    pool_close(&pool);
+    cr_assert_eq(pool_create(path, &policy, &options), -EEXIST);
+}
+
+Test(pool, refuses_other_files)
+{
+    struct pool pool;
+    char other[80];
+    cr_assert_eq(pool_open("/nonexistent/pool", &pool, NULL), -ENOENT);
+    cr_assert_eq(pool_open("/dev", &pool, NULL), -EISDIR);
+    cr_assert_eq(pool_open("/dev/null", &pool, NULL), -EINVAL);
+    snprintf(other, sizeof(other), "%s-link", path);
+    unlink(other);
+    cr_assert_eq(symlink(path, other), 0);
+    cr_assert_eq(pool_open(other, &pool, NULL), -ELOOP);
+    unlink(other);
+    cr_assert_eq(truncate(path, 100), 0);
+    cr_assert_eq(pool_open(path, &pool, NULL), -EMEDIUMTYPE);
+    cr_assert_null(pool.header);
+}
+
+static void patch(size_t offset, const void *data, size_t size)
+{
+    int fd = open(path, O_WRONLY);
+    cr_assert_eq(pwrite(fd, data, size, (off_t)offset), (ssize_t)size);
+    close(fd);
+}
+
+Test(pool, refuses_damage)
+{
+    struct pool pool;
+    uint32_t version = 99;
+    patch(offsetof(struct pool_header, version), &version, sizeof(version));
+    cr_assert_eq(pool_open(path, &pool, NULL), -EPROTO);
+    version = POOL_VERSION;
+    patch(offsetof(struct pool_header, version), &version, sizeof(version));
+    uint32_t lanes = 17;
+    patch(offsetof(struct pool_header, lanes), &lanes, sizeof(lanes));
+    cr_assert_eq(pool_open(path, &pool, NULL), -EBADMSG);
+    lanes = 16;
+    patch(offsetof(struct pool_header, lanes), &lanes, sizeof(lanes));
+    patch(layout_policy(0) + 100, "garbled", 7);
+    cr_assert_eq(pool_open(path, &pool, NULL), -EBADMSG);
+}
+
+Test(pool, random_bytes_never_crash)
+{
+    static char bytes[1 << 20];
+    struct pool pool;
+    int fd = open(path, O_RDWR);
+    ssize_t size = pread(fd, bytes, sizeof(bytes), 0);
+    cr_assert_gt(size, 0);
+    size_t whole = layout_size(16, 6);
+    char *memory = malloc(whole);
+    srandom(1);
+    for (int i = 0; i < 20000; i++) {
+        memset(memory, 0, whole);
+        memcpy(memory, bytes, (size_t)size < whole ? (size_t)size : whole);
+        int changes = 1 << random() % 10;
+        size_t area = i % 3 == 0 ? 64 : i % 3 == 1 ? 40000 : 300000;
+        for (int k = 0; k < changes; k++)
+            memory[(size_t)random() % area] = (char)random();
+        if (pool_attach(memory, whole, &pool) != 0)
+            continue;
+        struct dest dest = dest_of((uint8_t)random(), 80);
+        struct policy_verdict verdict;
+        int lane = pool_lane_find(&pool, &dest, true);
+        cr_assert(lane >= 0 && (uint32_t)lane < pool.lanes);
+        if (pool_match(&pool, &dest, &verdict)) {
+            struct lease lease;
+            struct lease_search search;
+            lease_search_begin(&search, &pool, &verdict, 3, (uint32_t)lane, 5000, 0);
+            if (lease_search_next(&search, &lease) == 0)
+                lease_let_go(&pool, &lease, 6000);
+        }
+    }
+    free(memory);
+    close(fd);
+}
+
+Test(pool, a_port_is_given_once)
+{
+    struct pool pool;
+    bool seen[65536] = {false};
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    for (int i = 0; i < 20; i++) {
+        uint16_t port = take(&pool, (uint32_t)i % 3, 2, 5000, NULL);
+        cr_assert(portset_has(&policy.rule[0].ports, port), "port %d", port);
+        cr_assert_not(seen[port], "port %d twice", port);
+        seen[port] = true;
+    }
+    cr_assert_eq(take(&pool, 0, 2, 5000, NULL), 0, "there are only 20 ports");
+    cr_assert_neq(take(&pool, 0, 3, 5000, NULL), 0, "another lane has all of them");
+    pool_close(&pool);
+}
+
+Test(pool, what_is_let_go_is_the_holders_until_it_rests)
+{
+    struct pool pool;
+    struct lease lease[20];
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    for (int i = 0; i < 20; i++)
+        take(&pool, 0, 2, 5000, &lease[i]);
+    lease_let_go(&pool, &lease[7], 5100);
+    cr_assert_eq(take(&pool, 1, 2, 900000, NULL), 0, "a hint must not give it to another");
+    cr_assert_eq(take(&pool, 0, 2, 5200, NULL), lease[7].port, "its holder may try it again");
+    atomic_store(pool_word(&pool, 2, lease[8].port), word_make(WORD_RESTING, 1, 6000));
+    cr_assert_eq(take(&pool, 1, 2, 6500, NULL), 0, "the quarantine is one second");
+    cr_assert_eq(take(&pool, 1, 2, 7000, NULL), lease[8].port);
+    pool_close(&pool);
+}
+
+Test(pool, times_from_the_future_are_long_ago)
+{
+    struct pool pool;
+    struct lease lease;
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    for (int i = 0; i < 20; i++)
+        take(&pool, 0, 2, 5000, &lease);
+    atomic_store(pool_word(&pool, 2, lease.port), word_make(WORD_RESTING, 9, 1ull << 47));
+    cr_assert_eq(take(&pool, 1, 2, 6000, NULL), lease.port);
+    pool_close(&pool);
+}
+
+Test(pool, confirming)
+{
+    struct pool pool;
+    struct lease lease;
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    take(&pool, 0, 2, 5000, &lease);
+    _Atomic uint64_t *word = pool_word(&pool, 2, lease.port);
+    cr_assert(lease_confirm(&pool, &lease, 5001));
+    atomic_store(word, word_make(WORD_LETGO, 1, 6000));
+    cr_assert(lease_confirm(&pool, &lease, 6001), "suspected, and taken back");
+    cr_assert_eq(word_state(atomic_load(word)), WORD_USED);
+    atomic_store(word, word_make(WORD_RESTING, 1, 6000));
+    cr_assert(lease_confirm(&pool, &lease, 6001), "resting, and taken back");
+    atomic_store(word, word_make(WORD_USED, 2, 6000));
+    cr_assert_not(lease_confirm(&pool, &lease, 6001), "another holder's by now");
+    atomic_store(word, 0);
+    cr_assert_not(lease_confirm(&pool, &lease, 6001));
+    pool_close(&pool);
+}
+
+Test(pool, more_destinations_than_lanes_share)
+{
+    struct pool pool;
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    uint32_t keyed = pool.lanes - pool.lanes_shared;
+    int found[64];
+    for (int i = 0; i < 64; i++) {
+        struct dest dest = dest_of((uint8_t)i, 443);
+        cr_assert_eq(pool_lane_find(&pool, &dest, false), i < (int)keyed ? -ENOENT : (int)keyed +
+                     (pool_lane_find(&pool, &dest, false) - (int)keyed));
+        found[i] = pool_lane_find(&pool, &dest, true);
+        cr_assert(found[i] >= 0 && found[i] < (int)pool.lanes);
+        for (int k = 0; k < i && i < (int)keyed; k++)
+            cr_assert_neq(found[i], found[k], "as long as there are lanes, each has its own");
+    }
+    for (int i = 0; i < 64; i++) {
+        struct dest dest = dest_of((uint8_t)i, 443);
+        cr_assert_eq(pool_lane_find(&pool, &dest, true), found[i], "for ever");
+    }
+    pool_close(&pool);
+}
+
+Test(pool, shared_lanes_let_a_namespace_use_a_port_for_several_destinations)
+{
+    struct pool pool;
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    uint32_t lane = pool.lanes - 1;
+    for (int i = 0; i < 20; i++)
+        cr_assert_neq(take(&pool, 0, lane, 5000, NULL), 0);
+    cr_assert_neq(take(&pool, 0, lane, 5000, NULL), 0, "the kernel decides inside the namespace");
+    cr_assert_eq(take(&pool, 1, lane, 5000, NULL), 0, "another namespace must not");
+    pool_close(&pool);
+}
+
+Test(pool, reload_in_place)
+{
+    struct pool pool;
+    struct policy other;
+    struct policy_verdict verdict;
+    struct dest dest = dest_of(1, 80);
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    cr_assert_eq(pool_reload(path, &policy), 1, "nothing changes");
+    policy_init(&other);
+    policy_add_rule(&other, "r", "40000-40005", "10.0.0.0/8", NULL);
+    cr_assert_eq(pool_reload(path, &other), 0);
+    cr_assert(pool_match(&pool, &dest, &verdict));
+    cr_assert_eq(verdict.ports.range[0].lo, 40000, "an open pool sees it");
+    cr_assert_not_null(pool_word(&pool, 0, 40000));
+    policy_init(&other);
+    policy_add_rule(&other, "r", "1-65535", "10.0.0.0/8", NULL);
+    cr_assert_eq(pool_reload(path, &other), -ENOSPC, "no room for that many pages");
+    cr_assert(pool_match(&pool, &dest, &verdict));
+    cr_assert_eq(verdict.ports.range[0].lo, 40000, "nothing was changed");
+    pool_close(&pool);
+}
+
+Test(pool, removed_pools_are_retired)
+{
+    struct pool pool;
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    cr_assert_eq(pool_remove(path), 0);
+    cr_assert_eq(atomic_load(&pool.header->state), (uint32_t)POOL_RETIRED);
+    cr_assert_eq(access(path, F_OK), -1);
+    pool_close(&pool);
+}
+
+/* A process that joins as @cookie, takes all ports of lane 2 and waits to be killed. */
+static pid_t start_holder(uint64_t cookie, int *slot)
+{
+    int report[2];
+    cr_assert_eq(pipe(report), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct pool pool;
+        int fd;
+        pool_open(path, &pool, &fd);
+        int mine = holder_join(&pool, fd, cookie);
+        close(fd);
+        while (mine >= 0 && take(&pool, (uint32_t)mine, 2, sys_now_ms(), NULL))
+            ;
+        if (write(report[1], &mine, sizeof(mine)) == sizeof(mine))
+            pause();
+        _exit(1);
+    }
+    close(report[1]);
+    cr_assert_eq(read(report[0], slot, sizeof(*slot)), (ssize_t)sizeof(*slot));
+    close(report[0]);
+    return pid;
+}
+
+Test(pool, the_dead_are_buried)
+{
+    struct pool pool;
+    int slot, fd;
+    cr_assert_eq(pool_open(path, &pool, &fd), 0);
+    pid_t pid = start_holder(77, &slot);
+    cr_assert_geq(slot, 0);
+    cr_assert(holder_alive(fd, (uint32_t)slot), "with no descriptor of it left in the process");
+    cr_assert_eq(holder_bury_dead(&pool, fd, sys_now_ms()), 0);
+    cr_assert_eq(take(&pool, 999, 2, sys_now_ms(), NULL), 0);
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    cr_assert_not(holder_alive(fd, (uint32_t)slot));
+    uint64_t now = sys_now_ms();
+    cr_assert_eq(holder_bury_dead(&pool, fd, now), 1);
+    cr_assert_eq(take(&pool, 999, 2, now + 500, NULL), 0, "in quarantine");
+    cr_assert_neq(take(&pool, 999, 2, now + 1000, NULL), 0);
+    close(fd);
+    pool_close(&pool);
+}
+
+Test(pool, one_namespace_one_slot)
+{
+    struct pool pool;
+    int first, second, other, fd;
+    cr_assert_eq(pool_open(path, &pool, &fd), 0);
+    pid_t a = start_holder(77, &first), b = start_holder(77, &second), c = start_holder(78, &other);
+    cr_assert_eq(first, second);
+    cr_assert_neq(first, other);
+    kill(a, SIGKILL);
+    waitpid(a, NULL, 0);
+    cr_assert_eq(holder_bury_dead(&pool, fd, sys_now_ms()), 0, "the other process keeps it alive");
+    kill(b, SIGKILL);
+    kill(c, SIGKILL);
+    waitpid(b, NULL, 0);
+    waitpid(c, NULL, 0);
+    cr_assert_eq(holder_bury_dead(&pool, fd, sys_now_ms()), 2);
+    close(fd);
+    pool_close(&pool);
+}
+
+Test(pool, a_lock_that_is_never_let_go_holds_nobody_up)
+{
+    struct pool pool, mine;
+    int blocked, fd;
+    cr_assert_eq(pool_open(path, &pool, &blocked), 0);
+    /* Somebody was stopped while claiming a slot: all of them, to be sure it is the one. */
+    struct flock all = {.l_type = F_WRLCK,
+                        .l_whence = SEEK_SET,
+                        .l_start = (off_t)POOL_HOLDER_LOCK_BASE,
+                        .l_len = POOL_HOLDERS - 1};
+    cr_assert_eq(fcntl(blocked, F_OFD_SETLK, &all), 0);
+    cr_assert_eq(pool_open(path, &mine, &fd), 0);
+    cr_assert_eq(holder_join(&mine, fd, 5), (int)POOL_HOLDERS - 1);
+    close(fd);
+    close(blocked);
+    pool_close(&mine);
+    pool_close(&pool);
+}
+
+Test(pool, the_table_of_holders_can_be_full)
+{
+    struct pool pool;
+    int fd;
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    for (uint32_t i = 0; i < POOL_HOLDERS; i++) {
+        struct pool again;
+        cr_assert_eq(pool_open(path, &again, &fd), 0);
+        cr_assert_geq(holder_join(&again, fd, 1000 + i), 0, "holder %u", i);
+        close(fd); /* the mapping keeps the lock */
+    }
+    cr_assert_eq(pool_open(path, &pool, &fd), 0);
+    cr_assert_eq(holder_join(&pool, fd, 7), -ENOSPC);
+    cr_assert_geq(holder_join(&pool, fd, 1500), 0, "who has one already gets in");
+}
+
+Test(pool, waiting_ends_when_a_port_is_let_go)
+{
+    struct pool pool;
+    struct lease lease;
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    take(&pool, 0, 2, 5000, &lease);
+    uint32_t seen = lease_wait_begin(&pool, 2);
+    cr_assert_eq(lease_wait(&pool, 2, seen, 10), -ETIMEDOUT);
+    pid_t pid = fork();
+    if (pid == 0) {
+        lease_let_go(&pool, &lease, 5100);
+        _exit(0);
+    }
+    cr_assert_eq(lease_wait(&pool, 2, seen, 10000), 0);
+    waitpid(pid, NULL, 0);
+    pool_close(&pool);
+}
