@@ -30,7 +30,8 @@
  * LETGO; a word that was LETGO before the dump began and still has none becomes RESTING, and
  * after the quarantine anybody's. Two steps, because a thread may sit between taking a word and
  * connecting: it makes its socket visible, then looks at its word again (lease_confirm); the
- * reconciler marks the word, then looks at the sockets. Whatever the order, one sees the other. A
+ * reconciler marks the word, then looks at the sockets. Whatever the order, one sees the other. (A
+ * socket that is closing, or in TIME_WAIT, makes its word LETGO; a live one makes it USED.) A
  * confirming thread whose word has become LETGO or RESTING takes it back; if it has passed to
  * another holder, the connection is undone. Only processes inside a namespace can ask its kernel
  * table, so only they return its words (or its death does: holder.h).
@@ -42,9 +43,9 @@
  * The order of taking: first a few from a random start (RFC 6056), where nobody of this namespace
  * can be. If they are all taken, on from the lane's hand, which goes round the range as a clock's
  * does, so that what lies before it was used longest ago: now also ports that this namespace let go
- * of a short while ago. The kernel may refuse them (TIME_WAIT); then they count as used, so that
- * each is tried once. Last, in lanes that several destinations share, ports that this namespace
- * uses towards another one of them.
+ * of a short while ago. The kernel may refuse them (FIN_WAIT: the peer has not closed yet), so one
+ * connect tries a few of them only. Last, in lanes that several destinations share, ports that this
+ * namespace uses towards another one of them.
  *
  * Everything in a word is hostile: a state or holder that makes no sense is simply not taken.
  */
@@ -54,11 +55,13 @@
 
 #include <limits.h>
 #include <linux/futex.h>
+#include <netinet/tcp.h>
 #include <string.h>
 
 #define LINGER_MS 60000 /* TCP_TIMEWAIT_LEN: after this a closed socket is gone (net/tcp.h) */
 #define SUSPECT_MS 1000 /* a connect that takes longer to begin may be marked, see above */
 #define RECONCILE_MS 100 /* at most so often for a namespace: it costs ms */
+#define RECENT_TRIES 64 /* attempts on ports let go a short while ago, in one connect */
 #define RANDOM_STEPS 32 /* ports looked at from the random start, before the hand's turn */
 
 enum { PASS_RANDOM, PASS_HAND, PASS_SHARED, PASS_END };
@@ -103,7 +106,8 @@ static bool word_fresh(const struct lease_search *search, uint64_t word)
 static bool word_recent(const struct lease_search *search, uint64_t word)
 {
     return word_fresh(search, word) ||
-           (word_state(word) == WORD_LETGO && word_holder(word) == search->holder);
+           (word_state(word) == WORD_LETGO && word_holder(word) == search->holder &&
+            search->recent < RECENT_TRIES);
 }
 
 static bool word_shared(const struct lease_search *search, uint64_t word)
@@ -111,13 +115,17 @@ static bool word_shared(const struct lease_search *search, uint64_t word)
     return word_holder(word) == search->holder && word_state(word) == WORD_USED;
 }
 
-static bool word_take(const struct lease_search *search, _Atomic uint64_t *at, uint64_t word,
+static bool word_take(struct lease_search *search, _Atomic uint64_t *at, uint64_t word,
                       uint16_t port, struct lease *lease)
 {
     uint64_t taken = word_make(WORD_USED, search->holder, search->now);
     if (!atomic_compare_exchange_strong(at, &word, taken))
         return false;
-    *lease = (struct lease){.word = taken, .lane = search->lane, .port = port};
+    search->recent += word_state(word) == WORD_LETGO;
+    *lease = (struct lease){.word = taken,
+                            .lane = search->lane,
+                            .port = port,
+                            .before = (uint8_t)word_state(word)};
     return true;
 }
 
@@ -227,9 +235,13 @@ int lease_claim(struct lease_search *search, uint16_t port, struct lease *lease)
     return -EADDRNOTAVAIL;
 }
 
-void lease_refused(const struct pool *pool, const struct lease *lease)
+void lease_refused(const struct pool *pool, const struct lease *lease, uint64_t now)
 {
-    (void)lease; /* its word says USED by this namespace already, which is what is true */
+    /* Something of this namespace is there, known to be closing or not known: USED it stays. */
+    _Atomic uint64_t *at = pool_word(pool, lease->lane, lease->port);
+    uint64_t word = lease->word;
+    if (at && lease->before == WORD_LETGO)
+        atomic_compare_exchange_strong(at, &word, word_make(WORD_LETGO, word_holder(word), now));
     atomic_fetch_add_explicit(&pool->header->retries, 1, memory_order_relaxed);
 }
 
@@ -306,16 +318,18 @@ bool lease_reconcile_due(const struct pool *pool, uint32_t slot, uint64_t now)
 /* What a dump shows, one bit for each word of the pool. */
 struct truth {
     const struct pool *pool;
-    uint8_t *seen; /* by place, lane, port, as the words */
+    uint8_t *live; /* by place, lane, port, as the words: a socket that is in use */
+    uint8_t *closing; /* the same: one that is closing, or a TIME_WAIT */
     uint8_t *any; /* by place, port: in use whatever the destination (listening, bound) */
     char *buffer;
-    size_t size; /* bytes of the mapping that all three share */
+    size_t size; /* bytes of the mapping that all share */
 };
 
 static int truth_begin(struct truth *truth, const struct pool *pool)
 {
     size_t any = (size_t)pool->places * POOL_PAGE_PORTS / 8;
-    size_t size = SOCKDIAG_BUFFER + any + any * pool->lanes;
+    size_t all = any * pool->lanes;
+    size_t size = SOCKDIAG_BUFFER + any + 2 * all;
     long at = SYS(mmap, NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (at < 0 && at > -4096)
         return (int)at;
@@ -323,9 +337,26 @@ static int truth_begin(struct truth *truth, const struct pool *pool)
     *truth = (struct truth){.pool = pool,
                             .buffer = base,
                             .any = (uint8_t *)base + SOCKDIAG_BUFFER,
-                            .seen = (uint8_t *)base + SOCKDIAG_BUFFER + any,
+                            .live = (uint8_t *)base + SOCKDIAG_BUFFER + any,
+                            .closing = (uint8_t *)base + SOCKDIAG_BUFFER + any + all,
                             .size = size};
     return 0;
+}
+
+static bool is_closing(uint8_t state)
+{
+    return state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2 || state == TCP_CLOSING ||
+           state == TCP_LAST_ACK || state == TCP_TIME_WAIT;
+}
+
+static void set_bit(uint8_t *bits, size_t index)
+{
+    bits[index / 8] |= (uint8_t)(1 << index % 8);
+}
+
+static bool get_bit(const uint8_t *bits, size_t index)
+{
+    return bits[index / 8] >> index % 8 & 1;
 }
 
 static void truth_add(const struct sockdiag_socket *socket, void *arg)
@@ -337,50 +368,55 @@ static void truth_add(const struct sockdiag_socket *socket, void *arg)
     if (place >= pool->places)
         return;
     if (socket->peer.port == 0) {
-        truth->any[(place * POOL_PAGE_PORTS + offset) / 8] |= (uint8_t)(1 << offset % 8);
+        set_bit(truth->any, place * POOL_PAGE_PORTS + offset);
         return;
     }
     int lane = pool_lane_find(pool, &socket->peer, false);
     if (lane >= 0)
-        truth->seen[(((size_t)place * pool->lanes + (uint32_t)lane) * POOL_PAGE_PORTS + offset) /
-                    8] |= (uint8_t)(1 << offset % 8);
+        set_bit(is_closing(socket->state) ? truth->closing : truth->live,
+                ((size_t)place * pool->lanes + (uint32_t)lane) * POOL_PAGE_PORTS + offset);
 }
 
-static bool bit(const uint8_t *bits, size_t index)
+/* What a word becomes that has no socket; the same word if nothing. */
+static uint64_t word_unseen(uint64_t word, uint64_t began, uint64_t now)
 {
-    return bits[index / 8] >> index % 8 & 1;
+    if (word_state(word) == WORD_USED && age(began, word_when(word)) >= SUSPECT_MS)
+        return word_make(WORD_LETGO, word_holder(word), now);
+    if (word_state(word) == WORD_LETGO && word_when(word) < began)
+        return word_make(WORD_RESTING, word_holder(word), now);
+    return word;
 }
 
-/* Moves one word on that has no socket. Return: whether it changed. */
-static bool word_unseen(_Atomic uint64_t *at, uint64_t word, uint64_t began)
+static uint64_t word_judged(const struct truth *truth, uint64_t word, size_t index, size_t port,
+                            uint64_t began)
 {
     uint64_t now = sys_now_ms();
-    uint64_t next;
-    if (word_state(word) == WORD_USED && age(began, word_when(word)) >= SUSPECT_MS)
-        next = word_make(WORD_LETGO, word_holder(word), now);
-    else if (word_state(word) == WORD_LETGO && word_when(word) < began)
-        next = word_make(WORD_RESTING, word_holder(word), now);
-    else
-        return false;
-    return atomic_compare_exchange_strong(at, &word, next);
+    if (get_bit(truth->live, index) || get_bit(truth->any, port))
+        return word_state(word) == WORD_USED ? word : word_make(WORD_USED, word_holder(word), now);
+    if (get_bit(truth->closing, index))
+        return word_state(word) == WORD_LETGO ? word
+                                              : word_make(WORD_LETGO, word_holder(word), now);
+    return word_unseen(word, began, now);
 }
 
+/* Return: how many words of the holder became more free than they were. */
 static int lane_apply(const struct truth *truth, uint32_t holder, uint32_t place, uint32_t lane,
                       uint64_t began)
 {
-    int changed = 0;
+    int freed = 0;
     size_t base = ((size_t)place * truth->pool->lanes + lane) * POOL_PAGE_PORTS;
     for (uint32_t i = 0; i < POOL_PAGE_PORTS; i++) {
         _Atomic uint64_t *at = &truth->pool->word[base + i];
         uint64_t word = atomic_load_explicit(at, memory_order_relaxed);
-        if (word_holder(word) != holder || bit(truth->seen, base + i) ||
-            bit(truth->any, place * POOL_PAGE_PORTS + i))
+        if (word_holder(word) != holder || word_state(word) == WORD_FREE)
             continue;
-        changed += word_unseen(at, word, began);
+        uint64_t judged = word_judged(truth, word, base + i, place * POOL_PAGE_PORTS + i, began);
+        if (judged != word && atomic_compare_exchange_strong(at, &word, judged))
+            freed += word_state(judged) > word_state(word);
     }
-    if (changed)
+    if (freed)
         lane_released(truth->pool, lane);
-    return changed;
+    return freed;
 }
 
 static int truth_apply(const struct truth *truth, uint32_t holder, uint64_t began)

@@ -13,6 +13,7 @@ struct lease {
     uint64_t word;
     uint32_t lane;
     uint16_t port;
+    uint8_t before; /* enum word_state that it had */
 };
 
 /* A search for a port; one per connect(), on the stack. Fields are lease.c's own. */
@@ -26,6 +27,7 @@ struct lease_search {
     uint32_t size; /* ports in the set */
     uint32_t start; /* where the scan began, an index into the set */
     uint32_t step; /* ports looked at in this pass */
+    uint32_t recent; /* ports taken that had been let go a short while ago */
     uint32_t pass;
 };
 
@@ -53,7 +55,7 @@ int lease_search_next(struct lease_search *search, struct lease *lease);
 int lease_claim(struct lease_search *search, uint16_t port, struct lease *lease);
 
 /** lease_refused - the kernel says the port is in use in this namespace: remember that. */
-void lease_refused(const struct pool *pool, const struct lease *lease);
+void lease_refused(const struct pool *pool, const struct lease *lease, uint64_t now);
 
 /**
  * lease_let_go - a hint that the socket is closed, or was never connected.

@@ -28,11 +28,17 @@ static struct text reason(struct parse_reason *why)
     return why ? text_begin(why->text, sizeof(why->text)) : nowhere;
 }
 
+/* What somebody wrote, cut if it is long, printable ASCII only: it may go to a terminal. */
+static void show(struct text *text, const char *item, size_t length)
+{
+    for (size_t i = 0; i < length && i < 48; i++)
+        text_char(text, item[i] < ' ' || item[i] > '~' ? '?' : item[i]);
+}
+
 static void quote(struct text *text, const char *item, size_t length)
 {
     text_char(text, '"');
-    for (size_t i = 0; i < length && i < 48; i++)
-        text_char(text, item[i] < ' ' || item[i] > '~' ? '?' : item[i]);
+    show(text, item, length);
     text_string(text, "\": ");
 }
 
@@ -160,7 +166,7 @@ static int bad_prefix(const struct parts *parts, int family, struct parse_reason
 {
     struct text text = reason(why);
     quote(&text, parts->item, parts->item_length);
-    text_string_n(&text, parts->prefix, parts->prefix_length < 20 ? parts->prefix_length : 20);
+    show(&text, parts->prefix, parts->prefix_length < 20 ? parts->prefix_length : 20);
     text_string(&text, family == 4 ? " is no prefix length: IPv4 ends at /32"
                                    : " is no prefix length: IPv6 ends at /128");
     return -ERANGE;

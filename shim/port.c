@@ -371,7 +371,7 @@ enum port_answer port_next(struct attempt *attempt)
             errno = -result;
             return PORT_REFUSE;
         }
-        lease_refused(&attempt->at->pool, &attempt->lease);
+        lease_refused(&attempt->at->pool, &attempt->lease, sys_now_ms());
     }
 }
 
@@ -453,7 +453,7 @@ static int refused(struct attempt *attempt)
         errno = EADDRNOTAVAIL;
         return 0;
     }
-    lease_refused(&attempt->at->pool, &attempt->lease);
+    lease_refused(&attempt->at->pool, &attempt->lease, sys_now_ms());
     return 1;
 }
 

@@ -25,7 +25,7 @@ import fptest  # noqa: E402
 
 BEHAVE = fptest.program("shim", "behave")
 FAKE = fptest.program("fake", "libfake.so")
-BY_BIND, BY_RANGE = "61000-61199", "50000-50199"
+BY_BIND, BY_RANGE = "61000-61799", "50000-50799"
 LOOPBACK = "127.0.0.0/8,::1"
 
 # Prints the source port of each of argv[2] connections held at once, or the error's name.
