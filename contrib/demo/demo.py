@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 
 BUILD = os.environ.get("FIXPORT_BUILD", "build")
 RUN = os.path.join(BUILD, "tools", "fixport-run")
@@ -55,27 +56,31 @@ class Server:
             except OSError:
                 pass
 
-    def ports_of(self, argv):
+    def ports_of(self, argv, count):
+        """Runs a client that makes @count connections. Return: their source ports."""
         self.seen = []
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                               stderr=subprocess.PIPE, timeout=30, check=False)
         if done.returncode:
             sys.exit(f"demo: {' '.join(argv)}: exit status {done.returncode}: "
                      f"{done.stderr.decode(errors='replace')}")
+        limit = time.monotonic() + 5
+        while len(self.seen) < count and time.monotonic() < limit:
+            time.sleep(0.01)
         return list(self.seen)
 
 
 def clients(port):
     url = f"http://127.0.0.1:{port}/"
     return [
-        ("curl", ["curl", "-s", url]),
-        ("curl --interface lo", ["curl", "-s", "--interface", "lo", url]),
-        ("wget", ["wget", "-q", "-O", "-", url]),
-        ("nc", ["nc", "-z", "127.0.0.1", str(port)]),
-        ("python3, 4 at once", [sys.executable, "-c", PYTHON_FOUR, str(port)]),
-        ("perl", ["perl", "-MIO::Socket::INET", "-e",
-                  'IO::Socket::INET->new(PeerAddr => "127.0.0.1:$ARGV[0]") or die $!', str(port)]),
-        ("bash /dev/tcp", ["bash", "-c", 'exec 3<>"/dev/tcp/127.0.0.1/$0"', str(port)]),
+        ("curl", 1, ["curl", "-s", url]),
+        ("curl --interface lo", 1, ["curl", "-s", "--interface", "lo", url]),
+        ("wget", 1, ["wget", "-q", "-O", "-", url]),
+        ("nc", 1, ["nc", "-z", "127.0.0.1", str(port)]),
+        ("python3, 4 at once", 4, [sys.executable, "-c", PYTHON_FOUR, str(port)]),
+        ("perl", 1, ["perl", "-MIO::Socket::INET", "-e",
+                     'IO::Socket::INET->new(PeerAddr => "127.0.0.1:$ARGV[0]") or die $!', str(port)]),
+        ("bash /dev/tcp", 1, ["bash", "-c", 'exec 3<>"/dev/tcp/127.0.0.1/$0"', str(port)]),
     ]
 
 
@@ -96,13 +101,13 @@ def table(server, pool):
     print(f"{'program':22}  {'source port, as it is':24}  with fixport, ports {PORTS}")
     print("─" * 22 + "  " + "─" * 24 + "  " + "─" * 32)
     outside = 0
-    for name, argv in clients(server.port):
+    for name, count, argv in clients(server.port):
         if not shutil.which(argv[0]):
             print(f"{name:22}  (not installed)")
             continue
-        plain = server.ports_of(argv)
-        fixed = server.ports_of(by_fixport(pool, argv))
-        outside += sum(not LO <= port <= HI for port in fixed) + (not fixed)
+        plain = server.ports_of(argv, count)
+        fixed = server.ports_of(by_fixport(pool, argv), count)
+        outside += sum(not LO <= port <= HI for port in fixed) + max(count - len(fixed), 0)
         print(f"{name:22}  {shown(plain)}  {shown(fixed)}")
     return outside
 
