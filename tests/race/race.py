@@ -33,12 +33,12 @@ POOL_TOOL = fptest.POOL_TOOL
 SECONDS = float(os.environ.get("FIXPORT_RACE_SECONDS", "12"))
 SEED = int(os.environ.get("FIXPORT_RACE_SEED", str(random.randrange(1 << 30))))
 DESTINATIONS = [7001, 7002, 7003]
-QUARANTINE = 1.0
+QUARANTINE = 3  # seconds; longer than the servers need to close what killed clients left
 
 CONFIG = """[pool]
 path = {path}
 ports = {ports}
-quarantine = 1
+quarantine = {quarantine}
 mode = 0600
 [rule race]
 to = 127.0.0.0/8
@@ -71,16 +71,16 @@ class Place:
             raise RuntimeError("the server did not start")
 
     def connections(self):
-        """(source port, destination port) of every live client socket towards the servers."""
+        """{(source port, destination port): state} of every live client socket."""
         out = self.run(["ss", "-Htan"], capture_output=True, text=True, check=True).stdout
-        found = []
+        found = {}
         for line in out.splitlines():
             field = line.split()
             if len(field) < 5 or field[0] in ("LISTEN", "TIME-WAIT", "UNCONN"):
                 continue
             port, peer = (int(a.rsplit(":", 1)[1]) for a in field[3:5])
             if peer in DESTINATIONS:
-                found.append((port, peer))
+                found[port, peer] = field[0]
         return found
 
     def remove(self):
@@ -116,8 +116,9 @@ def stopped(process):
 
 
 class Race:
-    def __init__(self, places, ports, pool):
+    def __init__(self, places, ports, pool, errors):
         self.places = places
+        self.errors = errors
         self.lo, self.hi = (int(p) for p in ports.split("-"))
         self.pool = pool
         self.random = random.Random(SEED)
@@ -133,7 +134,7 @@ class Race:
         argv = [WORKER, "hammer", str(self.random.choice([1, 2, 4, 8])),
                 str(self.random.uniform(0.2, 3)), *map(str, DESTINATIONS)]
         self.workers.append(place.start(argv, env=environment(self.pool), stdout=subprocess.PIPE,
-                                        text=True))
+                                        stderr=self.errors, text=True))
 
     def collect(self):
         for worker in [w for w in self.workers if w.poll() is not None]:
@@ -148,12 +149,13 @@ class Race:
         still = all([stopped(worker) for worker in self.workers])
         owner = {}
         for place in self.places:
-            for connection in place.connections():
+            for connection, state in place.connections().items():
                 self.seen += 1
                 if not self.lo <= connection[0] <= self.hi:
-                    self.outside.append((place.name, connection))
-                if owner.setdefault(connection, place) is not place:
-                    self.clashes.append((owner[connection].name, place.name, connection))
+                    self.outside.append((place.name, connection, state))
+                first = owner.setdefault(connection, (place.name, state))
+                if first[0] != place.name:
+                    self.clashes.append((connection, first, (place.name, state)))
         for worker in self.workers:
             kill_group(worker, signal.SIGCONT)
         return still
@@ -203,11 +205,14 @@ def race_in(tap, places, newcomer, ports, what):
         pool = os.path.join(folder, "pool")
         config = os.path.join(folder, "conf")
         with open(config, "w", encoding="ascii") as file:
-            file.write(CONFIG.format(path=pool, ports=ports))
+            file.write(CONFIG.format(path=pool, ports=ports, quarantine=QUARANTINE))
         subprocess.run([POOL_TOOL, "create", "-c", config], check=True, stderr=subprocess.DEVNULL,
                        stdout=subprocess.DEVNULL)
-        race = Race(places, ports, pool)
-        race.run(SECONDS)
+        with open(os.path.join(folder, "errors"), "w+", encoding="utf-8", errors="replace") as errors:
+            race = Race(places, ports, pool, errors)
+            race.run(SECONDS)
+            errors.seek(0)
+            said = errors.read()
         facts = (f"seed {SEED}: {race.made}+ connections made, {race.seen} seen in the kernel, "
                  f"{race.killed} processes killed")
         tap.point(race.seen > 0 and not race.clashes,
@@ -215,6 +220,8 @@ def race_in(tap, places, newcomer, ports, what):
                   *map(str, race.clashes[:5]))
         tap.point(race.seen > 0 and not race.outside, f"I1 ({what}, {ports}): every port in the range",
                   *map(str, race.outside[:5]))
+        tap.point(not said, f"nothing on stderr, from the shim or a sanitizer ({what}, {ports})",
+                  said[:6000])
         tap.point(status(pool)["state"] == "live", f"the pool is still sound ({what}, {ports})")
         everything_comes_back(tap, race, newcomer, ports)
 
@@ -228,6 +235,21 @@ def namespaces_allowed():
     return probe.returncode == 0
 
 
+def race_on(tap, names, ports, way):
+    """Makes the places, lets all but the last one race, and removes them."""
+    places = []
+    try:
+        for name in names:
+            places.append(Place(name and f"{name}-{ports[:2]}"))
+            places[-1].serve()
+        clients = places[:-1] or places
+        what = f"{len(clients)} namespaces" if names[0] else "one namespace"
+        race_in(tap, clients, places[-1], ports, f"{what}, {way}")
+    finally:
+        for place in places:
+            place.remove()
+
+
 def main():
     tap = fptest.Tap()
     random.seed(SEED)
@@ -237,18 +259,8 @@ def main():
         names = [None]
         if os.environ.get("FIXPORT_RACE_NAMESPACES") != "0":
             tap.cannot("race between namespaces", "making network namespaces needs root")
-    places = []
-    try:
-        for name in names:
-            places.append(Place(name))
-            places[-1].serve()
-        clients = places[:-1] or places
-        what = f"{len(clients)} namespaces" if names[0] else "one namespace"
-        race_in(tap, clients, places[-1], "50000-50149", what + ", by range")
-        race_in(tap, clients, places[-1], "61000-61149", what + ", by bind")
-    finally:
-        for place in places:
-            place.remove()
+    race_on(tap, names, "50000-50149", "by range")
+    race_on(tap, names, "61000-61149", "by bind")
     tap.end()
 
 

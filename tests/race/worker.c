@@ -84,9 +84,12 @@ static int serve(void)
         for (int i = 0; i < count; i++) {
             int fd = (int)(events[i].data.u64 >> 1);
             char byte[16];
-            if (events[i].data.u64 & 1)
+            if (events[i].data.u64 & 1) {
                 accept_all(epoll, fd);
-            else if (read(fd, byte, sizeof(byte)) <= 0 && errno != EAGAIN)
+                continue;
+            }
+            ssize_t got = read(fd, byte, sizeof(byte));
+            if (got == 0 || (got < 0 && errno != EAGAIN))
                 close(fd);
         }
     }
