@@ -235,6 +235,32 @@ int lease_claim(struct lease_search *search, uint16_t port, struct lease *lease)
     return -EADDRNOTAVAIL;
 }
 
+/* Whether the port is free or this namespace's in every lane. */
+static bool port_is_unused(const struct pool *pool, uint16_t port, uint32_t holder)
+{
+    for (uint32_t lane = 0; lane < pool->lanes; lane++) {
+        _Atomic uint64_t *at = pool_word(pool, lane, port);
+        uint64_t word = at ? atomic_load_explicit(at, memory_order_relaxed) : 0;
+        if (word_state(word) != WORD_FREE && word_holder(word) != holder)
+            return false;
+    }
+    return true;
+}
+
+uint16_t lease_unused_port(const struct pool *pool, const struct portset *ports, uint32_t slot,
+                           uint32_t random)
+{
+    uint32_t size = portset_size(ports);
+    uint32_t start = size ? (uint32_t)((uint64_t)random * size >> 32) : 0;
+    for (uint32_t i = 0; i < size; i++) {
+        uint32_t follow;
+        uint16_t port = port_at(ports, (start + i) % size, &follow);
+        if (port && port_is_unused(pool, port, slot + 1))
+            return port;
+    }
+    return 0;
+}
+
 void lease_refused(const struct pool *pool, const struct lease *lease, uint64_t now)
 {
     /* Something of this namespace is there, known to be closing or not known: USED it stays. */

@@ -394,24 +394,24 @@ static uint64_t big_endian(const uint8_t bytes[8])
     return value;
 }
 
-/* The first @bits (0..64, more counts as 64) of a word. */
-static uint64_t mask(unsigned bits)
-{
-    return bits == 0 ? 0 : bits >= 64 ? ~0ull : ~0ull << (64 - bits);
-}
-
 struct halves {
     uint64_t high, low;
     bool v4;
 };
 
+/* How many bits the two have in common from the start: cheaper than making masks. */
+static unsigned common_bits(const uint8_t block[16], struct halves addr)
+{
+    uint64_t high = big_endian(block) ^ addr.high;
+    uint64_t low = big_endian(block + 8) ^ addr.low;
+    if (high)
+        return (unsigned)__builtin_clzll(high);
+    return low ? 64 + (unsigned)__builtin_clzll(low) : 128;
+}
+
 static bool block_has(const struct dest_match *match, struct halves addr)
 {
-    unsigned prefix = match->prefix;
-    if (match->v6_only && addr.v4)
-        return false;
-    return ((big_endian(match->addr) ^ addr.high) & mask(prefix)) == 0 &&
-           ((big_endian(match->addr + 8) ^ addr.low) & mask(prefix > 64 ? prefix - 64 : 0)) == 0;
+    return common_bits(match->addr, addr) >= match->prefix && !(match->v6_only && addr.v4);
 }
 
 /* Loopback is matched by what names it only: a block that lies in 127.0.0.0/8, or ::1. */

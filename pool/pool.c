@@ -187,6 +187,13 @@ bool pool_match(const struct pool *pool, const struct dest *dest, struct policy_
     return found;
 }
 
+bool pool_first_ports(const struct pool *pool, struct portset *ports)
+{
+    uint32_t generation = atomic_load_explicit(&pool->header->generation, memory_order_acquire);
+    memcpy(ports, &pool->policy[generation & 1]->rule[0].ports, sizeof(*ports));
+    return portset_valid(ports);
+}
+
 int pool_policy(const struct pool *pool, struct policy *copy)
 {
     for (int tries = 0; tries < 8; tries++) {

@@ -78,6 +78,9 @@ const char *pool_strerror(int error);
  */
 bool pool_match(const struct pool *pool, const struct dest *dest, struct policy_verdict *verdict);
 
+/** pool_first_ports - a copy of the first rule's ports. Return: false if they make no sense. */
+bool pool_first_ports(const struct pool *pool, struct portset *ports);
+
 /** pool_policy - a copy of the current policy, checksum verified. Return: 0 or -EBADMSG. */
 int pool_policy(const struct pool *pool, struct policy *copy);
 

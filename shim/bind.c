@@ -25,14 +25,51 @@ static bool is_deferred(int fd)
            sock_get(fd, IPPROTO_IP, SOCK_NO_PORT, &no_port) == 0 && no_port;
 }
 
-/* Makes the choice that was put off, at the address in @name. Return: 0 or -errno. */
-static int choose_port(int fd, const struct sockaddr_storage *name, socklen_t length)
+/* The socket as bind() would have left it, but for the port. */
+static void undo_defer(int fd)
 {
     sock_set(fd, IPPROTO_IP, SOCK_RANGE, 0);
     sock_set(fd, IPPROTO_IP, SOCK_NO_PORT, 0);
-    if (hint_get(fd).kind == HINT_DEFERRED)
-        hint_set(fd, (struct hint){.kind = HINT_NONE});
-    return (int)SYS(bind, fd, name, length);
+}
+
+/* Makes the choice that was put off, the kernel's way, at the address in @name. */
+static void choose_any(int fd, const struct sockaddr_storage *name, socklen_t length)
+{
+    undo_defer(fd);
+    hint_set(fd, (struct hint){.kind = HINT_NONE});
+    SYS(bind, fd, name, length);
+}
+
+#define POOL_TRIES 64 /* ports in use in this namespace that are met before giving up */
+
+/* The same with a port of the pool, where that can be. Return: whether it could. */
+static bool choose_from_pool(int fd, struct sockaddr_storage name, socklen_t length)
+{
+    int reuse = 0;
+    struct portset ports;
+    struct sockaddr_storage any = name;
+    struct shim_pool *at = shim_pool();
+    struct shim_netns *netns = at ? shim_netns(at, fd) : NULL;
+    if (!netns || sock_get(fd, SOL_SOCKET, SO_REUSEADDR, &reuse) != 0 || reuse ||
+        !pool_first_ports(&at->pool, &ports))
+        return false;
+    undo_defer(fd);
+    for (int tries = 0; tries < POOL_TRIES; tries++) {
+        uint16_t port = lease_unused_port(&at->pool, &ports, netns->slot, random_next());
+        if (!port)
+            break;
+        address_set_port(&name, port);
+        if (SYS(bind, fd, &name, length) == 0) {
+            hint_set(fd, (struct hint){.kind = HINT_BOUND, .port = port});
+            return true;
+        }
+    }
+    /* A refused bind() takes the address away. */
+    if (!addr_is_any((struct sockaddr *)&any)) {
+        sock_set(fd, IPPROTO_IP, SOCK_NO_PORT, 1);
+        SYS(bind, fd, &any, length);
+    }
+    return false;
 }
 
 /* Whether a bind to @address may be followed by a connect that a rule matches. */
@@ -62,12 +99,6 @@ static bool defer(int fd)
     return true;
 }
 
-static void undo_defer(int fd)
-{
-    sock_set(fd, IPPROTO_IP, SOCK_RANGE, 0);
-    sock_set(fd, IPPROTO_IP, SOCK_NO_PORT, 0);
-}
-
 SHIM_EXPORT int bind(int fd, const struct sockaddr *address, socklen_t length)
 {
     struct sockaddr_storage copy, name;
@@ -78,7 +109,7 @@ SHIM_EXPORT int bind(int fd, const struct sockaddr *address, socklen_t length)
     if (is_deferred(fd)) {
         /* A second bind is an error, and it is the first one's port that stays. */
         if (sock_name(fd, &name, &name_length) == 0)
-            choose_port(fd, &name, name_length);
+            choose_any(fd, &name, name_length);
         return real.bind(fd, address, length);
     }
     if (address_port(&copy) != 0 || !defer(fd))
@@ -102,6 +133,7 @@ SHIM_EXPORT int getsockname(int fd, struct sockaddr *address, socklen_t *length)
         (name.ss_family != AF_INET && name.ss_family != AF_INET6) || address_port(&name) != 0 ||
         !is_deferred(fd))
         return real.getsockname(fd, address, length);
-    choose_port(fd, &name, name_length);
+    if (!choose_from_pool(fd, name, name_length))
+        choose_any(fd, &name, name_length);
     return real.getsockname(fd, address, length);
 }

@@ -33,14 +33,12 @@ static void line_number(struct text *text, const char *key, uint64_t value)
 static void describe_pool(struct text *text, const struct shim_pool *at)
 {
     char ports[512];
-    struct policy_verdict unused;
     struct portset first;
-    (void)unused;
-    uint32_t generation = atomic_load(&at->pool.header->generation);
-    first = at->pool.policy[generation & 1]->rule[0].ports;
-    line_number(text, "generation", generation);
-    portset_print(&first, ports, sizeof(ports));
-    line(text, "ports", portset_valid(&first) ? ports : "");
+    line_number(text, "generation", atomic_load(&at->pool.header->generation));
+    if (pool_first_ports(&at->pool, &first)) {
+        portset_print(&first, ports, sizeof(ports));
+        line(text, "ports", ports);
+    }
     if (!atomic_load(&at->netns[0].cookie))
         return;
     line_number(text, "holder", at->netns[0].slot);

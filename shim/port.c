@@ -121,7 +121,9 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
         return faulty(fd, &attempt->dest);
     attempt->lane = (uint32_t)pool_lane_find(&at->pool, &attempt->dest, true);
     attempt->began = sys_now_ms();
-    attempt->waiting = attempt->by_bind = attempt->bound = attempt->again = false;
+    attempt->waiting = attempt->bound = attempt->again = false;
+    attempt->by_bind = hint_get(fd).kind == HINT_BOUND;
+    attempt->name_length = 0;
     search_begin(attempt);
     guard_once();
     return PORT_READY;
@@ -154,19 +156,33 @@ static bool range_works(const struct attempt *attempt)
            port_in(local_range(attempt->netns), attempt->lease.port);
 }
 
-/* Return: 0, or -errno as bind(2). */
-static int bind_port(const struct attempt *attempt)
+/*
+ * Binds to the lease's port at the address that the socket has. A bind() that is refused takes that
+ * address away (inet_bind(), af_inet.c), so it is remembered from before the first.
+ * Return: 0, or -errno as bind(2).
+ */
+static int bind_port(struct attempt *attempt)
 {
-    struct sockaddr_storage name;
-    socklen_t length;
-    int result = sock_name(attempt->fd, &name, &length);
+    int result = 0;
+    if (!attempt->name_length)
+        result = sock_name(attempt->fd, &attempt->name, &attempt->name_length);
     if (result)
         return result;
-    address_set_port(&name, attempt->lease.port);
+    address_set_port(&attempt->name, attempt->lease.port);
     int saved = errno;
-    result = real.bind(attempt->fd, (struct sockaddr *)&name, length) ? -errno : 0;
+    result = real.bind(attempt->fd, (struct sockaddr *)&attempt->name, attempt->name_length);
+    result = result ? -errno : 0;
     errno = saved;
     return result;
+}
+
+/* The socket goes back to the program without a port: it gets the address back that it had. */
+static void restore_address(struct attempt *attempt)
+{
+    if (!attempt->name_length || attempt->bound || addr_is_any((struct sockaddr *)&attempt->name))
+        return;
+    address_set_port(&attempt->name, 0);
+    SYS(bind, attempt->fd, &attempt->name, attempt->name_length);
 }
 
 /* The address that a datagram to the destination would have as its source. Return: 0 or -errno. */
@@ -245,18 +261,25 @@ static int put(struct attempt *attempt)
     return put_by_bind(attempt);
 }
 
-/* The socket has a port: one that this library bound for an earlier call, or the program's own. */
+/*
+ * The socket has a port: one that this library bound for an earlier call (or for getsockname(),
+ * bind.c), or the program's own. If that lies in the range, other namespaces must know.
+ */
 static enum port_answer already_bound(struct attempt *attempt)
 {
-    struct hint hint = hint_get(attempt->fd);
+    struct sockaddr_storage name;
+    socklen_t length;
+    bool ours = hint_get(attempt->fd).kind == HINT_BOUND;
     lease_let_go(&attempt->at->pool, &attempt->lease, attempt->began);
-    if (hint.kind != HINT_BOUND)
+    if (sock_name(attempt->fd, &name, &length) != 0)
         return PORT_PASS;
-    attempt->bound = true;
-    if (portset_has(&attempt->verdict.ports, hint.port) &&
-        lease_claim(&attempt->search, hint.port, &attempt->lease) == 0)
+    uint16_t port = address_port(&name);
+    if (portset_has(&attempt->verdict.ports, port) &&
+        lease_claim(&attempt->search, port, &attempt->lease) == 0) {
+        attempt->bound = true;
         return PORT_READY;
-    return no_port();
+    }
+    return ours ? no_port() : PORT_PASS;
 }
 
 /* ---- when no port is left ---- */
@@ -333,6 +356,7 @@ static enum port_answer exhausted(struct attempt *attempt)
     struct pool_header *header = attempt->at->pool.header;
     count(&header->exhausted);
     shim_log("exhausted", &attempt->dest, 0);
+    restore_address(attempt);
     if (attempt->verdict.exhausted != POLICY_PASS)
         return no_port();
     count(&header->passed);
@@ -368,6 +392,7 @@ enum port_answer port_next(struct attempt *attempt)
         if (result != -EADDRINUSE) {
             /* EACCES for ports below 1024, or a socket that cannot be bound at all. */
             lease_let_go(&attempt->at->pool, &attempt->lease, attempt->began);
+            restore_address(attempt);
             errno = -result;
             return PORT_REFUSE;
         }
@@ -390,16 +415,19 @@ static void remember(const struct attempt *attempt, enum hint_kind kind)
                                         .netns = (uint8_t)(attempt->netns - attempt->at->netns)});
 }
 
-/* The range was not honoured. Return: as port_settle(). */
-static int other_port(struct attempt *attempt)
+/* The socket has @port, not the one it was given. Return: as port_settle(). */
+static int other_port(struct attempt *attempt, uint16_t port)
 {
     uint32_t local = sysctl_local_range();
     bool honoured = local && port_in(local, attempt->lease.port);
     let_go(attempt);
     sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
     if (honoured) {
-        shim_log("bound-by-program", &attempt->dest, 0);
+        shim_log("bound-by-program", &attempt->dest, port);
         hint_set(attempt->fd, (struct hint){.kind = HINT_NONE});
+        if (portset_has(&attempt->verdict.ports, port) &&
+            lease_claim(&attempt->search, port, &attempt->lease) == 0)
+            remember(attempt, HINT_LEASED);
         return 0;
     }
     if (local)
@@ -423,7 +451,7 @@ static int connected(struct attempt *attempt)
     socklen_t length;
     if (!attempt->bound && sock_name(attempt->fd, &name, &length) == 0 &&
         address_port(&name) != attempt->lease.port)
-        return other_port(attempt);
+        return other_port(attempt, address_port(&name));
     if (!lease_confirm(&attempt->at->pool, &attempt->lease, attempt->began)) {
         sock_disconnect(attempt->fd);
         count(&attempt->at->pool.header->lost);

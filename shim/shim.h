@@ -183,7 +183,7 @@ enum hint_kind {
     HINT_FRESH = 1, /* socket() made it: TCP, not bound, as far as is known */
     HINT_DEFERRED = 2, /* bind(addr, 0) was put off: bind.c */
     HINT_LEASED = 3, /* connected with a lease */
-    HINT_BOUND = 4, /* bound by this library to the lease's port; the connection failed */
+    HINT_BOUND = 4, /* bound by this library, and not connected: the connection failed, or bind.c */
 };
 
 /* What may be known about a descriptor. 64 bits, so that it is read and written at once. */
@@ -235,6 +235,8 @@ struct attempt {
     struct lease lease;
     struct sockaddr_storage address; /* the program's, copied */
     struct dest dest; /* the same */
+    struct sockaddr_storage name; /* the socket's own, once name_length is set */
+    socklen_t name_length;
     uint64_t began; /* ms */
     int fd;
     uint32_t lane;

@@ -100,10 +100,11 @@ def asked(folder, ports, **more):
 KNOWN = {("unspec", BY_BIND): ["bind: EINVAL"]}
 
 
-def check_behaviour(tap, server):
+def check_behaviour(tap):
     names = run([BEHAVE, "?", "0"], os.environ).stdout.split()
     for ports, way in ((BY_RANGE, "by range"), (BY_BIND, "by bind")):
         for name in names:
+            server = Server()  # nothing has been connected to it, so that every port is as new
             plain = run([BEHAVE, name, str(server.port)], dict(os.environ, BEHAVE_RANGE=ports))
             with pool_folder() as folder:
                 shimmed = run([BEHAVE, name, str(server.port)], asked(folder, ports))
@@ -479,7 +480,7 @@ def main():
     tap = fptest.Tap()
     server = Server()
     sanitized = bool(fptest.BEFORE)
-    check_behaviour(tap, server)
+    check_behaviour(tap)
     check_exhaustion(tap)
     check_faults(tap, server)
     check_environment_faults(tap, server)
