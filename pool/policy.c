@@ -232,7 +232,8 @@ static int parse_item(const char *item, size_t length, struct dest_match *match,
     *match = (struct dest_match){.prefix = 0};
     int result = cut(&parts, item, length, why);
     if (!result && !parts.address_length)
-        result = complain(item, length, "no address given: write any, or one such as 10.0.0.1", why);
+        result =
+            complain(item, length, "no address given: write any, or one such as 10.0.0.1", why);
     if (!result)
         result = set_address(&parts, match, why);
     if (!result)

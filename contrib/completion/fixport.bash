@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: MIT
+# Completion for fixport-run(1) and fixport-pool(8) in bash. Install it as
+# /usr/share/bash-completion/completions/fixport-run, with a link fixport-pool beside it.
+#
+# Only bash itself is used where it can be, so that it works without the bash-completion package;
+# with that package, a command after fixport-run completes as it would alone.
+
+_fixport_words()
+{
+    mapfile -t COMPREPLY < <(compgen -W "$1" -- "$cur")
+}
+
+_fixport_files()
+{
+    compopt -o filenames 2>/dev/null
+    mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+}
+
+# Options that take a value: complete that. Returns 1 if $prev is none.
+_fixport_value()
+{
+    case $prev in
+    -c | --config | --pool) _fixport_files ;;
+    --state) _fixport_words "used letgo resting" ;;
+    -p | --ports | -t | --to | --port | --holder) COMPREPLY=() ;;
+    *) return 1 ;;
+    esac
+}
+
+_fixport_pool()
+{
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
+    local commands="create reload status list reclaim remove metrics help version"
+    local options="-c --config --pool" word command=
+    for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+        [[ " $commands " == *" $word "* ]] && command=$word && break
+    done
+    _fixport_value && return
+    case $command in
+    create | reload) options+=" -p --ports -t --to" ;;
+    status | reclaim) options+=" --json" ;;
+    list) options+=" --json --port --holder --state" ;;
+    remove) options+=" --force" ;;
+    "") options+=" $commands --help --version" ;;
+    esac
+    _fixport_words "$options"
+}
+
+# Where the command begins: after the options and their values.
+_fixport_run_command()
+{
+    local i
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        case ${COMP_WORDS[i]} in
+        --) echo $((i + 1)) && return ;;
+        -p | -t | -c | --ports | --to | --config | --pool) ((i++)) ;;
+        -*) ;;
+        *) echo "$i" && return ;;
+        esac
+    done
+    echo "$COMP_CWORD"
+}
+
+_fixport_run()
+{
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} at
+    at=$(_fixport_run_command)
+    if ((at < COMP_CWORD)) && declare -F _command_offset >/dev/null; then
+        _command_offset "$at"
+    elif ((at < COMP_CWORD)); then
+        _fixport_files
+    elif _fixport_value; then
+        return
+    elif [[ $cur == -* ]]; then
+        _fixport_words "-p --ports -t --to -c --config --pool --check --force --help --version"
+    else
+        mapfile -t COMPREPLY < <(compgen -c -- "$cur")
+    fi
+}
+
+complete -F _fixport_pool fixport-pool
+complete -F _fixport_run fixport-run

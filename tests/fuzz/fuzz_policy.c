@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Any bytes as a policy in shared memory, and any text as ports and destinations. What a valid
+ * policy prints must read as the same again.
+ */
+#include "policy.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void nothing(const struct portrange *range, void *arg)
+{
+    (void)range;
+    (void)arg;
+}
+
+static void ask(const struct policy *policy, const struct dest *dest)
+{
+    struct policy_verdict verdict;
+    policy_checksum(policy);
+    policy_may_match_address(policy, dest->addr);
+    policy_each_range(policy, nothing, NULL);
+    if (policy_match(policy, dest, &verdict) &&
+        (verdict.rule >= POLICY_RULES || verdict.exhausted > POLICY_PASS ||
+         verdict.ports.count > PORTRANGE_MAX))
+        abort();
+}
+
+static void print_and_read(const struct dest_match *match)
+{
+    static struct policy again;
+    char text[100];
+    if (policy_dest_print(match, text, sizeof(text)) >= sizeof(text))
+        abort();
+    policy_init(&again);
+    if (policy_add_rule(&again, "again", "1", text, NULL) != 0 ||
+        memcmp(&again.dest[0], match, sizeof(*match)) != 0)
+        abort();
+}
+
+static void as_memory(const uint8_t *data, size_t size)
+{
+    struct policy *policy = calloc(1, sizeof(*policy)); /* apart: a sanitizer sees its end */
+    struct dest dest = {.port = 80};
+    if (!policy)
+        return;
+    memcpy(policy, data, size < sizeof(*policy) ? size : sizeof(*policy));
+    memcpy(dest.addr, data, size < sizeof(dest.addr) ? size : sizeof(dest.addr));
+    policy_valid(policy);
+    ask(policy, &dest);
+    free(policy);
+}
+
+static void as_text(const uint8_t *data, size_t size)
+{
+    static struct policy policy;
+    struct parse_reason why = {.text = ""};
+    struct portset ports;
+    char *text = malloc(size + 1);
+    if (!text)
+        return;
+    memcpy(text, data, size);
+    text[size] = '\0';
+    if (portset_parse(text, &ports, &why) == 0 ? !portset_valid(&ports) : !why.text[0])
+        abort();
+    policy_init(&policy);
+    if (policy_add_rule(&policy, "r", "1", text, NULL) == 0) {
+        if (!policy_valid(&policy))
+            abort();
+        for (uint32_t i = 0; i < policy.dest_count; i++)
+            print_and_read(&policy.dest[i]);
+    }
+    free(text);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    as_memory(data, size);
+    as_text(data, size);
+    return 0;
+}
