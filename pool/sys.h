@@ -27,11 +27,30 @@ static inline long sys_keep(int saved, long result)
     return result == -1 ? -failed : result;
 }
 
+/*
+ * syscall() is variadic and takes every argument as a long: an int that is passed on the stack would
+ * leave the upper half undefined. So each is cast, whatever it is.
+ */
+#define SYS_0(n) syscall(n)
+#define SYS_1(n, a) syscall(n, (long)(a))
+#define SYS_2(n, a, b) syscall(n, (long)(a), (long)(b))
+#define SYS_3(n, a, b, c) syscall(n, (long)(a), (long)(b), (long)(c))
+#define SYS_4(n, a, b, c, d) syscall(n, (long)(a), (long)(b), (long)(c), (long)(d))
+#define SYS_5(n, a, b, c, d, e) syscall(n, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e))
+#define SYS_6(n, a, b, c, d, e, f)                                                                 \
+    syscall(n, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), (long)(f))
+#define SYS_PICK(_0, _1, _2, _3, _4, _5, _6, chosen, ...) chosen
+
+/** SYS_BARE - make system call @name as syscall(2) does: -1 and errno on failure. */
+#define SYS_BARE(name, ...)                                                                        \
+    SYS_PICK(_, ##__VA_ARGS__, SYS_6, SYS_5, SYS_4, SYS_3, SYS_2, SYS_1, SYS_0)                    \
+    (SYS_##name, ##__VA_ARGS__)
+
 /** SYS - make system call @name; Return: its result, or -errno. errno is kept. Async-signal-safe. */
 #define SYS(name, ...)                                                                             \
     ({                                                                                             \
         int sys_saved = errno;                                                                     \
-        sys_keep(sys_saved, syscall(SYS_##name, ##__VA_ARGS__));                                   \
+        sys_keep(sys_saved, SYS_BARE(name, ##__VA_ARGS__));                                        \
     })
 
 /** sys_now_ms - CLOCK_MONOTONIC in ms, coarse (a tick, 1-10 ms), by the vDSO; never 0. */

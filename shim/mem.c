@@ -11,6 +11,7 @@ void *memcpy(void *restrict to, const void *restrict from, size_t size);
 void *memmove(void *to, const void *from, size_t size);
 void *memset(void *at, int byte, size_t size);
 int memcmp(const void *a, const void *b, size_t size);
+int bcmp(const void *a, const void *b, size_t size); /* what clang makes of memcmp() == 0 */
 size_t strlen(const char *string);
 int strcmp(const char *a, const char *b);
 
@@ -70,6 +71,11 @@ int memcmp(const void *a, const void *b, size_t size)
             return *x - *y;
     }
     return 0;
+}
+
+int bcmp(const void *a, const void *b, size_t size)
+{
+    return memcmp(a, b, size);
 }
 
 size_t strlen(const char *string)

@@ -136,14 +136,14 @@ static bool port_in(uint32_t local, uint16_t port)
     return (local & 0xffff) <= port && port <= local >> 16;
 }
 
-/* The namespace's ip_local_port_range; unreadable (a changed root), hope and see: connected(). */
+/* The namespace's ip_local_port_range; where it cannot be read (a changed root), bind() is sure. */
 static uint32_t local_range(struct shim_netns *netns)
 {
     uint32_t local = atomic_load_explicit(&netns->local, memory_order_relaxed);
     if (!local) {
         local = sysctl_local_range();
         if (!local)
-            local = 1 | 65535u << 16;
+            atomic_store(&netns->by_bind, 1);
         atomic_store_explicit(&netns->local, local, memory_order_relaxed);
     }
     return local;
@@ -156,6 +156,12 @@ static bool range_works(const struct attempt *attempt)
            port_in(local_range(attempt->netns), attempt->lease.port);
 }
 
+static int learn_name(struct attempt *attempt)
+{
+    return attempt->name_length ? 0
+                                : sock_name(attempt->fd, &attempt->name, &attempt->name_length);
+}
+
 /*
  * Binds to the lease's port at the address that the socket has. A bind() that is refused takes that
  * address away (inet_bind(), af_inet.c), so it is remembered from before the first.
@@ -163,9 +169,7 @@ static bool range_works(const struct attempt *attempt)
  */
 static int bind_port(struct attempt *attempt)
 {
-    int result = 0;
-    if (!attempt->name_length)
-        result = sock_name(attempt->fd, &attempt->name, &attempt->name_length);
+    int result = learn_name(attempt);
     if (result)
         return result;
     address_set_port(&attempt->name, attempt->lease.port);
@@ -176,7 +180,7 @@ static int bind_port(struct attempt *attempt)
     return result;
 }
 
-/* The socket goes back to the program without a port: it gets the address back that it had. */
+/* After a bind() that was refused: gives the socket the address back that it had. */
 static void restore_address(struct attempt *attempt)
 {
     if (!attempt->name_length || attempt->bound || addr_is_any((struct sockaddr *)&attempt->name))
@@ -185,7 +189,10 @@ static void restore_address(struct attempt *attempt)
     SYS(bind, attempt->fd, &attempt->name, attempt->name_length);
 }
 
-/* The address that a datagram to the destination would have as its source. Return: 0 or -errno. */
+/*
+ * The address that the connection will have as its source: what the program bound, or what a
+ * datagram to the destination would have. Return: 0 or -errno.
+ */
 static int source_of(const struct attempt *attempt, struct dest *source)
 {
     struct sockaddr_storage name = attempt->address;
@@ -202,6 +209,10 @@ static int source_of(const struct attempt *attempt, struct dest *source)
     if (!result)
         result = sock_name(fd, &name, &length);
     SYS(close, fd);
+    if (!result && !addr_is_any((const struct sockaddr *)&attempt->name)) {
+        name = attempt->name;
+        length = attempt->name_length;
+    }
     if (!result && !dest_from_sockaddr((struct sockaddr *)&name, length, source))
         result = -EAFNOSUPPORT;
     return result;
@@ -220,7 +231,9 @@ static int put_by_sharing(struct attempt *attempt)
 {
     struct dest source;
     int reuse = 0;
-    int result = source_of(attempt, &source);
+    int result = learn_name(attempt);
+    if (!result)
+        result = source_of(attempt, &source);
     if (result == -EADDRNOTAVAIL)
         return result;
     if (result || !tuple_is_free(attempt, &source) ||
@@ -230,9 +243,11 @@ static int put_by_sharing(struct attempt *attempt)
     if (!reuse)
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
     result = bind_port(attempt);
+    attempt->bound = result == 0;
     if (result && !reuse)
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 0);
-    attempt->bound = result == 0;
+    if (result)
+        restore_address(attempt);
     return result;
 }
 
@@ -244,6 +259,8 @@ static int put_by_bind(struct attempt *attempt)
         return put_by_sharing(attempt);
     int result = bind_port(attempt);
     attempt->bound = result == 0;
+    if (result && result != -EINVAL)
+        restore_address(attempt);
     return result == -EADDRINUSE ? put_by_sharing(attempt) : result;
 }
 
@@ -356,7 +373,6 @@ static enum port_answer exhausted(struct attempt *attempt)
     struct pool_header *header = attempt->at->pool.header;
     count(&header->exhausted);
     shim_log("exhausted", &attempt->dest, 0);
-    restore_address(attempt);
     if (attempt->verdict.exhausted != POLICY_PASS)
         return no_port();
     count(&header->passed);
@@ -392,7 +408,6 @@ enum port_answer port_next(struct attempt *attempt)
         if (result != -EADDRINUSE) {
             /* EACCES for ports below 1024, or a socket that cannot be bound at all. */
             lease_let_go(&attempt->at->pool, &attempt->lease, attempt->began);
-            restore_address(attempt);
             errno = -result;
             return PORT_REFUSE;
         }

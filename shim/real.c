@@ -11,69 +11,69 @@
 
 static int bare_connect(int fd, const struct sockaddr *address, socklen_t length)
 {
-    return (int)syscall(SYS_connect, fd, address, length);
+    return (int)SYS_BARE(connect, fd, address, length);
 }
 
 static int bare_bind(int fd, const struct sockaddr *address, socklen_t length)
 {
-    return (int)syscall(SYS_bind, fd, address, length);
+    return (int)SYS_BARE(bind, fd, address, length);
 }
 
 static int bare_getsockname(int fd, struct sockaddr *address, socklen_t *length)
 {
-    return (int)syscall(SYS_getsockname, fd, address, length);
+    return (int)SYS_BARE(getsockname, fd, address, length);
 }
 
 static int bare_socket(int domain, int type, int protocol)
 {
-    return (int)syscall(SYS_socket, domain, type, protocol);
+    return (int)SYS_BARE(socket, domain, type, protocol);
 }
 
 static ssize_t bare_sendto(int fd, const void *data, size_t size, int flags,
                            const struct sockaddr *address, socklen_t length)
 {
-    return syscall(SYS_sendto, fd, data, size, flags, address, length);
+    return SYS_BARE(sendto, fd, data, size, flags, address, length);
 }
 
 static ssize_t bare_sendmsg(int fd, const struct msghdr *message, int flags)
 {
-    return syscall(SYS_sendmsg, fd, message, flags);
+    return SYS_BARE(sendmsg, fd, message, flags);
 }
 
 static int bare_sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags)
 {
-    return (int)syscall(SYS_sendmmsg, fd, messages, count, flags);
+    return (int)SYS_BARE(sendmmsg, fd, messages, count, flags);
 }
 
 static int bare_close(int fd)
 {
-    return (int)syscall(SYS_close, fd);
+    return (int)SYS_BARE(close, fd);
 }
 
 static int bare_close_range(unsigned first, unsigned last, int flags)
 {
-    return (int)syscall(SYS_close_range, first, last, flags);
+    return (int)SYS_BARE(close_range, first, last, flags);
 }
 
 static void bare_closefrom(int first)
 {
-    syscall(SYS_close_range, first < 0 ? 0u : (unsigned)first, ~0u, 0);
+    SYS_BARE(close_range, first < 0 ? 0u : (unsigned)first, ~0u, 0);
 }
 
 static int bare_dup2(int from, int to)
 {
 #ifdef SYS_dup2
-    return (int)syscall(SYS_dup2, from, to);
+    return (int)SYS_BARE(dup2, from, to);
 #else
     if (from == to)
-        return (int)syscall(SYS_fcntl, from, F_GETFD) < 0 ? -1 : to;
-    return (int)syscall(SYS_dup3, from, to, 0);
+        return (int)SYS_BARE(fcntl, from, F_GETFD) < 0 ? -1 : to;
+    return (int)SYS_BARE(dup3, from, to, 0);
 #endif
 }
 
 static int bare_dup3(int from, int to, int flags)
 {
-    return (int)syscall(SYS_dup3, from, to, flags);
+    return (int)SYS_BARE(dup3, from, to, flags);
 }
 
 /* Until real_init(), and for what it does not find. */

@@ -8,6 +8,14 @@
 #ifndef FIXPORT_WEAK_H
 #define FIXPORT_WEAK_H
 
+#include <dlfcn.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/auxv.h>
+#include <time.h>
+#include <unistd.h>
+
 #pragma weak clock_gettime
 #pragma weak dlsym
 #pragma weak getauxval

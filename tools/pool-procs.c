@@ -146,7 +146,7 @@ void procs_mapping(const struct snapshot *snapshot, const struct tally *tally,
                    struct proc_list *list)
 {
     struct progress progress = {.what = "looking for processes that use the pool"};
-    struct procs_file file;
+    struct procs_file file = {0};
     size_t done = 0;
     DIR *proc = opendir("/proc");
     *list = (struct proc_list){0};

@@ -234,8 +234,8 @@ def check_environment_faults(tap, server):
                       not os.path.exists(os.path.join(folder, "pool")),
                       f"{name}={value}: said once, nothing made, the program runs on", done.stderr)
     with pool_folder() as folder:
-        done = dial(asked(folder, BY_RANGE, FIXPORT_DISABLE="1"), server)
-        tap.point(not in_range(done.stdout, BY_RANGE) and not done.stderr and
+        done = dial(asked(folder, BY_BIND, FIXPORT_DISABLE="1"), server)
+        tap.point(not in_range(done.stdout, BY_BIND) and not done.stderr and
                   not os.listdir(folder), "FIXPORT_DISABLE=1: as if the shim were not there",
                   done.stdout, done.stderr)
 
@@ -362,14 +362,14 @@ FAKES = [
     ("getsockopt/1/71=92", BY_RANGE, True, "a kernel without SO_NETNS_COOKIE"),
     ("getrandom=38", BY_RANGE, True, "no getrandom"),
     ("fallocate=95", BY_RANGE, True, "a file system without fallocate"),
-    ("linkat=1@1", BY_RANGE, None, "a link that is not permitted"),
-    ("fallocate=28", BY_RANGE, None, "a full file system"),
-    ("ftruncate=28", BY_RANGE, None, "a full file system, later"),
-    ("mmap=12", BY_RANGE, None, "no memory to map it"),
-    ("fcntl=22", BY_RANGE, None, "no open-file-description locks"),
-    ("fchmod=1", BY_RANGE, None, "a mode that cannot be set"),
+    ("linkat=1@1", BY_BIND, None, "a link that is not permitted"),
+    ("fallocate=28", BY_BIND, None, "a full file system"),
+    ("ftruncate=28", BY_BIND, None, "a full file system, later"),
+    ("mmap=12", BY_BIND, None, "no memory to map it"),
+    ("fcntl=22", BY_BIND, None, "no open-file-description locks"),
+    ("fchmod=1", BY_BIND, None, "a mode that cannot be set"),
     ("socket=24@1-1", BY_RANGE, True, "no descriptor at the start"),
-    ("openat=13", BY_RANGE, None, "a pool that may not be opened"),
+    ("openat=13", BY_BIND, None, "a pool that may not be opened"),
 ]
 
 

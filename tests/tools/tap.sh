@@ -27,7 +27,7 @@ mkdir -p "$scratch/build/tools" "$scratch/build/shim" || exit 99
 cp "$build/tools/fixport-pool" "$build/tools/fixport-run" "$scratch/build/tools/" || exit 99
 cp "$build/shim/libfixport.so" "$library" || exit 99
 trap 'end_jobs; remove_private; rm -rf "$scratch"' EXIT
-trap 'exit 99' HUP INT TERM
+trap 'exit 99' HUP INT PIPE TERM
 jobs_started=
 unset FIXPORT_POOL FIXPORT_PORTS FIXPORT_TO FIXPORT_LOG FIXPORT_DISABLE FIXPORT_ON_ERROR LD_PRELOAD
 LC_ALL=C.UTF-8
