@@ -298,7 +298,6 @@ static enum shim_phase start(void)
         errno = saved;
         return SHIM_INERT;
     }
-    random_init();
     copy_path(shim.path, sizeof(shim.path), POOL_DEFAULT_PATH);
     if (!trusted || read_environment())
         try_open();

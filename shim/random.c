@@ -23,8 +23,10 @@ static struct {
     char rest[PAGE_BYTES - 3 * sizeof(uint64_t)];
 } secret;
 
+/* At the first use in a process, so that one that never connects pays nothing. */
 static void get_key(void)
 {
+    SYS(madvise, &secret, sizeof(secret), MADV_WIPEONFORK);
     uint64_t key[2] = {0, 0};
     if (SYS(getrandom, key, sizeof(key), GRND_NONBLOCK) != sizeof(key)) {
         struct timespec now = {.tv_sec = 0};
@@ -34,12 +36,6 @@ static void get_key(void)
     }
     atomic_store_explicit(&secret.key[1], key[1], memory_order_relaxed);
     atomic_store_explicit(&secret.key[0], key[0] | 1, memory_order_relaxed);
-}
-
-void random_init(void)
-{
-    SYS(madvise, &secret, sizeof(secret), MADV_WIPEONFORK);
-    get_key();
 }
 
 static uint64_t rotate(uint64_t x, int by)

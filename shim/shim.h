@@ -150,9 +150,6 @@ void shim_log(const char *what, const struct dest *dest, uint32_t port);
 
 /* ---- random.c ---- */
 
-/** random_init - get a key; arrange for another one after fork. */
-void random_init(void);
-
 /** random_next - 32 unpredictable bits (RFC 6056, 3.2). Any thread. */
 uint32_t random_next(void);
 
