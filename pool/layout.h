@@ -132,7 +132,7 @@ struct pool_lane {
     uint8_t reserved[2];
     _Atomic uint32_t released; /* counts words let go: a futex for POLICY_WAIT */
     _Atomic uint32_t waiting; /* 1: somebody may wait on it */
-    _Atomic uint32_t hand; /* an index into the rule's ports: see lease.c */
+    _Atomic uint32_t hand; /* counts searches: see lease.c */
     uint8_t reserved2[32];
 };
 

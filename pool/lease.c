@@ -40,12 +40,13 @@
  * and firewalls keep a closed connection's entry for two minutes, and would move another pod that
  * comes with the same port. The same namespace may reopen it at once.
  *
- * The order of taking: first a few from a random start (RFC 6056), where nobody of this namespace
- * can be. If they are all taken, on from the lane's hand, which goes round the range as a clock's
- * does, so that what lies before it was used longest ago: now also ports that this namespace let go
- * of a short while ago. The kernel may refuse them (FIN_WAIT: the peer has not closed yet), so one
- * connect tries a few of them only. Last, in lanes that several destinations share, ports that this
- * namespace uses towards another one of them.
+ * The order of taking: from the lane's hand on, which goes round the range as a clock's does, so that
+ * what lies before it was used longest ago. Where it stands at first is a secret of the lane
+ * (RFC 6056, 3.3.3: an offset that depends on the destination, and a counter), and neighbouring
+ * ports are neighbours in the kernel's tables too, which makes them some us cheaper than random
+ * ones. Ports that this namespace let go of a short while ago are tried as well; the kernel may
+ * refuse them (FIN_WAIT: the peer has not closed yet), so one connect tries a few of them only.
+ * Last, in lanes that several destinations share, ports that this namespace uses towards another.
  *
  * Everything in a word is hostile: a state or holder that makes no sense is simply not taken.
  */
@@ -62,13 +63,20 @@
 #define SUSPECT_MS 1000 /* a connect that takes longer to begin may be marked, see above */
 #define RECONCILE_MS 100 /* at most so often for a namespace: it costs ms */
 #define RECENT_TRIES 64 /* attempts on ports let go a short while ago, in one connect */
-#define RANDOM_STEPS 32 /* ports looked at from the random start, before the hand's turn */
 
-enum { PASS_RANDOM, PASS_HAND, PASS_SHARED, PASS_END };
+enum { PASS_HAND, PASS_SHARED, PASS_END };
+
+/* The lane's next turn of the hand: each search has its own, so that threads do not meet. */
+static uint32_t hand_turn(const struct pool *pool, uint32_t lane, uint32_t size)
+{
+    uint64_t secret = atomic_load_explicit(&pool->lane_key[lane], memory_order_relaxed) ^ pool->seed;
+    uint32_t turn = atomic_fetch_add_explicit(&pool->lane[lane].hand, 1, memory_order_relaxed);
+    return size ? (uint32_t)((turn + (secret >> 32)) % size) : 0;
+}
 
 void lease_search_begin(struct lease_search *search, const struct pool *pool,
                         const struct policy_verdict *verdict, uint32_t slot, uint32_t lane,
-                        uint64_t now, uint32_t random)
+                        uint64_t now)
 {
     uint32_t size = portset_size(&verdict->ports);
     *search = (struct lease_search){.pool = pool,
@@ -78,7 +86,7 @@ void lease_search_begin(struct lease_search *search, const struct pool *pool,
                                     .holder = slot + 1,
                                     .lane = lane,
                                     .size = size,
-                                    .start = size ? (uint32_t)((uint64_t)random * size >> 32) : 0};
+                                    .start = hand_turn(pool, lane, size)};
 }
 
 /* How long ago; a time that has not come yet (another boot, another time namespace) is long ago. */
@@ -173,31 +181,24 @@ static int scan(struct lease_search *search, word_test test, uint32_t limit, str
     return -EADDRNOTAVAIL;
 }
 
-/* On from where the last search by hand ended. */
+/* What was passed over was in use: the next search need not look there again. */
 static int scan_by_hand(struct lease_search *search, struct lease *lease)
 {
-    _Atomic uint32_t *hand = &search->pool->lane[search->lane].hand;
-    if (search->step == 0)
-        search->start = atomic_load_explicit(hand, memory_order_relaxed) % search->size;
+    uint32_t before = search->step;
     int result = scan(search, word_recent, search->size, lease);
-    atomic_store_explicit(hand, (search->start + search->step) % search->size,
-                          memory_order_relaxed);
+    if (result == 0 && search->step > before + 1)
+        atomic_fetch_add_explicit(&search->pool->lane[search->lane].hand, search->step - before - 1,
+                                  memory_order_relaxed);
     return result;
 }
 
 static int search_pass(struct lease_search *search, struct lease *lease)
 {
-    uint32_t size = search->size;
-    switch (search->pass) {
-    case PASS_RANDOM:
-        return scan(search, word_fresh, size < RANDOM_STEPS ? size : RANDOM_STEPS, lease);
-    case PASS_HAND:
+    if (search->pass == PASS_HAND)
         return scan_by_hand(search, lease);
-    default:
-        if (search->lane < search->pool->lanes - search->pool->lanes_shared)
-            return -EADDRNOTAVAIL;
-        return scan(search, word_shared, size, lease);
-    }
+    if (search->lane < search->pool->lanes - search->pool->lanes_shared)
+        return -EADDRNOTAVAIL;
+    return scan(search, word_shared, search->size, lease);
 }
 
 static void count_taken(const struct lease_search *search)

@@ -35,11 +35,11 @@ struct lease_search {
  * lease_search_begin - start looking for a port.
  * @verdict: the rule; must outlive the search.
  * @slot: this namespace's holder. @lane: from pool_lane_find().
- * @now: sys_now_ms(). @random: where to start (RFC 6056, 3.3.1), any 32 bits.
+ * @now: sys_now_ms().
  */
 void lease_search_begin(struct lease_search *search, const struct pool *pool,
                         const struct policy_verdict *verdict, uint32_t slot, uint32_t lane,
-                        uint64_t now, uint32_t random);
+                        uint64_t now);
 
 /**
  * lease_search_next - take the next port that this namespace may have.

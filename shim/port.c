@@ -26,7 +26,7 @@
  *           4-tuple before.
  *
  * For the sake of the third way sockets get SO_REUSEADDR after they are connected, where ports are
- * short: in small ranges, and when the search did not succeed at once.
+ * short: in small ranges, and when a port had to be used again or was long looked for.
  *
  * None can be trusted blindly, and one more question is cheap, so after the call by range the
  * socket's name is looked at. If the port is another one, either the program had bound the socket
@@ -83,7 +83,7 @@ void port_pass(int fd)
 static void search_begin(struct attempt *attempt)
 {
     lease_search_begin(&attempt->search, &attempt->at->pool, &attempt->verdict,
-                       attempt->netns->slot, attempt->lane, attempt->began, random_next());
+                       attempt->netns->slot, attempt->lane, attempt->began);
 }
 
 /* Whether the socket is a TCP socket that may be connected; hints save the question. */
@@ -457,7 +457,8 @@ static int other_port(struct attempt *attempt, uint16_t port)
 /* Whether its TIME_WAIT may have to make room for a new connection, see above. */
 static bool ports_are_short(const struct attempt *attempt)
 {
-    return attempt->search.size <= FEW_PORTS || attempt->search.pass || attempt->search.step > 1;
+    return attempt->search.size <= FEW_PORTS || attempt->lease.before != WORD_FREE ||
+           attempt->search.step > 8;
 }
 
 static int connected(struct attempt *attempt)
@@ -486,7 +487,7 @@ static int refused(struct attempt *attempt)
     int result = put_by_sharing(attempt);
     if (result == 0) {
         attempt->again = true; /* the same port, the other way */
-        if (attempt->search.pass == 0 && sysctl_reserved(attempt->lease.port))
+        if (attempt->lease.before == WORD_FREE && sysctl_reserved(attempt->lease.port))
             atomic_store(&attempt->netns->by_bind, 1); /* the kernel's own choice skips our ports */
         return 1;
     }

@@ -58,7 +58,7 @@ static uint16_t take(struct pool *pool, uint32_t slot, uint32_t lane, uint64_t n
     struct lease_search search;
     struct lease unused;
     lease = lease ? lease : &unused;
-    lease_search_begin(&search, pool, &verdict, slot, lane, now, (uint32_t)random() << 1);
+    lease_search_begin(&search, pool, &verdict, slot, lane, now);
     return lease_search_next(&search, lease) == 0 ? lease->port : 0;
 }
 
@@ -141,7 +141,7 @@ Test(pool, random_bytes_never_crash)
         if (pool_match(&pool, &dest, &verdict)) {
             struct lease lease;
             struct lease_search search;
-            lease_search_begin(&search, &pool, &verdict, 3, (uint32_t)lane, 5000, 0);
+            lease_search_begin(&search, &pool, &verdict, 3, (uint32_t)lane, 5000);
             if (lease_search_next(&search, &lease) == 0)
                 lease_let_go(&pool, &lease, 6000);
         }
