@@ -61,9 +61,11 @@ static void words_bury(const struct pool *pool, uint32_t slot, uint64_t now)
     size_t words = (size_t)pool->lanes * pool->places * POOL_PAGE_PORTS;
     /* Untouched places are holes: reading them would allocate them. */
     bool placed[POOL_PORT_PAGES] = {false};
-    for (uint32_t page = 0; page < POOL_PORT_PAGES; page++)
-        if (pool->header->pagemap[page] < pool->places)
-            placed[pool->header->pagemap[page]] = true;
+    for (uint32_t page = 0; page < POOL_PORT_PAGES; page++) {
+        uint8_t place = pool->header->pagemap[page];
+        if (place < pool->places)
+            placed[place] = true;
+    }
     size_t stride = (size_t)pool->lanes * POOL_PAGE_PORTS;
     for (size_t i = 0; i < words; i++) {
         if (i % stride == 0 && !placed[i / stride]) {

@@ -239,10 +239,13 @@ int lease_claim(struct lease_search *search, uint16_t port, struct lease *lease)
 /* Whether the port is free or this namespace's in every lane. */
 static bool port_is_unused(const struct pool *pool, uint16_t port, uint32_t holder)
 {
+    uint64_t now = sys_now_ms();
     for (uint32_t lane = 0; lane < pool->lanes; lane++) {
         _Atomic uint64_t *at = pool_word(pool, lane, port);
         uint64_t word = at ? atomic_load_explicit(at, memory_order_relaxed) : 0;
-        if (word_state(word) != WORD_FREE && word_holder(word) != holder)
+        bool rested = word_state(word) == WORD_RESTING &&
+                      age(now, word_when(word)) >= POLICY_QUARANTINE_MS;
+        if (word_state(word) != WORD_FREE && word_holder(word) != holder && !rested)
             return false;
     }
     return true;

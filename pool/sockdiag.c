@@ -58,8 +58,13 @@ static int parse(const char *buffer, size_t size,
             return -EBADMSG;
         if (header->nlmsg_flags & NLM_F_DUMP_INTR)
             return -EINTR;
-        if (header->nlmsg_type == NLMSG_DONE)
-            return 1;
+        if (header->nlmsg_type == NLMSG_DONE) {
+            /* It carries the dump's own error, such as "no module for that". */
+            int error = 0;
+            if (header->nlmsg_len >= NLMSG_LENGTH(sizeof(error)))
+                memcpy(&error, NLMSG_DATA(header), sizeof(error));
+            return error < 0 ? error : 1;
+        }
         if (header->nlmsg_type == NLMSG_ERROR) {
             int error = header->nlmsg_len >= NLMSG_LENGTH(sizeof(int))
                             ? ((const struct nlmsgerr *)NLMSG_DATA(header))->error
@@ -111,10 +116,11 @@ int sockdiag_dump(void *buffer, void (*each)(const struct sockdiag_socket *socke
     if (fd < 0)
         return fd;
     int result = dump_family(fd, AF_INET, buffer, each, arg);
-    if (!result)
+    if (!result) {
         result = dump_family(fd, AF_INET6, buffer, each, arg);
-    if (result == -ENOENT) /* a kernel without IPv6 has no sockets of it */
-        result = 0;
+        if (result == -ENOENT) /* a kernel without IPv6 has no sockets of it */
+            result = 0;
+    }
     SYS(close, fd);
     return result;
 }

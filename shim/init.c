@@ -63,7 +63,7 @@ static void join_own(struct shim_pool *at, int fd)
     SYS(close, sock);
 }
 
-static bool same_file(int fd, struct shim_pool *at, bool remember)
+bool shim_same_file(int fd, struct shim_pool *at, bool remember)
 {
     struct stat st;
     if (SYS(fstat, fd, &st) != 0)
@@ -96,7 +96,7 @@ static void open_into(struct shim_pool *at)
         fault_set(shim.path, pool_strerror(result));
     } else {
         fault_clear();
-        same_file(fd, at, true);
+        shim_same_file(fd, at, true);
         join_own(at, fd);
         SYS(close, fd);
         atomic_store_explicit(&shim.current, at, memory_order_release);
@@ -154,13 +154,15 @@ static struct shim_netns *namespace_add(struct shim_pool *at, uint64_t cookie)
         fault_set(shim.path, pool_strerror(fd));
         return NULL;
     }
-    if (!same_file(fd, at, false)) {
+    if (!shim_same_file(fd, at, false)) {
         atomic_store(&at->broken, 1);
         fault_set(shim.path, "it was replaced");
     } else {
         long anchor = SYS(mmap, NULL, 1, PROT_NONE, MAP_SHARED, fd, 0);
         if (anchor > 0 || anchor < -4095)
             netns = namespace_join(at, fd, cookie);
+        if (!netns && (anchor > 0 || anchor < -4095))
+            SYS(munmap, anchor, 1);
     }
     SYS(close, fd);
     return netns;

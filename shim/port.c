@@ -105,6 +105,8 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
     if (!address_copy(&attempt->address, address, length) ||
         !dest_from_sockaddr((struct sockaddr *)&attempt->address, length, &attempt->dest))
         return PORT_PASS;
+    if (shim_pool_peek())
+        guard_once();
     struct shim_pool *at = shim_pool();
     if (!at)
         return faulty(fd, &attempt->dest);
@@ -125,7 +127,6 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
     attempt->by_bind = hint_get(fd).kind == HINT_BOUND;
     attempt->name_length = 0;
     search_begin(attempt);
-    guard_once();
     return PORT_READY;
 }
 
@@ -326,9 +327,12 @@ static bool take_back(struct attempt *attempt)
     if (!lease_reconcile_due(pool, attempt->netns->slot, now))
         return false;
     int found = in_namespace(attempt) ? lease_reconcile(pool, attempt->netns->slot, now) : 0;
+    found = found > 0 ? found : 0;
     int fd = reopen();
     if (fd >= 0) {
-        found += holder_bury_dead(pool, fd, now);
+        /* Another file's locks would say that everybody is dead. */
+        if (shim_same_file(fd, attempt->at, false))
+            found += holder_bury_dead(pool, fd, now);
         SYS(close, fd);
     }
     return found > 0;
@@ -373,10 +377,10 @@ static enum port_answer exhausted(struct attempt *attempt)
     struct pool_header *header = attempt->at->pool.header;
     count(&header->exhausted);
     shim_log("exhausted", &attempt->dest, 0);
+    sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
     if (attempt->verdict.exhausted != POLICY_PASS)
         return no_port();
     count(&header->passed);
-    sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
     return PORT_PASS;
 }
 
@@ -491,7 +495,7 @@ static int refused(struct attempt *attempt)
             atomic_store(&attempt->netns->by_bind, 1); /* the kernel's own choice skips our ports */
         return 1;
     }
-    if (result == -EADDRNOTAVAIL) {
+    if (result == -EADDRNOTAVAIL || result == -EINVAL) { /* EINVAL: it is the program's own port */
         let_go(attempt);
         sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
         errno = EADDRNOTAVAIL;

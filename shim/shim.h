@@ -114,6 +114,9 @@ static inline struct shim_pool *shim_pool_peek(void)
     return atomic_load_explicit(&shim.current, memory_order_acquire);
 }
 
+/** shim_same_file - whether @fd is the file that @at maps; @remember: from now on it is. */
+bool shim_same_file(int fd, struct shim_pool *at, bool remember);
+
 /**
  * shim_netns - this process' entry for the network namespace of the socket @fd.
  * Joins it as holder if it is new. Return: NULL if that failed (see shim_fault_pending()).
