@@ -190,14 +190,23 @@ static int window_claim(const struct pool *pool, int fd, uint64_t cookie, uint32
     return -ENOSPC;
 }
 
-int holder_join(const struct pool *pool, int fd, uint64_t cookie)
+/* Joins the namespace's slot, or claims one. -EAGAIN: come again. */
+static int window_enter(const struct pool *pool, int fd, uint64_t cookie, uint32_t home,
+                        uint32_t window, bool patient, bool *is_new)
+{
+    int result = window_join(pool, fd, cookie, home, window);
+    *is_new = result == -ENOENT || (!patient && result < 0);
+    return *is_new ? window_claim(pool, fd, cookie, home, window, patient) : result;
+}
+
+int holder_join(const struct pool *pool, int fd, uint64_t cookie, bool *is_new)
 {
     uint32_t home = (uint32_t)(cookie * 0x9e3779b97f4a7c15ull >> 32) % POOL_HOLDERS;
     int result = -ENOSPC;
+    bool unused;
+    is_new = is_new ? is_new : &unused;
     for (int tries = 0; tries < JOIN_TRIES; tries++) {
-        result = window_join(pool, fd, cookie, home, JOIN_WINDOW);
-        if (result == -ENOENT)
-            result = window_claim(pool, fd, cookie, home, JOIN_WINDOW, true);
+        result = window_enter(pool, fd, cookie, home, JOIN_WINDOW, true, is_new);
         if (result != -EAGAIN)
             break;
         SYS(nanosleep, &(struct timespec){.tv_nsec = 50000}, NULL);
@@ -205,8 +214,7 @@ int holder_join(const struct pool *pool, int fd, uint64_t cookie)
     if (result != -EAGAIN && result != -ENOSPC)
         return result;
     /* The window is full, or its lock is held by somebody who does not go on: look everywhere. */
-    result = window_join(pool, fd, cookie, home, POOL_HOLDERS);
-    return result >= 0 ? result : window_claim(pool, fd, cookie, home, POOL_HOLDERS, false);
+    return window_enter(pool, fd, cookie, home, POOL_HOLDERS, false, is_new);
 }
 
 int holder_bury_dead(const struct pool *pool, int fd, uint64_t now)

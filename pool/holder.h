@@ -35,11 +35,13 @@ uint64_t holder_netns(int fd);
  * holder_join - make this process one that keeps a namespace's holder alive.
  * @pool, @fd: from pool_open(); the lock lives as long as a mapping of @fd.
  * @cookie: from holder_netns(), not 0.
+ * @is_new: whether the slot was not this namespace's before: it may have connections that the pool
+ *          does not know of (lease_reconcile()). May be NULL.
  *
  * Return: the slot, 0..POOL_HOLDERS-1; -ENOSPC if every slot is alive; -ENOLCK, -EINVAL if the file
  * system has no such locks.
  */
-int holder_join(const struct pool *pool, int fd, uint64_t cookie);
+int holder_join(const struct pool *pool, int fd, uint64_t cookie, bool *is_new);
 
 /**
  * holder_bury_dead - find holders whose last process has gone and take their leases back.

@@ -102,6 +102,7 @@ struct pool_header {
     _Alignas(64) _Atomic uint32_t state; /* enum pool_state */
     _Atomic uint32_t generation; /* of the policy; policy[generation & 1] is the one */
     uint64_t policy_checksum[2];
+    _Atomic uint64_t wanted; /* CLOCK_MONOTONIC ms of the last search that found no port: see lease.c */
 
     _Alignas(64) _Atomic uint64_t exhausted; /* connects that found no port */
     _Atomic uint64_t passed; /* of these, let through unbound (when-exhausted = pass) */

@@ -34,7 +34,13 @@
  * socket that is closing, or in TIME_WAIT, makes its word LETGO; a live one makes it USED.) A
  * confirming thread whose word has become LETGO or RESTING takes it back; if it has passed to
  * another holder, the connection is undone. Only processes inside a namespace can ask its kernel
- * table, so only they return its words (or its death does: holder.h).
+ * table, so only they return its words (or its death does: holder.h). One that finds no port says
+ * so in the pool's header; the processes of other namespaces see that when they next connect, and
+ * reconcile, twice at least until a word is at rest. A namespace that is alive and connects to
+ * nothing cannot be reached so; "fixport-pool reclaim" visits it.
+ *
+ * A connection that the pool does not know (it is older than the pool, or its namespace was dead and
+ * came back) is taken in by the dump that shows it, if nobody else has the word.
  *
  * The quarantine is there for what comes after the kernel of the namespace: conntrack on the node
  * and firewalls keep a closed connection's entry for two minutes, and would move another pod that
@@ -62,6 +68,7 @@
 #define LINGER_MS 60000 /* TCP_TIMEWAIT_LEN: after this a closed socket is gone (net/tcp.h) */
 #define SUSPECT_MS 1000 /* a connect that takes longer to begin may be marked, see above */
 #define RECONCILE_MS 100 /* at most so often for a namespace: it costs ms */
+#define GIVE_BACK_MS 1000 /* the same on somebody else's behalf */
 #define RECENT_TRIES 64 /* attempts on ports let go a short while ago, in one connect */
 
 enum { PASS_HAND, PASS_SHARED, PASS_END };
@@ -237,29 +244,30 @@ int lease_claim(struct lease_search *search, uint16_t port, struct lease *lease)
 }
 
 /* Whether the port is free or this namespace's in every lane. */
-static bool port_is_unused(const struct pool *pool, uint16_t port, uint32_t holder)
+static bool port_is_unused(const struct pool *pool, uint16_t port, uint32_t holder,
+                           uint32_t quarantine, uint64_t now)
 {
-    uint64_t now = sys_now_ms();
     for (uint32_t lane = 0; lane < pool->lanes; lane++) {
         _Atomic uint64_t *at = pool_word(pool, lane, port);
         uint64_t word = at ? atomic_load_explicit(at, memory_order_relaxed) : 0;
         bool rested = word_state(word) == WORD_RESTING &&
-                      age(now, word_when(word)) >= POLICY_QUARANTINE_MS;
+                      age(now, word_when(word)) >= quarantine;
         if (word_state(word) != WORD_FREE && word_holder(word) != holder && !rested)
             return false;
     }
     return true;
 }
 
-uint16_t lease_unused_port(const struct pool *pool, const struct portset *ports, uint32_t slot,
+uint16_t lease_unused_port(const struct pool *pool, const struct pool_any *any, uint32_t slot,
                            uint32_t random)
 {
-    uint32_t size = portset_size(ports);
+    uint64_t now = sys_now_ms();
+    uint32_t size = portset_size(&any->ports);
     uint32_t start = size ? (uint32_t)((uint64_t)random * size >> 32) : 0;
     for (uint32_t i = 0; i < size; i++) {
         uint32_t follow;
-        uint16_t port = port_at(ports, (start + i) % size, &follow);
-        if (port && port_is_unused(pool, port, slot + 1))
+        uint16_t port = port_at(&any->ports, (start + i) % size, &follow);
+        if (port && port_is_unused(pool, port, slot + 1, any->quarantine_ms, now))
             return port;
     }
     return 0;
@@ -345,6 +353,20 @@ bool lease_reconcile_due(const struct pool *pool, uint32_t slot, uint64_t now)
     return age(now, before) >= RECONCILE_MS && atomic_compare_exchange_strong(last, &before, now);
 }
 
+void lease_want(const struct pool *pool, uint64_t now)
+{
+    atomic_store_explicit(&pool->header->wanted, now, memory_order_relaxed);
+}
+
+bool lease_wanted(const struct pool *pool, uint32_t slot, uint64_t now)
+{
+    uint64_t wanted = atomic_load_explicit(&pool->header->wanted, memory_order_relaxed);
+    if (!wanted)
+        return false;
+    uint64_t last = atomic_load_explicit(&pool->holder[slot].reconciled_ms, memory_order_relaxed);
+    return wanted > last && wanted <= now && age(now, last) >= GIVE_BACK_MS;
+}
+
 /* What a dump shows, one bit for each word of the pool. */
 struct truth {
     const struct pool *pool;
@@ -389,6 +411,21 @@ static bool get_bit(const uint8_t *bits, size_t index)
     return bits[index / 8] >> index % 8 & 1;
 }
 
+/*
+ * The lane of a connection. One that a rule matches gets a lane if it has none; but not those of a
+ * server on a port of the range: every client would be a destination. A dump begins with listeners.
+ */
+static int truth_lane(const struct truth *truth, const struct sockdiag_socket *socket, size_t port)
+{
+    struct policy_verdict verdict;
+    int lane = pool_lane_find(truth->pool, &socket->peer, false);
+    if (lane != -ENOENT || is_closing(socket->state) || get_bit(truth->any, port) ||
+        !pool_match(truth->pool, &socket->peer, &verdict) ||
+        !portset_has(&verdict.ports, socket->port))
+        return lane;
+    return pool_lane_find(truth->pool, &socket->peer, true);
+}
+
 static void truth_add(const struct sockdiag_socket *socket, void *arg)
 {
     struct truth *truth = arg;
@@ -401,7 +438,7 @@ static void truth_add(const struct sockdiag_socket *socket, void *arg)
         set_bit(truth->any, place * POOL_PAGE_PORTS + offset);
         return;
     }
-    int lane = pool_lane_find(pool, &socket->peer, false);
+    int lane = truth_lane(truth, socket, place * POOL_PAGE_PORTS + offset);
     if (lane >= 0)
         set_bit(is_closing(socket->state) ? truth->closing : truth->live,
                 ((size_t)place * pool->lanes + (uint32_t)lane) * POOL_PAGE_PORTS + offset);
@@ -429,6 +466,16 @@ static uint64_t word_judged(const struct truth *truth, uint64_t word, size_t ind
     return word_unseen(word, began, now);
 }
 
+/* A word that is nobody's becomes the holder's if its namespace has a connection there. */
+static void word_adopt(const struct truth *truth, _Atomic uint64_t *at, uint64_t word, size_t index,
+                       uint32_t holder)
+{
+    bool nobodys = word_state(word) == WORD_FREE ||
+                   (word_state(word) == WORD_RESTING && word_holder(word) == 0);
+    if (nobodys && get_bit(truth->live, index))
+        atomic_compare_exchange_strong(at, &word, word_make(WORD_USED, holder, sys_now_ms()));
+}
+
 /* Return: how many words of the holder became more free than they were. */
 static int lane_apply(const struct truth *truth, uint32_t holder, uint32_t place, uint32_t lane,
                       uint64_t began)
@@ -438,8 +485,10 @@ static int lane_apply(const struct truth *truth, uint32_t holder, uint32_t place
     for (uint32_t i = 0; i < POOL_PAGE_PORTS; i++) {
         _Atomic uint64_t *at = &truth->pool->word[base + i];
         uint64_t word = atomic_load_explicit(at, memory_order_relaxed);
-        if (word_holder(word) != holder || word_state(word) == WORD_FREE)
+        if (word_holder(word) != holder || word_state(word) == WORD_FREE) {
+            word_adopt(truth, at, word, base + i, holder);
             continue;
+        }
         uint64_t judged = word_judged(truth, word, base + i, place * POOL_PAGE_PORTS + i, began);
         if (judged != word && atomic_compare_exchange_strong(at, &word, judged))
             freed += word_state(judged) > word_state(word);

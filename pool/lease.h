@@ -57,9 +57,9 @@ int lease_claim(struct lease_search *search, uint16_t port, struct lease *lease)
 /**
  * lease_unused_port - a port that no other namespace uses towards any destination.
  * For a socket that needs a port before its destination is known. Nothing is taken.
- * @random: where to start looking. Return: a port of @ports, or 0.
+ * @random: where to start looking. Return: a port of @any, or 0.
  */
-uint16_t lease_unused_port(const struct pool *pool, const struct portset *ports, uint32_t slot,
+uint16_t lease_unused_port(const struct pool *pool, const struct pool_any *any, uint32_t slot,
                            uint32_t random);
 
 /** lease_refused - the kernel says the port is in use in this namespace: remember that. */
@@ -93,6 +93,7 @@ int lease_wait(const struct pool *pool, uint32_t lane, uint32_t seen, uint32_t m
 
 /**
  * lease_reconcile - compare this namespace's leases with the kernel's sockets.
+ * Also takes in connections that a rule matches and that the pool does not know of.
  * @slot: the holder of the namespace that the calling thread is in.
  * @now: sys_now_ms().
  * Return: how many leases were found to be closed; -errno if the kernel did not say.
@@ -102,5 +103,14 @@ int lease_reconcile(const struct pool *pool, uint32_t slot, uint64_t now);
 
 /** lease_reconcile_due - whether @slot's last one is long enough ago; claims it if so. */
 bool lease_reconcile_due(const struct pool *pool, uint32_t slot, uint64_t now);
+
+/** lease_want - no port was left: ask the other namespaces to look what they can give back. */
+void lease_want(const struct pool *pool, uint64_t now);
+
+/**
+ * lease_wanted - whether somebody asked since @slot's leases were last reconciled, and that is a
+ * second ago: then its processes do so at their next connect. Two loads.
+ */
+bool lease_wanted(const struct pool *pool, uint32_t slot, uint64_t now);
 
 #endif

@@ -460,7 +460,9 @@ static void set_verdict(struct policy_verdict *verdict, const struct policy *pol
         verdict->exhausted = POLICY_FAIL;
     verdict->wait_ms = at_most(rule->wait_ms, POLICY_WAIT_MAX_MS);
     verdict->quarantine_ms = at_most(policy->quarantine_ms, POLICY_QUARANTINE_MAX_MS);
-    memcpy(&verdict->ports, &rule->ports, sizeof(verdict->ports));
+    verdict->ports.count = at_most(rule->ports.count, PORTRANGE_MAX);
+    for (uint32_t i = 0; i < verdict->ports.count; i++)
+        verdict->ports.range[i] = rule->ports.range[i];
     if (!portset_valid(&verdict->ports))
         verdict->ports.count = 0;
 }

@@ -78,8 +78,14 @@ const char *pool_strerror(int error);
  */
 bool pool_match(const struct pool *pool, const struct dest *dest, struct policy_verdict *verdict);
 
-/** pool_first_ports - a copy of the first rule's ports. Return: false if they make no sense. */
-bool pool_first_ports(const struct pool *pool, struct portset *ports);
+/* What a socket needs that must have a port before its destination is known. */
+struct pool_any {
+    struct portset ports; /* that suit as many rules as can be, the first ones first */
+    uint32_t quarantine_ms;
+};
+
+/** pool_any_rule - ports for a socket whose rule is not known yet. Return: false if there are none. */
+bool pool_any_rule(const struct pool *pool, struct pool_any *any);
 
 /** pool_policy - a copy of the current policy, checksum verified. Return: 0 or -EBADMSG. */
 int pool_policy(const struct pool *pool, struct policy *copy);

@@ -204,6 +204,26 @@ bool portset_overlaps(const struct portset *set, uint16_t lo, uint16_t hi)
     return false;
 }
 
+int portset_intersect(struct portset *set, const struct portset *other)
+{
+    struct portset both = {.count = 0};
+    for (uint32_t i = 0, k = 0; i < set->count && k < other->count;) {
+        struct portrange a = set->range[i], b = other->range[k];
+        struct portrange common = {a.lo > b.lo ? a.lo : b.lo, a.hi < b.hi ? a.hi : b.hi};
+        if (common.lo <= common.hi) {
+            if (both.count == PORTRANGE_MAX)
+                return -E2BIG;
+            both.range[both.count++] = common;
+        }
+        if (a.hi < b.hi)
+            i++;
+        else
+            k++;
+    }
+    *set = both;
+    return 0;
+}
+
 bool portset_valid(const struct portset *set)
 {
     uint32_t before = 0;

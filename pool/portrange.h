@@ -63,6 +63,13 @@ bool portset_has(const struct portset *set, uint16_t port);
 bool portset_overlaps(const struct portset *set, uint16_t lo, uint16_t hi);
 
 /**
+ * portset_intersect - leave only the ports that @other has too.
+ * @set: valid, changed; its count becomes 0 if nothing is left.
+ * Return: 0, or -E2BIG if the result has more than PORTRANGE_MAX ranges; @set is unchanged then.
+ */
+int portset_intersect(struct portset *set, const struct portset *other);
+
+/**
  * portset_valid - whether a set read from untrusted memory keeps the promises of the types above.
  */
 bool portset_valid(const struct portset *set);

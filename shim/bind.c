@@ -46,16 +46,16 @@ static void choose_any(int fd, const struct sockaddr_storage *name, socklen_t le
 static bool choose_from_pool(int fd, struct sockaddr_storage name, socklen_t length)
 {
     int reuse = 0;
-    struct portset ports;
+    struct pool_any rule;
     struct sockaddr_storage any = name;
     struct shim_pool *at = shim_pool();
-    struct shim_netns *netns = at ? shim_netns(at, fd) : NULL;
+    struct shim_netns *netns = at ? netns_of(at, fd) : NULL;
     if (!netns || sock_get(fd, SOL_SOCKET, SO_REUSEADDR, &reuse) != 0 || reuse ||
-        !pool_first_ports(&at->pool, &ports))
+        !pool_any_rule(&at->pool, &rule))
         return false;
     undo_defer(fd);
     for (int tries = 0; tries < POOL_TRIES; tries++) {
-        uint16_t port = lease_unused_port(&at->pool, &ports, netns->slot, random_next());
+        uint16_t port = lease_unused_port(&at->pool, &rule, netns->slot, random_next());
         if (!port)
             break;
         address_set_port(&name, port);
@@ -72,6 +72,15 @@ static bool choose_from_pool(int fd, struct sockaddr_storage name, socklen_t len
     return false;
 }
 
+static bool may_match(const struct shim_pool *at, const uint8_t addr[16])
+{
+    guard_install();
+    uint32_t generation = atomic_load_explicit(&at->pool.header->generation, memory_order_acquire);
+    bool may = policy_may_match_address(at->pool.policy[generation & 1], addr);
+    guard_remove();
+    return may;
+}
+
 /* Whether a bind to @address may be followed by a connect that a rule matches. */
 static bool concerns_us(int fd, const struct sockaddr *address, socklen_t length,
                         struct sockaddr_storage *copy)
@@ -81,10 +90,7 @@ static bool concerns_us(int fd, const struct sockaddr *address, socklen_t length
     if (!at || !address_copy(copy, address, length) ||
         !dest_from_sockaddr((struct sockaddr *)copy, length, &local))
         return false;
-    bool wildcard = addr_is_any((struct sockaddr *)copy);
-    uint32_t generation = atomic_load_explicit(&at->pool.header->generation, memory_order_acquire);
-    return (wildcard ||
-            policy_may_match_address(at->pool.policy[generation & 1], local.addr)) &&
+    return (addr_is_any((struct sockaddr *)copy) || may_match(at, local.addr)) &&
            sock_tcp_state(fd) >= 0;
 }
 
@@ -133,7 +139,10 @@ SHIM_EXPORT int getsockname(int fd, struct sockaddr *address, socklen_t *length)
         (name.ss_family != AF_INET && name.ss_family != AF_INET6) || address_port(&name) != 0 ||
         !is_deferred(fd))
         return real.getsockname(fd, address, length);
-    if (!choose_from_pool(fd, name, name_length))
+    guard_install();
+    bool chosen = choose_from_pool(fd, name, name_length);
+    guard_remove();
+    if (!chosen)
         choose_any(fd, &name, name_length);
     return real.getsockname(fd, address, length);
 }

@@ -33,10 +33,10 @@ static void line_number(struct text *text, const char *key, uint64_t value)
 static void describe_pool(struct text *text, const struct shim_pool *at)
 {
     char ports[512];
-    struct portset first;
+    struct pool_any any;
     line_number(text, "generation", atomic_load(&at->pool.header->generation));
-    if (pool_first_ports(&at->pool, &first)) {
-        portset_print(&first, ports, sizeof(ports));
+    if (pool_any_rule(&at->pool, &any)) {
+        portset_print(&any.ports, ports, sizeof(ports));
         line(text, "ports", ports);
     }
     if (!atomic_load(&at->netns[0].cookie))

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Starting: the environment, the pool, and being counted as alive.
+ * Starting: the environment, and the pool.
  *
  * All of it happens in the constructor, although most processes never connect: a daemon opens its
  * connections after it has changed its root, its user and closed every descriptor, when the pool's
@@ -18,50 +18,7 @@ struct shim shim;
 struct shim_pool shim_pools[SHIM_POOLS];
 
 static _Atomic uint32_t pools_used;
-static _Atomic uint32_t opening; /* a thread is at it; the others go on without */
 static _Atomic uint64_t tried_ms;
-
-static uint32_t namespace_slot(const struct shim_pool *at)
-{
-    for (uint32_t i = 0; i < SHIM_NETNS; i++)
-        if (!atomic_load(&at->netns[i].cookie))
-            return i;
-    return SHIM_NETNS;
-}
-
-/* Joins the namespace @cookie. @fd: an open pool file, kept open by a mapping of the caller's. */
-static struct shim_netns *namespace_join(struct shim_pool *at, int fd, uint64_t cookie)
-{
-    uint32_t index = namespace_slot(at);
-    if (index == SHIM_NETNS) {
-        fault_set(shim.path, "one process uses more than 16 network namespaces");
-        return NULL;
-    }
-    int slot = holder_join(&at->pool, fd, cookie);
-    if (slot < 0) {
-        fault_set(shim.path, slot == -ENOSPC ? "1024 network namespaces use it already"
-                                             : pool_strerror(slot));
-        return NULL;
-    }
-    struct shim_netns *netns = &at->netns[index];
-    netns->slot = (uint32_t)slot;
-    atomic_store(&netns->local, 0); /* read when it is needed */
-    atomic_store(&netns->by_bind, 0);
-    atomic_store_explicit(&netns->cookie, cookie, memory_order_release);
-    return netns;
-}
-
-/* Joins the namespace that the process starts in, by a socket made for the purpose. */
-static void join_own(struct shim_pool *at, int fd)
-{
-    int sock = (int)SYS(socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (sock < 0)
-        return; /* the first connection's socket will do */
-    uint64_t cookie = holder_netns(sock);
-    if (cookie)
-        namespace_join(at, fd, cookie);
-    SYS(close, sock);
-}
 
 bool shim_same_file(int fd, struct shim_pool *at, bool remember)
 {
@@ -90,6 +47,7 @@ static int open_or_create(struct pool *pool, int *fd)
 static void open_into(struct shim_pool *at)
 {
     int fd;
+    atomic_store(&at->broken, 0); /* an earlier attempt may have failed here */
     guard_install();
     int result = open_or_create(&at->pool, &fd);
     if (result) {
@@ -97,7 +55,7 @@ static void open_into(struct shim_pool *at)
     } else {
         fault_clear();
         shim_same_file(fd, at, true);
-        join_own(at, fd);
+        netns_join_own(at, fd);
         SYS(close, fd);
         atomic_store_explicit(&shim.current, at, memory_order_release);
     }
@@ -107,7 +65,7 @@ static void open_into(struct shim_pool *at)
 /* One attempt, by one thread. A used-up attachment cannot be used again: threads may be in it. */
 static void try_open(void)
 {
-    if (atomic_exchange(&opening, 1))
+    if (!netns_lock(0))
         return;
     uint32_t used = atomic_load(&pools_used);
     if (used >= SHIM_POOLS) {
@@ -117,7 +75,7 @@ static void try_open(void)
         if (shim_pools[used].pool.header)
             atomic_store(&pools_used, used + 1);
     }
-    atomic_store(&opening, 0);
+    netns_unlock();
 }
 
 static bool usable(const struct shim_pool *at)
@@ -142,57 +100,6 @@ struct shim_pool *shim_pool(void)
     }
     at = shim_pool_peek();
     return usable(at) ? at : NULL;
-}
-
-/* A namespace met later (setns, a socket passed from elsewhere): its lock needs its own open file. */
-static struct shim_netns *namespace_add(struct shim_pool *at, uint64_t cookie)
-{
-    struct shim_netns *netns = NULL;
-    int fd = (int)SYS(openat, AT_FDCWD, shim.path,
-                      O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0);
-    if (fd < 0) {
-        fault_set(shim.path, pool_strerror(fd));
-        return NULL;
-    }
-    if (!shim_same_file(fd, at, false)) {
-        atomic_store(&at->broken, 1);
-        fault_set(shim.path, "it was replaced");
-    } else {
-        long anchor = SYS(mmap, NULL, 1, PROT_NONE, MAP_SHARED, fd, 0);
-        if (anchor > 0 || anchor < -4095)
-            netns = namespace_join(at, fd, cookie);
-        if (!netns && (anchor > 0 || anchor < -4095))
-            SYS(munmap, anchor, 1);
-    }
-    SYS(close, fd);
-    return netns;
-}
-
-static struct shim_netns *namespace_find(struct shim_pool *at, uint64_t cookie)
-{
-    for (uint32_t i = 0; i < SHIM_NETNS; i++) {
-        uint64_t known = atomic_load_explicit(&at->netns[i].cookie, memory_order_acquire);
-        if (known == cookie)
-            return &at->netns[i];
-        if (!known)
-            break;
-    }
-    return NULL;
-}
-
-struct shim_netns *shim_netns(struct shim_pool *at, int fd)
-{
-    uint64_t cookie = holder_netns(fd);
-    struct shim_netns *netns = cookie ? namespace_find(at, cookie) : NULL;
-    if (netns || !cookie)
-        return netns;
-    while (atomic_exchange(&opening, 1))
-        SYS(sched_yield);
-    netns = namespace_find(at, cookie);
-    if (!netns)
-        netns = namespace_add(at, cookie);
-    atomic_store(&opening, 0);
-    return netns;
 }
 
 /* ---- the environment ---- */
@@ -296,6 +203,7 @@ static enum shim_phase start(void)
     real_init();
     fault_init();
     bool trusted = !secure();
+    shim.stack_top = getauxval ? getauxval(AT_RANDOM) : 0;
     if (trusted && disabled()) {
         errno = saved;
         return SHIM_INERT;

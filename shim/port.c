@@ -28,13 +28,18 @@
  * For the sake of the third way sockets get SO_REUSEADDR after they are connected, where ports are
  * short: in small ranges, and when a port had to be used again or was long looked for.
  *
- * None can be trusted blindly, and one more question is cheap, so after the call by range the
- * socket's name is looked at. If the port is another one, either the program had bound the socket
- * itself (then that is how it stays), or ip_local_port_range was changed under us: then the
- * connection is undone at once, and made again by bind.
+ * None can be trusted blindly, so after the call by range the socket's name is looked at. If the
+ * port is another one, either the program had bound the socket itself (then that is how it stays),
+ * or ip_local_port_range was changed under us: then the connection is undone at once, and made
+ * again by bind.
  *
- * Which namespace: the socket's, asked by SO_NETNS_COOKIE each time, since programs enter
- * namespaces and pass sockets around without this library seeing it.
+ * Which namespace: the socket's (netns.c), since programs enter namespaces and pass sockets around
+ * without this library seeing it.
+ *
+ * Both questions are a system call, and most of what a connect with this library costs more than
+ * one without. So a socket that this process has just made is not asked again if one like it was
+ * asked in the same tick of the clock (1 to 10 ms): that much later, at most, a change of the
+ * sysctl is noticed.
  *
  * Is EADDRNOTAVAIL about the port at all? A destination without a source address says the same. A
  * datagram socket that is connected there tells (it also is how the 4-tuple's source is known):
@@ -86,12 +91,10 @@ static void search_begin(struct attempt *attempt)
                        attempt->netns->slot, attempt->lane, attempt->began);
 }
 
-/* Whether the socket is a TCP socket that may be connected; hints save the question. */
+/* Whether the socket is a TCP socket that may be connected. A fresh one is, without asking. */
 static bool connectable(int fd)
 {
     struct hint hint = hint_get(fd);
-    if (hint.kind == HINT_FRESH)
-        return true;
     if (sock_tcp_state(fd) != TCP_CLOSE)
         return false;
     if (hint.kind == HINT_LEASED) /* that connection failed or was dissolved */
@@ -114,17 +117,20 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
         port_pass(fd);
         return PORT_PASS;
     }
-    if (!connectable(fd))
+    enum hint_kind kind = hint_get(fd).kind;
+    if (kind != HINT_FRESH && !connectable(fd))
         return PORT_PASS;
     attempt->at = at;
     attempt->fd = fd;
-    attempt->netns = shim_netns(at, fd);
+    attempt->began = sys_now_ms();
+    attempt->fresh = kind == HINT_FRESH;
+    attempt->sure = attempt->waiting = attempt->bound = attempt->again = false;
+    attempt->netns = attempt->fresh ? netns_of_fresh(at, fd, attempt->began, &attempt->sure)
+                                    : netns_of(at, fd);
     if (!attempt->netns)
         return faulty(fd, &attempt->dest);
     attempt->lane = (uint32_t)pool_lane_find(&at->pool, &attempt->dest, true);
-    attempt->began = sys_now_ms();
-    attempt->waiting = attempt->bound = attempt->again = false;
-    attempt->by_bind = hint_get(fd).kind == HINT_BOUND;
+    attempt->by_bind = kind == HINT_BOUND;
     attempt->name_length = 0;
     search_begin(attempt);
     return PORT_READY;
@@ -137,24 +143,28 @@ static bool port_in(uint32_t local, uint16_t port)
     return (local & 0xffff) <= port && port <= local >> 16;
 }
 
-/* The namespace's ip_local_port_range; where it cannot be read (a changed root), bind() is sure. */
-static uint32_t local_range(struct shim_netns *netns)
+/*
+ * Reads the namespace's ip_local_port_range, which /proc shows to threads that are in it. Where it
+ * cannot be read (a changed root), bind() is sure. Return: 0 if it is not known.
+ */
+static uint32_t local_range_read(const struct attempt *attempt)
 {
-    uint32_t local = atomic_load_explicit(&netns->local, memory_order_relaxed);
-    if (!local) {
-        local = sysctl_local_range();
-        if (!local)
-            atomic_store(&netns->by_bind, 1);
-        atomic_store_explicit(&netns->local, local, memory_order_relaxed);
-    }
+    struct shim_netns *netns = attempt->netns;
+    if (!netns_is_own(netns))
+        return 0;
+    uint32_t local = sysctl_local_range();
+    if (!local)
+        atomic_store(&netns->by_bind, 1);
+    atomic_store_explicit(&netns->local, local, memory_order_relaxed);
     return local;
 }
 
 static bool range_works(const struct attempt *attempt)
 {
-    return !attempt->by_bind &&
-           !atomic_load_explicit(&attempt->netns->by_bind, memory_order_relaxed) &&
-           port_in(local_range(attempt->netns), attempt->lease.port);
+    if (attempt->by_bind || atomic_load_explicit(&attempt->netns->by_bind, memory_order_relaxed))
+        return false;
+    uint32_t local = atomic_load_explicit(&attempt->netns->local, memory_order_relaxed);
+    return port_in(local ? local : local_range_read(attempt), attempt->lease.port);
 }
 
 static int learn_name(struct attempt *attempt)
@@ -192,16 +202,17 @@ static void restore_address(struct attempt *attempt)
 
 /*
  * The address that the connection will have as its source: what the program bound, or what a
- * datagram to the destination would have. Return: 0 or -errno.
+ * datagram to the destination would have. Return: 0; -EXDEV: that cannot be found out; -errno: there
+ * is no way to the destination, from whatever port.
  */
 static int source_of(const struct attempt *attempt, struct dest *source)
 {
     struct sockaddr_storage name = attempt->address;
     socklen_t length = sizeof(struct sockaddr_in6);
     int fd = (int)SYS(socket, name.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return fd;
     int result = -EXDEV; /* this thread is in another namespace than the socket */
+    if (fd < 0)
+        return result;
     if (holder_netns(fd) == atomic_load(&attempt->netns->cookie)) {
         if (name.ss_family == AF_INET)
             length = sizeof(struct sockaddr_in);
@@ -215,31 +226,39 @@ static int source_of(const struct attempt *attempt, struct dest *source)
         length = attempt->name_length;
     }
     if (!result && !dest_from_sockaddr((struct sockaddr *)&name, length, source))
-        result = -EAFNOSUPPORT;
-    return result;
+        result = -EXDEV;
+    bool no_way = result == -EADDRNOTAVAIL || result == -ENETUNREACH || result == -EHOSTUNREACH;
+    return !result || no_way ? result : -EXDEV;
 }
 
-/* Whether the kernel has room for the 4-tuple: nothing is there, or a TIME_WAIT. */
-static bool tuple_is_free(const struct attempt *attempt, struct dest *source)
-{
-    source->port = attempt->lease.port;
-    int state = sockdiag_state(source, &attempt->dest);
-    return state == -ENOENT || state == TCP_TIME_WAIT;
-}
-
-/* Return: 0; -EADDRINUSE: not this port; -EADDRNOTAVAIL: no port would do. */
-static int put_by_sharing(struct attempt *attempt)
+/*
+ * Whether the kernel has room for the 4-tuple: nothing is there, or a TIME_WAIT. Return: 0;
+ * -EADDRINUSE: it has not; as source_of(), and -EXDEV also where nobody may ask for sockets.
+ */
+static int tuple_room(struct attempt *attempt)
 {
     struct dest source;
-    int reuse = 0;
     int result = learn_name(attempt);
     if (!result)
         result = source_of(attempt, &source);
-    if (result == -EADDRNOTAVAIL)
+    if (result)
         return result;
-    if (result || !tuple_is_free(attempt, &source) ||
-        sock_get(attempt->fd, SOL_SOCKET, SO_REUSEADDR, &reuse) != 0)
-        return -EADDRINUSE;
+    source.port = attempt->lease.port;
+    int state = sockdiag_state(&source, &attempt->dest);
+    if (state == -ENOENT || state == TCP_TIME_WAIT)
+        return 0;
+    return state > 0 ? -EADDRINUSE : -EXDEV;
+}
+
+/* Return: 0; -EADDRINUSE: not this port; -EXDEV: it cannot be found out; other: no port would do. */
+static int put_by_sharing(struct attempt *attempt)
+{
+    int reuse = 0;
+    int result = tuple_room(attempt);
+    if (!result)
+        result = sock_get(attempt->fd, SOL_SOCKET, SO_REUSEADDR, &reuse);
+    if (result)
+        return result;
     sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
     if (!reuse)
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
@@ -252,17 +271,34 @@ static int put_by_sharing(struct attempt *attempt)
     return result;
 }
 
-/* With SO_REUSEADDR, which a program may have set itself, bind() would not say who else is there. */
-static int put_by_bind(struct attempt *attempt)
+static int put_alone(struct attempt *attempt)
 {
-    int reuse = 0;
-    if (sock_get(attempt->fd, SOL_SOCKET, SO_REUSEADDR, &reuse) != 0 || reuse)
-        return put_by_sharing(attempt);
     int result = bind_port(attempt);
     attempt->bound = result == 0;
     if (result && result != -EINVAL)
         restore_address(attempt);
-    return result == -EADDRINUSE ? put_by_sharing(attempt) : result;
+    return result;
+}
+
+/*
+ * With SO_REUSEADDR, which a program may have set itself, bind() would not say who else is there. If
+ * the kernel cannot be asked, the option is taken away for the moment of the bind.
+ */
+static int put_by_bind(struct attempt *attempt)
+{
+    int reuse = 0;
+    int result = sock_get(attempt->fd, SOL_SOCKET, SO_REUSEADDR, &reuse);
+    if (result)
+        return result;
+    result = reuse ? put_by_sharing(attempt) : put_alone(attempt);
+    if (reuse && result == -EXDEV) {
+        sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 0);
+        result = put_alone(attempt);
+        sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
+    } else if (!reuse && result == -EADDRINUSE) {
+        result = put_by_sharing(attempt);
+    }
+    return result == -EXDEV ? -EADDRINUSE : result;
 }
 
 static int put(struct attempt *attempt)
@@ -308,15 +344,13 @@ static int reopen(void)
                     O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0);
 }
 
-/* Whether the calling thread is in the socket's namespace: only then its dump is about it. */
-static bool in_namespace(const struct attempt *attempt)
+/* Compares the namespace's leases with its sockets, if this thread can see them. */
+static int reconcile(const struct attempt *attempt, uint64_t now)
 {
-    int sock = (int)SYS(socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (sock < 0)
-        return false;
-    bool same = holder_netns(sock) == atomic_load(&attempt->netns->cookie);
-    SYS(close, sock);
-    return same;
+    if (!netns_is_own(attempt->netns))
+        return 0;
+    int found = lease_reconcile(&attempt->at->pool, attempt->netns->slot, now);
+    return found > 0 ? found : 0;
 }
 
 /* Looks for ports that are free and not known to be. Return: whether to search once more. */
@@ -324,10 +358,10 @@ static bool take_back(struct attempt *attempt)
 {
     const struct pool *pool = &attempt->at->pool;
     uint64_t now = sys_now_ms();
+    lease_want(pool, now);
     if (!lease_reconcile_due(pool, attempt->netns->slot, now))
         return false;
-    int found = in_namespace(attempt) ? lease_reconcile(pool, attempt->netns->slot, now) : 0;
-    found = found > 0 ? found : 0;
+    int found = reconcile(attempt, now);
     int fd = reopen();
     if (fd >= 0) {
         /* Another file's locks would say that everybody is dead. */
@@ -410,8 +444,9 @@ enum port_answer port_next(struct attempt *attempt)
         if (result == -EINVAL)
             return already_bound(attempt);
         if (result != -EADDRINUSE) {
-            /* EACCES for ports below 1024, or a socket that cannot be bound at all. */
+            /* EACCES for ports below 1024, no route, or a socket that cannot be bound at all. */
             lease_let_go(&attempt->at->pool, &attempt->lease, attempt->began);
+            sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
             errno = -result;
             return PORT_REFUSE;
         }
@@ -437,7 +472,7 @@ static void remember(const struct attempt *attempt, enum hint_kind kind)
 /* The socket has @port, not the one it was given. Return: as port_settle(). */
 static int other_port(struct attempt *attempt, uint16_t port)
 {
-    uint32_t local = sysctl_local_range();
+    uint32_t local = local_range_read(attempt);
     bool honoured = local && port_in(local, attempt->lease.port);
     let_go(attempt);
     sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
@@ -449,13 +484,18 @@ static int other_port(struct attempt *attempt, uint16_t port)
             remember(attempt, HINT_LEASED);
         return 0;
     }
-    if (local)
-        atomic_store(&attempt->netns->local, local);
-    else
-        atomic_store(&attempt->netns->by_bind, 1);
     sock_disconnect(attempt->fd);
     attempt->by_bind = true;
     return 1;
+}
+
+/* Another namespace has found no port: see what this one can spare (lease.c). */
+static void give_back(const struct attempt *attempt)
+{
+    const struct pool *pool = &attempt->at->pool;
+    if (lease_wanted(pool, attempt->netns->slot, attempt->began) &&
+        lease_reconcile_due(pool, attempt->netns->slot, attempt->began))
+        reconcile(attempt, attempt->began);
 }
 
 /* Whether its TIME_WAIT may have to make room for a new connection, see above. */
@@ -465,15 +505,31 @@ static bool ports_are_short(const struct attempt *attempt)
            attempt->search.step > 8;
 }
 
-static int connected(struct attempt *attempt)
+/*
+ * The port that the socket has, if it may be another than the one it was given; else 0.
+ */
+static uint16_t port_in_doubt(const struct attempt *attempt)
 {
     struct sockaddr_storage name;
     socklen_t length;
-    if (!attempt->bound && sock_name(attempt->fd, &name, &length) == 0 &&
-        address_port(&name) != attempt->lease.port)
-        return other_port(attempt, address_port(&name));
+    if (attempt->bound || attempt->sure || sock_name(attempt->fd, &name, &length) != 0)
+        return 0;
+    uint16_t port = address_port(&name);
+    if (port != attempt->lease.port)
+        return port;
+    if (attempt->fresh)
+        netns_remember(attempt->at, attempt->netns, attempt->began);
+    return 0;
+}
+
+static int connected(struct attempt *attempt)
+{
+    uint16_t other = port_in_doubt(attempt);
+    if (other)
+        return other_port(attempt, other);
     if (!lease_confirm(&attempt->at->pool, &attempt->lease, attempt->began)) {
         sock_disconnect(attempt->fd);
+        sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
         count(&attempt->at->pool.header->lost);
         errno = EADDRNOTAVAIL;
         return -1;
@@ -482,6 +538,7 @@ static int connected(struct attempt *attempt)
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
     remember(attempt, HINT_LEASED);
     shim_log("connect", &attempt->dest, attempt->lease.port);
+    give_back(attempt);
     return 0;
 }
 
@@ -495,7 +552,7 @@ static int refused(struct attempt *attempt)
             atomic_store(&attempt->netns->by_bind, 1); /* the kernel's own choice skips our ports */
         return 1;
     }
-    if (result == -EADDRNOTAVAIL || result == -EINVAL) { /* EINVAL: it is the program's own port */
+    if (result != -EADDRINUSE && result != -EXDEV) { /* EINVAL: it is the program's own port */
         let_go(attempt);
         sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
         errno = EADDRNOTAVAIL;

@@ -76,6 +76,16 @@ static int bare_dup3(int from, int to, int flags)
     return (int)SYS_BARE(dup3, from, to, flags);
 }
 
+static int bare_setns(int fd, int kind)
+{
+    return (int)SYS_BARE(setns, fd, kind);
+}
+
+static int bare_unshare(int flags)
+{
+    return (int)SYS_BARE(unshare, flags);
+}
+
 /* Until real_init(), and for what it does not find. */
 struct real real = {
     .connect = bare_connect,
@@ -90,6 +100,8 @@ struct real real = {
     .closefrom = bare_closefrom,
     .dup2 = bare_dup2,
     .dup3 = bare_dup3,
+    .setns = bare_setns,
+    .unshare = bare_unshare,
 };
 
 #define LOOK_UP(name)                                                                              \
@@ -115,4 +127,6 @@ void real_init(void)
     LOOK_UP(closefrom);
     LOOK_UP(dup2);
     LOOK_UP(dup3);
+    LOOK_UP(setns);
+    LOOK_UP(unshare);
 }

@@ -10,7 +10,8 @@
  * and in programs with neither. The few C library functions it uses are weak (weak.h): where they
  * are missing, the shim is inert. It brings its own memcpy() and kin (mem.c).
  *
- *   init.c     the environment, the pool, the namespaces joined as holder
+ *   init.c     the environment, the pool
+ *   netns.c    which namespace a socket is in; joining it as holder; setns(), unshare()
  *   check.c    the answer to fixport-run --check
  *   fault.c    the one line on stderr, and the log
  *   guard.c    a pool file truncated under us
@@ -51,6 +52,8 @@ struct real {
     void (*closefrom)(int);
     int (*dup2)(int, int);
     int (*dup3)(int, int, int);
+    int (*setns)(int, int);
+    int (*unshare)(int);
 };
 extern struct real real;
 
@@ -84,6 +87,7 @@ struct shim {
     _Atomic(struct shim_pool *) current; /* NULL: none */
     char path[256]; /* the pool's */
     char log[256]; /* FIXPORT_LOG; "" is none */
+    uintptr_t stack_top; /* an address at the top of the first thread's stack; 0: not known */
     bool refuse; /* FIXPORT_ON_ERROR=fail */
     bool has_policy; /* FIXPORT_PORTS is set and valid: policy says what it asks for */
     struct policy policy;
@@ -117,11 +121,37 @@ static inline struct shim_pool *shim_pool_peek(void)
 /** shim_same_file - whether @fd is the file that @at maps; @remember: from now on it is. */
 bool shim_same_file(int fd, struct shim_pool *at, bool remember);
 
+/* ---- netns.c ---- */
+
 /**
- * shim_netns - this process' entry for the network namespace of the socket @fd.
- * Joins it as holder if it is new. Return: NULL if that failed (see shim_fault_pending()).
+ * netns_of - this process' entry for the network namespace of the socket @fd.
+ * Joins it as holder if it is new. Return: NULL if that failed (see fault_text()).
  */
-struct shim_netns *shim_netns(struct shim_pool *at, int fd);
+struct shim_netns *netns_of(struct shim_pool *at, int fd);
+
+/**
+ * netns_of_fresh - the same for a socket that socket() has just made in this process.
+ * @now: sys_now_ms(). @sure: whether it was known from another socket in the same tick, and so was
+ *       all that netns_remember() vouched for.
+ */
+struct shim_netns *netns_of_fresh(struct shim_pool *at, int fd, uint64_t now, bool *sure);
+
+/** netns_remember - a fresh socket was in @netns in this tick, and got the port it should have. */
+void netns_remember(const struct shim_pool *at, const struct shim_netns *netns, uint64_t now);
+
+/** netns_join_own - join the namespace that the process starts in. @fd: the open pool file. */
+void netns_join_own(struct shim_pool *at, int fd);
+
+/** netns_is_own - whether this thread is in that namespace now: a few system calls. */
+bool netns_is_own(const struct shim_netns *netns);
+
+/**
+ * netns_lock - one thread at a time attaches to pools and joins namespaces.
+ * @naps: how many ms to wait; 0: do not. Return: false: somebody is at it, or this very thread is,
+ * below a signal handler; true: call netns_unlock().
+ */
+bool netns_lock(unsigned naps);
+void netns_unlock(void);
 
 /* ---- check.c ---- */
 
@@ -242,6 +272,8 @@ struct attempt {
     uint32_t lane;
     uint32_t seen; /* for lease_wait() */
     bool waiting;
+    bool fresh; /* the socket was just made, as far as is known */
+    bool sure; /* the namespace and its range were looked at in this very tick */
     bool by_bind; /* the range does not work for this socket */
     bool bound; /* the socket is bound to the lease's port */
     bool again; /* the port is on the socket already: make the call once more */

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <string.h>
 
+#define STACK_LEAST (8u << 20) /* nothing else is mapped so near below the first thread's stack */
 #define PAGE(pointer) ((uintptr_t)(pointer) / 4096) /* the smallest page size there is */
 
 /*
@@ -20,18 +21,33 @@ static bool readable(const void *at)
     return SYS(rt_sigprocmask, ~0, at, NULL, 8) != -EFAULT;
 }
 
+/*
+ * Whether first..last lie in stack frames of this call's callers, which are there for certain: on
+ * this frame's page, or between it and the top of the first thread's stack, where the kernel has
+ * put AT_RANDOM's bytes (fs/binfmt_elf.c).
+ */
+static bool on_stack(const void *first, const void *last)
+{
+    uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+    uintptr_t top = shim.stack_top;
+    if (PAGE(first) == PAGE(here) && PAGE(last) == PAGE(here))
+        return true;
+    return top > here && top - here < STACK_LEAST && (uintptr_t)first > here &&
+           (uintptr_t)last < top;
+}
+
 bool address_copy(struct sockaddr_storage *copy, const void *address, socklen_t length)
 {
     /* NULL is readable() because it means "no mask" there. */
     if (!address || length < sizeof(struct sockaddr_in) || length > sizeof(*copy))
         return false;
     const char *last = (const char *)address + length - 8;
-    /* The caller's stack near this frame is there for certain. */
-    if ((PAGE(address) != PAGE(&last) && !readable(address)) ||
-        (PAGE(last + 7) != PAGE(address) && !readable(last)))
+    if (!on_stack(address, last + 7) &&
+        (!readable(address) || (PAGE(last + 7) != PAGE(address) && !readable(last))))
         return false;
-    memset(copy, 0, sizeof(*copy));
     memcpy(copy, address, length);
+    if (length < sizeof(struct sockaddr_in6))
+        memset((char *)copy + length, 0, sizeof(struct sockaddr_in6) - length);
     return true;
 }
 

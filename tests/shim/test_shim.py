@@ -317,6 +317,11 @@ fd = os.open("/run/netns/" + sys.argv[1], os.O_RDONLY)
 raw = sys.argv[3] == "raw"
 result = libc.syscall(308, fd, 0) if raw else libc.setns(fd, 0)
 assert result == 0, ctypes.get_errno()
+import time
+tick = lambda: time.clock_gettime_ns(6) // 1000000  # CLOCK_MONOTONIC_COARSE
+before = tick()
+while raw and tick() == before:
+    pass  # what is done behind the library's back it notices from the next tick on
 two = dial()
 print(one[0], two[0])
 import subprocess
@@ -352,6 +357,105 @@ def check_setns(tap, server):
         other.wait()
     finally:
         subprocess.run(["ip", "netns", "del", name], check=False)
+
+
+# A namespace's worth of programs, commanded line by line: "connect PORT" prints the source port or an
+# error, "reset" closes all without leaving a TIME_WAIT, "bound PORT SOURCE" connects from a port.
+COMMANDED = """
+import errno, socket, struct, sys
+listeners = [socket.create_server(("127.0.0.1", port), backlog=64) for port in (7000, 7001)]
+held = []
+print("ready", flush=True)
+for line in sys.stdin:
+    word, *numbers = line.split()
+    try:
+        if word == "reset":
+            for s in held:
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                s.close()
+            held.clear()
+            print("done", flush=True)
+            continue
+        s = socket.socket()
+        if word == "bound":
+            s.bind(("127.0.0.1", int(numbers[1])))
+        s.connect(("127.0.0.1", int(numbers[0])))
+        held.append(s)
+        print(s.getsockname()[1], flush=True)
+    except OSError as e:
+        print(errno.errorcode[e.errno], flush=True)
+"""
+
+
+class Commanded:
+    """COMMANDED in a network namespace of its own, or in that of another one's process."""
+
+    def __init__(self, env, inside=None):
+        enter = ["nsenter", f"--net=/proc/{inside.process.pid}/ns/net"] if inside else \
+            ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+        code = COMMANDED.replace("7000, 7001", "") if inside else COMMANDED
+        self.process = subprocess.Popen([*enter, sys.executable, "-c", code], env=env, text=True,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process.stdout.readline()
+
+    def tell(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    def end(self):
+        self.process.kill()
+        self.process.communicate()
+
+
+def small_pool(folder):
+    """Ten ports, and no quarantine."""
+    path, conf = os.path.join(folder, "pool"), os.path.join(folder, "conf")
+    with open(conf, "w", encoding="ascii") as file:
+        file.write("[pool]\nports = 50000-50009\nquarantine = 0\n[rule all]\nto = 127.0.0.0/8\n")
+    done = run([fptest.POOL_TOOL, "create", "--pool", path, "-c", conf], dict(os.environ))
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def check_giving_back(tap):
+    with pool_folder() as folder:
+        env = fptest.environment(FIXPORT_POOL=small_pool(folder))
+        idle, poor = Commanded(env), Commanded(env)
+        ports = {idle.tell("connect 7000") for _ in range(10)}
+        tap.equal(len(ports), 10, "one namespace takes all ports")
+        idle.tell("reset")
+        tap.equal(poor.tell("connect 7000"), "EADDRNOTAVAIL",
+                  "what it let go is its own as long as nobody asks")
+        deadline = time.monotonic() + 30
+        answer = "EADDRNOTAVAIL"
+        while answer == "EADDRNOTAVAIL" and time.monotonic() < deadline:
+            idle.tell("connect 7001")
+            answer = poor.tell("connect 7000")
+        tap.point(answer in ports, "asked, it gives back when it next connects, to whatever", answer)
+        idle.end()
+        poor.end()
+
+
+def check_adoption(tap):
+    with pool_folder() as folder:
+        env = fptest.environment(FIXPORT_POOL=small_pool(folder))
+        plain = Commanded(dict(os.environ))
+        tap.equal(plain.tell("bound 7000 50005"), "50005", "a connection that the pool never saw")
+        late = Commanded(env, inside=plain)
+        out = run([fptest.POOL_TOOL, "list", "--pool", env["FIXPORT_POOL"]], dict(os.environ)).stdout
+        tap.point(re.search(r"^50005 +127.0.0.1:7000 +used", out, re.M) is not None,
+                  "is taken in when its namespace joins", out)
+        late.end()
+        plain.end()
+
+
+def check_between_namespaces(tap):
+    if subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False).returncode:
+        tap.cannot("between namespaces", "making network namespaces needs root")
+        return
+    check_giving_back(tap)
+    check_adoption(tap)
 
 
 # ---- a system on which something fails ----
@@ -487,6 +591,7 @@ def main():
     check_stderr_is_respected(tap, server)
     check_truncation(tap, server)
     check_setns(tap, server)
+    check_between_namespaces(tap)
     check_fakes(tap, server)
     check_reconcile_without_kernel(tap, server)
     check_random_pools(tap, server, 300 if sanitized else 2000)

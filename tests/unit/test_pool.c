@@ -290,7 +290,7 @@ static pid_t start_holder(uint64_t cookie, int *slot)
         struct pool pool;
         int fd;
         pool_open(path, &pool, &fd);
-        int mine = holder_join(&pool, fd, cookie);
+        int mine = holder_join(&pool, fd, cookie, NULL);
         close(fd);
         while (mine >= 0 && take(&pool, (uint32_t)mine, 2, sys_now_ms(), NULL))
             ;
@@ -357,7 +357,7 @@ Test(pool, a_lock_that_is_never_let_go_holds_nobody_up)
                         .l_len = POOL_HOLDERS - 1};
     cr_assert_eq(fcntl(blocked, F_OFD_SETLK, &all), 0);
     cr_assert_eq(pool_open(path, &mine, &fd), 0);
-    cr_assert_eq(holder_join(&mine, fd, 5), (int)POOL_HOLDERS - 1);
+    cr_assert_eq(holder_join(&mine, fd, 5, NULL), (int)POOL_HOLDERS - 1);
     close(fd);
     close(blocked);
     pool_close(&mine);
@@ -372,12 +372,12 @@ Test(pool, the_table_of_holders_can_be_full)
     for (uint32_t i = 0; i < POOL_HOLDERS; i++) {
         struct pool again;
         cr_assert_eq(pool_open(path, &again, &fd), 0);
-        cr_assert_geq(holder_join(&again, fd, 1000 + i), 0, "holder %u", i);
+        cr_assert_geq(holder_join(&again, fd, 1000 + i, NULL), 0, "holder %u", i);
         close(fd); /* the mapping keeps the lock */
     }
     cr_assert_eq(pool_open(path, &pool, &fd), 0);
-    cr_assert_eq(holder_join(&pool, fd, 7), -ENOSPC);
-    cr_assert_geq(holder_join(&pool, fd, 1500), 0, "who has one already gets in");
+    cr_assert_eq(holder_join(&pool, fd, 7, NULL), -ENOSPC);
+    cr_assert_geq(holder_join(&pool, fd, 1500, NULL), 0, "who has one already gets in");
 }
 
 Test(pool, waiting_ends_when_a_port_is_let_go)
@@ -395,5 +395,49 @@ Test(pool, waiting_ends_when_a_port_is_let_go)
     }
     cr_assert_eq(lease_wait(&pool, 2, seen, 10000), 0);
     waitpid(pid, NULL, 0);
+    pool_close(&pool);
+}
+
+static void reload_with(const char *first, const char *second)
+{
+    policy_init(&policy);
+    policy.quarantine_ms = 7;
+    cr_assert_eq(policy_add_rule(&policy, "a", first, "10.0.0.0/8", NULL), 0);
+    cr_assert_eq(policy_add_rule(&policy, "b", second, NULL, NULL), 0);
+    cr_assert_geq(pool_reload(path, &policy), 0);
+}
+
+Test(pool, a_port_for_any_rule_suits_as_many_as_can_be)
+{
+    struct pool pool;
+    struct pool_any any;
+    char text[64];
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    reload_with("60001-60010", "60008-60012");
+    cr_assert(pool_any_rule(&pool, &any));
+    portset_print(&any.ports, text, sizeof(text));
+    cr_assert_str_eq(text, "60008-60010");
+    cr_assert_eq(any.quarantine_ms, 7);
+    reload_with("60001-60010", "60020-60030");
+    cr_assert(pool_any_rule(&pool, &any));
+    portset_print(&any.ports, text, sizeof(text));
+    cr_assert_str_eq(text, "60001-60010", "nothing suits both: the first");
+    pool_close(&pool);
+}
+
+Test(pool, a_wish_is_heard_once)
+{
+    struct pool pool;
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    uint64_t now = 100000;
+    cr_assert_not(lease_wanted(&pool, 3, now), "nobody has asked");
+    lease_want(&pool, now);
+    cr_assert(lease_wanted(&pool, 3, now + 1));
+    cr_assert(lease_reconcile_due(&pool, 3, now + 1));
+    cr_assert_not(lease_wanted(&pool, 3, now + 5000), "answered");
+    lease_want(&pool, now + 500);
+    cr_assert_not(lease_wanted(&pool, 3, now + 600), "not twice a second");
+    cr_assert(lease_wanted(&pool, 3, now + 1600));
+    cr_assert(lease_wanted(&pool, 4, now + 1600), "each namespace for itself");
     pool_close(&pool);
 }

@@ -242,3 +242,24 @@ Test(portrange, survives_any_text)
         cr_assert(result ? why.text[0] != '\0' : portset_valid(&set));
     }
 }
+
+static void intersects(const char *a, const char *b, const char *expected)
+{
+    struct portset set, other;
+    char text[256];
+    cr_assert_eq(portset_parse(a, &set, NULL), 0);
+    cr_assert_eq(portset_parse(b, &other, NULL), 0);
+    cr_assert_eq(portset_intersect(&set, &other), 0);
+    portset_print(&set, text, sizeof(text));
+    cr_assert_str_eq(set.count ? text : "", expected, "%s and %s", a, b);
+}
+
+Test(portrange, intersection)
+{
+    intersects("10-20", "15-30", "15-20");
+    intersects("10-20", "21-30", "");
+    intersects("10-20,30-40", "1-65535", "10-20,30-40");
+    intersects("1-65535", "10-20,30-40", "10-20,30-40");
+    intersects("10-20,30-40,50", "20-30,40-50", "20,30,40,50");
+    intersects("5", "5", "5");
+}

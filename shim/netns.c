@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Which network namespace a socket is in, and being counted there as alive (holder.h).
+ *
+ * A socket belongs to the namespace that its thread was in when it was made, for ever. The socket
+ * itself can be asked (SO_NETNS_COOKIE), and is, with one exception that saves a system call in most
+ * connects: a socket that socket() has just made in this process is where the last such one was,
+ * as long as the clock's tick (some ms) is the same and the process has never called setns() or
+ * unshare(). What can be wrong with that is a child that clone(CLONE_NEWNET) made, or a bare
+ * system call, and then only for the rest of a tick in which no interface of the new namespace
+ * has been brought up yet.
+ */
+#include "shim.h"
+
+#include <sched.h>
+
+#define LOCK_YIELDS 1000 /* then by naps of 1 ms */
+#define LOCK_NAPS 100
+
+static _Atomic uint64_t owner; /* pid << 32 | tid of the thread that is joining; 0: nobody */
+static _Atomic uint32_t wanders; /* the process changes namespaces: ask every socket */
+static _Atomic uint64_t seen; /* tick << 4 | index: where the last fresh socket was, and when */
+
+/* What a wait for the lock may meet. */
+enum holding { HELD_BY_OTHER, HELD_BY_ME, HELD_BY_OTHER_PROCESS };
+
+static enum holding holding(uint64_t now, uint64_t mine)
+{
+    if (now == mine)
+        return HELD_BY_ME; /* a signal handler connects */
+    return now >> 32 == mine >> 32 ? HELD_BY_OTHER : HELD_BY_OTHER_PROCESS;
+}
+
+bool netns_lock(unsigned naps)
+{
+    uint64_t mine = (uint64_t)SYS(getpid) << 32 | (uint64_t)SYS(gettid);
+    for (unsigned tries = 0;; tries++) {
+        uint64_t now = 0;
+        if (atomic_compare_exchange_strong(&owner, &now, mine))
+            return true;
+        if (holding(now, mine) == HELD_BY_ME || !naps)
+            return false;
+        /* Forked in the middle: the owner is not in this process. (A vfork child may meet its
+         * parent's owner, who needs less than this wait.) */
+        if (tries >= LOCK_YIELDS + naps)
+            return holding(now, mine) == HELD_BY_OTHER_PROCESS &&
+                   atomic_compare_exchange_strong(&owner, &now, mine);
+        if (tries < LOCK_YIELDS)
+            SYS(sched_yield);
+        else
+            SYS(nanosleep, &(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+}
+
+void netns_unlock(void)
+{
+    atomic_store(&owner, 0);
+}
+
+static uint32_t unused_entry(const struct shim_pool *at)
+{
+    for (uint32_t i = 0; i < SHIM_NETNS; i++)
+        if (!atomic_load(&at->netns[i].cookie))
+            return i;
+    return SHIM_NETNS;
+}
+
+/* The namespace that this thread is in; 0 if that cannot be found out. */
+static uint64_t own_cookie(void)
+{
+    int sock = (int)SYS(socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (sock < 0)
+        return 0;
+    uint64_t cookie = holder_netns(sock);
+    SYS(close, sock);
+    return cookie;
+}
+
+bool netns_is_own(const struct shim_netns *netns)
+{
+    return own_cookie() == atomic_load(&netns->cookie);
+}
+
+/* Joins the namespace @cookie. @fd: an open pool file, kept open by a mapping of the caller's. */
+static struct shim_netns *join(struct shim_pool *at, int fd, uint64_t cookie, bool *is_new)
+{
+    uint32_t index = unused_entry(at);
+    if (index == SHIM_NETNS) {
+        fault_set(shim.path, "one process uses more than 16 network namespaces");
+        return NULL;
+    }
+    int slot = holder_join(&at->pool, fd, cookie, is_new);
+    if (slot < 0) {
+        fault_set(shim.path, slot == -ENOSPC ? "1024 network namespaces use it already"
+                                             : pool_strerror(slot));
+        return NULL;
+    }
+    struct shim_netns *netns = &at->netns[index];
+    netns->slot = (uint32_t)slot;
+    atomic_store(&netns->local, 0); /* read when it is needed */
+    atomic_store(&netns->by_bind, 0);
+    atomic_store_explicit(&netns->cookie, cookie, memory_order_release);
+    return netns;
+}
+
+/* A namespace that is new to the pool may have connections that the pool does not know of. */
+static void adopt(struct shim_pool *at, const struct shim_netns *netns)
+{
+    uint64_t now = sys_now_ms();
+    if (lease_reconcile_due(&at->pool, netns->slot, now))
+        lease_reconcile(&at->pool, netns->slot, now);
+}
+
+void netns_join_own(struct shim_pool *at, int fd)
+{
+    bool is_new = false;
+    uint64_t cookie = own_cookie();
+    atomic_store(&seen, 0); /* entries of another pool */
+    /* If it cannot be found out, the first connection's socket will do. */
+    struct shim_netns *netns = cookie ? join(at, fd, cookie, &is_new) : NULL;
+    if (netns && is_new)
+        adopt(at, netns);
+}
+
+/* A namespace met later (setns, a socket passed from elsewhere): its lock needs its own open file. */
+static struct shim_netns *join_later(struct shim_pool *at, uint64_t cookie)
+{
+    bool is_new = false;
+    struct shim_netns *netns = NULL;
+    int fd = (int)SYS(openat, AT_FDCWD, shim.path,
+                      O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0);
+    if (fd < 0) {
+        fault_set(shim.path, pool_strerror(fd));
+        return NULL;
+    }
+    if (!shim_same_file(fd, at, false)) {
+        atomic_store(&at->broken, 1);
+        fault_set(shim.path, "it was replaced");
+    } else {
+        long anchor = SYS(mmap, NULL, 1, PROT_NONE, MAP_SHARED, fd, 0);
+        bool mapped = anchor > 0 || anchor < -4095;
+        if (mapped)
+            netns = join(at, fd, cookie, &is_new);
+        if (!netns && mapped)
+            SYS(munmap, anchor, 1);
+    }
+    SYS(close, fd);
+    if (netns && is_new && netns_is_own(netns))
+        adopt(at, netns);
+    return netns;
+}
+
+static struct shim_netns *find(struct shim_pool *at, uint64_t cookie)
+{
+    for (uint32_t i = 0; i < SHIM_NETNS; i++) {
+        uint64_t known = atomic_load_explicit(&at->netns[i].cookie, memory_order_acquire);
+        if (known == cookie)
+            return &at->netns[i];
+        if (!known)
+            break;
+    }
+    return NULL;
+}
+
+static struct shim_netns *find_or_join(struct shim_pool *at, uint64_t cookie)
+{
+    struct shim_netns *netns = find(at, cookie);
+    if (netns || !netns_lock(LOCK_NAPS))
+        return netns;
+    netns = find(at, cookie);
+    if (!netns)
+        netns = join_later(at, cookie);
+    netns_unlock();
+    return netns;
+}
+
+struct shim_netns *netns_of(struct shim_pool *at, int fd)
+{
+    uint64_t cookie = holder_netns(fd);
+    return cookie ? find_or_join(at, cookie) : NULL;
+}
+
+struct shim_netns *netns_of_fresh(struct shim_pool *at, int fd, uint64_t now, bool *sure)
+{
+    uint64_t last = atomic_load_explicit(&seen, memory_order_relaxed);
+    struct shim_netns *netns = &at->netns[last & (SHIM_NETNS - 1)];
+    *sure = last >> 4 == now && !atomic_load_explicit(&wanders, memory_order_relaxed) &&
+            atomic_load_explicit(&netns->cookie, memory_order_acquire);
+    return *sure ? netns : netns_of(at, fd);
+}
+
+void netns_remember(const struct shim_pool *at, const struct shim_netns *netns, uint64_t now)
+{
+    if (!atomic_load_explicit(&wanders, memory_order_relaxed))
+        atomic_store_explicit(&seen, now << 4 | (uint64_t)(netns - at->netns),
+                              memory_order_relaxed);
+}
+
+static void wander(void)
+{
+    atomic_store(&wanders, 1);
+    atomic_store(&seen, 0);
+}
+
+SHIM_EXPORT int setns(int fd, int kind)
+{
+    wander();
+    return real.setns(fd, kind);
+}
+
+SHIM_EXPORT int unshare(int flags)
+{
+    if (flags & CLONE_NEWNET)
+        wander();
+    return real.unshare(flags);
+}
