@@ -46,7 +46,11 @@ enum way {
 static const char *const way_names[WAY_COUNT] = {
     "no shim", "kernel's choice in the range", "IP_LOCAL_PORT_RANGE", "random bind", "fixport"};
 
-enum job { JOB_CONNECT, JOB_CLOSE };
+enum job {
+    JOB_CONNECT, /* socket, connect, close */
+    JOB_OPEN, /* socket, connect; the closes are not timed */
+    JOB_CLOSE, /* close of what is not open */
+};
 
 struct row {
     const char *name;
@@ -70,12 +74,12 @@ static const struct row rows[] = {
      BIT(WAY_PLAIN) | BIT(WAY_SHIM), WAY_PLAIN, 0, 50, 181},
     {"close", "close() of a descriptor that is not ours", "127.0.0.0/8", JOB_CLOSE,
      BIT(WAY_PLAIN) | BIT(WAY_SHIM), WAY_PLAIN, 0, 200000, 41},
-    {"full-0", "range 0 % in use", "127.0.0.0/8", JOB_CONNECT, ALL, WAY_KERNEL, 0, 100, 41},
-    {"full-55", "range 55 % in use", "127.0.0.0/8", JOB_CONNECT, ALL, WAY_KERNEL, 0.55, 100, 41},
-    {"full-75", "range 75 % in use", "127.0.0.0/8", JOB_CONNECT, ALL, WAY_KERNEL, 0.75, 100, 41},
-    {"full-90", "range 90 % in use", "127.0.0.0/8", JOB_CONNECT, ALL, WAY_KERNEL, 0.90, 100, 41},
-    {"full-99", "range 99 % in use", "127.0.0.0/8", JOB_CONNECT, ALL, WAY_KERNEL, 0.99, 50, 41},
-    {"full-99.9", "range 99.9 % in use", "127.0.0.0/8", JOB_CONNECT, ALL, WAY_KERNEL, 0.999, 5, 41},
+    {"full-0", "socket+connect, range 0 % in use", "127.0.0.0/8", JOB_OPEN, ALL, WAY_KERNEL, 0, 100, 41},
+    {"full-55", "socket+connect, range 55 % in use", "127.0.0.0/8", JOB_OPEN, ALL, WAY_KERNEL, 0.55, 100, 41},
+    {"full-75", "socket+connect, range 75 % in use", "127.0.0.0/8", JOB_OPEN, ALL, WAY_KERNEL, 0.75, 100, 41},
+    {"full-90", "socket+connect, range 90 % in use", "127.0.0.0/8", JOB_OPEN, ALL, WAY_KERNEL, 0.90, 100, 41},
+    {"full-99", "socket+connect, range 99 % in use", "127.0.0.0/8", JOB_OPEN, ALL, WAY_KERNEL, 0.99, 50, 41},
+    {"full-99.9", "socket+connect, range 99.9 % in use", "127.0.0.0/8", JOB_OPEN, ALL, WAY_KERNEL, 0.999, 5, 41},
 };
 
 static double now_ns(void)
@@ -196,17 +200,29 @@ static void fill(enum way way, double full)
     drain(true);
 }
 
-static double run_connects(enum way way, int count)
+#define PART 50 /* connections between two looks at the listener's queue */
+
+static double run_part(enum way way, enum job job, int count)
+{
+    int fd[PART];
+    double began = now_ns();
+    for (int i = 0; i < count; i++) {
+        fd[i] = open_one(way);
+        if (job == JOB_CONNECT)
+            reset(fd[i]);
+    }
+    double spent = now_ns() - began;
+    for (int i = 0; i < count && job == JOB_OPEN; i++)
+        reset(fd[i]);
+    drain(false);
+    return spent;
+}
+
+static double run_connects(enum way way, enum job job, int count)
 {
     double spent = 0;
-    for (int done = 0; done < count; done += 50) {
-        int part = count - done < 50 ? count - done : 50;
-        double began = now_ns();
-        for (int i = 0; i < part; i++)
-            reset(open_one(way));
-        spent += now_ns() - began;
-        drain(false);
-    }
+    for (int done = 0; done < count; done += PART)
+        spent += run_part(way, job, count - done < PART ? count - done : PART);
     return spent / count;
 }
 
@@ -243,12 +259,12 @@ static void worker(const struct row *row, enum way way)
     pin_worker();
     struct rlimit files = {.rlim_cur = 65536, .rlim_max = 65536};
     setrlimit(RLIMIT_NOFILE, &files);
-    if (row->job == JOB_CONNECT) {
+    if (row->job != JOB_CLOSE) {
         server_begin();
         fill(way, row->full);
     }
     while (read(STDIN_FILENO, &count, sizeof(count)) == sizeof(count)) {
-        double ns = row->job == JOB_CLOSE ? run_closes(count) : run_connects(way, count);
+        double ns = row->job == JOB_CLOSE ? run_closes(count) : run_connects(way, row->job, count);
         if (write(STDOUT_FILENO, &ns, sizeof(ns)) != sizeof(ns))
             break;
     }
@@ -294,7 +310,7 @@ static void peer_start(struct peer *peer, size_t row, enum way way)
         dup2(out[1], STDOUT_FILENO);
         for (int fd = 3; fd < 64; fd++)
             close(fd);
-        if (rows[row].job == JOB_CONNECT && !getenv("BENCH_NO_NAMESPACE") && !own_namespace(way))
+        if (rows[row].job != JOB_CLOSE && !getenv("BENCH_NO_NAMESPACE") && !own_namespace(way))
             die("unshare");
         peer_environment(&rows[row], way);
         snprintf(number[0], sizeof(number[0]), "%d", (int)row);
