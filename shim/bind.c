@@ -48,7 +48,7 @@ static bool choose_from_pool(int fd, struct sockaddr_storage name, socklen_t len
     int reuse = 0;
     struct pool_any rule;
     struct sockaddr_storage any = name;
-    struct shim_pool *at = shim_pool();
+    struct shim_pool *at = shim_pool(sys_now_ms());
     struct shim_netns *netns = at ? netns_of(at, fd) : NULL;
     if (!netns || sock_get(fd, SOL_SOCKET, SO_REUSEADDR, &reuse) != 0 || reuse ||
         !pool_any_rule(&at->pool, &rule))

@@ -18,7 +18,8 @@ struct shim shim;
 struct shim_pool shim_pools[SHIM_POOLS];
 
 static _Atomic uint32_t pools_used;
-static _Atomic uint64_t tried_ms;
+static _Atomic uint64_t tried_ms; /* to open a pool */
+static _Atomic uint64_t looked_ms; /* whether it is still the one at its path */
 
 bool shim_same_file(int fd, struct shim_pool *at, bool remember)
 {
@@ -84,16 +85,31 @@ static bool usable(const struct shim_pool *at)
            atomic_load_explicit(&at->pool.header->state, memory_order_relaxed) == POOL_LIVE;
 }
 
-struct shim_pool *shim_pool(void)
+/* Whether another file has the pool's name by now. That it has none, or is out of reach, is no news. */
+static bool replaced(const struct shim_pool *at)
+{
+    struct stat st;
+    return SYS(newfstatat, AT_FDCWD, shim.path, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+           (at->device != st.st_dev || at->inode != st.st_ino);
+}
+
+/* Whether a second has passed since *@last; then another one begins. For one of many threads. */
+static bool second_passed(_Atomic uint64_t *last, uint64_t now)
+{
+    uint64_t before = atomic_load_explicit(last, memory_order_relaxed);
+    return now - before >= 1000 && atomic_compare_exchange_strong(last, &before, now);
+}
+
+struct shim_pool *shim_pool(uint64_t now)
 {
     struct shim_pool *at = shim_pool_peek();
+    if (usable(at) && second_passed(&looked_ms, now) && replaced(at))
+        atomic_store(&at->broken, 1);
     if (usable(at))
         return at;
     if (!shim.path[0])
         return NULL; /* the environment is wrong: nothing to try */
-    uint64_t now = sys_now_ms();
-    uint64_t before = atomic_load(&tried_ms);
-    if (now - before >= 1000 && atomic_compare_exchange_strong(&tried_ms, &before, now)) {
+    if (second_passed(&tried_ms, now)) {
         if (at)
             fault_set(shim.path, "it was removed, replaced or truncated");
         try_open();

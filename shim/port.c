@@ -110,7 +110,8 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
         return PORT_PASS;
     if (shim_pool_peek())
         guard_once();
-    struct shim_pool *at = shim_pool();
+    attempt->began = sys_now_ms();
+    struct shim_pool *at = shim_pool(attempt->began);
     if (!at)
         return faulty(fd, &attempt->dest);
     if (!pool_match(&at->pool, &attempt->dest, &attempt->verdict)) {
@@ -122,7 +123,6 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
         return PORT_PASS;
     attempt->at = at;
     attempt->fd = fd;
-    attempt->began = sys_now_ms();
     attempt->fresh = kind == HINT_FRESH;
     attempt->sure = attempt->waiting = attempt->bound = attempt->again = false;
     attempt->netns = attempt->fresh ? netns_of_fresh(at, fd, attempt->began, &attempt->sure)

@@ -108,9 +108,11 @@ void shim_start(void);
 
 /**
  * shim_pool - the pool to use now, or NULL: none (shim_fault_pending() says why).
- * Tries again, at most once a second, if there was none or it is no longer live. Any thread.
+ * @now: sys_now_ms().
+ * Looks once a second whether it is still the one at its path, and tries again, at most once a
+ * second, if there was none or it is no longer live. Any thread.
  */
-struct shim_pool *shim_pool(void);
+struct shim_pool *shim_pool(uint64_t now);
 
 /** shim_pool_peek - the pool as it is, without trying. */
 static inline struct shim_pool *shim_pool_peek(void)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
-# Completion for fixport-run(1) and fixport-pool(8) in bash. Install it as
-# /usr/share/bash-completion/completions/fixport-run, with a link fixport-pool beside it.
+# Completion for fixport-run(1), fixport-pool(8) and fixport-setup(8) in bash. Install it as
+# /usr/share/bash-completion/completions/fixport-run, with links fixport-pool and fixport-setup
+# beside it.
 #
 # Only bash itself is used where it can be, so that it works without the bash-completion package;
 # with that package, a command after fixport-run completes as it would alone.
@@ -16,12 +17,29 @@ _fixport_files()
     mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 }
 
+_fixport_folders()
+{
+    compopt -o filenames 2>/dev/null
+    mapfile -t COMPREPLY < <(compgen -d -- "$cur")
+}
+
+# Several with commas between: what is there already stays in front.
+_fixport_roles()
+{
+    local before=
+    [[ $cur == *,* ]] && before=${cur%,*},
+    mapfile -t COMPREPLY < <(compgen -P "$before" -W "host gateway node control-plane" -- "${cur##*,}")
+}
+
 # Options that take a value: complete that. Returns 1 if $prev is none.
 _fixport_value()
 {
     case $prev in
     -c | --config | --pool) _fixport_files ;;
+    --root) _fixport_folders ;;
     --state) _fixport_words "used letgo resting" ;;
+    --role) _fixport_roles ;;
+    --confirm) _fixport_words "60 120 300 600" ;;
     -p | --ports | -t | --to | --port | --holder) COMPREPLY=() ;;
     *) return 1 ;;
     esac
@@ -42,6 +60,25 @@ _fixport_pool()
     list) options+=" --json --port --holder --state" ;;
     remove) options+=" --force" ;;
     "") options+=" $commands --help --version" ;;
+    esac
+    _fixport_words "$options"
+}
+
+_fixport_setup()
+{
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
+    local commands="plan apply confirm status undo boot doctor help version"
+    local options="--root --json" word command=
+    for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+        [[ " $commands " == *" $word "* ]] && command=$word && break
+    done
+    _fixport_value && return
+    case $command in
+    plan | doctor) options+=" -c --config --role" ;;
+    apply) options+=" -c --config --role --confirm --force" ;;
+    undo) options+=" --force" ;;
+    help | version) options= ;;
+    "") options+=" -c --config --role $commands --help --version" ;;
     esac
     _fixport_words "$options"
 }
@@ -80,3 +117,4 @@ _fixport_run()
 
 complete -F _fixport_pool fixport-pool
 complete -F _fixport_run fixport-run
+complete -F _fixport_setup fixport-setup

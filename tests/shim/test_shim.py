@@ -363,7 +363,7 @@ def check_setns(tap, server):
 # error, "reset" closes all without leaving a TIME_WAIT, "bound PORT SOURCE" connects from a port.
 COMMANDED = """
 import errno, socket, struct, sys
-listeners = [socket.create_server(("127.0.0.1", port), backlog=64) for port in (7000, 7001)]
+listeners = [socket.create_server(("127.0.0.1", port), backlog=4096) for port in (7000, 7001)]
 held = []
 print("ready", flush=True)
 for line in sys.stdin:
@@ -431,6 +431,7 @@ def check_giving_back(tap):
         answer = "EADDRNOTAVAIL"
         while answer == "EADDRNOTAVAIL" and time.monotonic() < deadline:
             idle.tell("connect 7001")
+            time.sleep(0.05)  # at most one answer a second
             answer = poor.tell("connect 7000")
         tap.point(answer in ports, "asked, it gives back when it next connects, to whatever", answer)
         idle.end()
@@ -450,12 +451,35 @@ def check_adoption(tap):
         plain.end()
 
 
+def check_replacing(tap):
+    with pool_folder() as folder:
+        path = small_pool(folder)
+        client = Commanded(fptest.environment(FIXPORT_POOL=path))
+        first = client.tell("connect 7000")
+        os.unlink(path)
+        second = client.tell("connect 7000")
+        done = run([fptest.POOL_TOOL, "create", "--pool", path, "-p", "61100-61109", "-t", LOOPBACK],
+                   dict(os.environ))
+        deadline = time.monotonic() + 30
+        port = second
+        while not in_range(port, "61100-61109") and time.monotonic() < deadline:
+            port = client.tell("connect 7001")
+            client.tell("reset")
+            time.sleep(0.05)  # it looks once a second
+        tap.point(len(in_range(f"{first} {second}", "50000-50009")) == 2 and
+                  len(in_range(port, "61100-61109")) == 1,
+                  "a pool unlinked stays in use, and one made in its place is taken up",
+                  first, second, port, done.stderr)
+        client.end()
+
+
 def check_between_namespaces(tap):
     if subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False).returncode:
         tap.cannot("between namespaces", "making network namespaces needs root")
         return
     check_giving_back(tap)
     check_adoption(tap)
+    check_replacing(tap)
 
 
 # ---- a system on which something fails ----
