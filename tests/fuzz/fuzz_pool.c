@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A pool file with any bytes in it: a good one, patched as the input says, and then opened and used.
+ * What opening lets through must be safe to use, also if the bytes change afterwards.
+ *
+ * Input: records of 6 bytes: where (4, little endian; its highest bit: after opening), what (1), how
+ * many times (1). A patch before opening is followed by right checksums for the policies if the
+ * first byte of the input is odd, so that the garbage gets past that check.
+ */
+#include "holder.h"
+#include "layout_size.h"
+#include "lease.h"
+#include "pool.h"
+#include "sys.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+int LLVMFuzzerInitialize(int *argc, char ***argv);
+
+static char *good;
+static size_t good_size;
+
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+    static struct policy policy;
+    struct pool_options options = {.lanes = 2, .mode = 0600, .group = (gid_t)-1};
+    struct pool pool;
+    char path[64];
+    (void)argc;
+    (void)argv;
+    snprintf(path, sizeof(path), "/dev/shm/fixport-fuzz-%d", getpid());
+    policy_init(&policy);
+    if (policy_add_rule(&policy, "one", "60001-60010", "10.0.0.0/8", NULL) != 0 ||
+        policy_add_rule(&policy, "two", "60005-60030", NULL, NULL) != 0 ||
+        pool_create(path, &policy, &options) != 0 || pool_open(path, &pool, NULL) != 0)
+        abort();
+    unlink(path);
+    good_size = pool.size;
+    good = malloc(good_size);
+    if (!good)
+        abort();
+    memcpy(good, pool.header, good_size);
+    pool_close(&pool);
+    return 0;
+}
+
+static void patch(char *pool, const uint8_t *data, size_t size, bool later)
+{
+    for (; size >= 6; data += 6, size -= 6) {
+        uint32_t where = data[0] | data[1] << 8 | data[2] << 16 | (uint32_t)data[3] << 24;
+        if (where >> 31 != later)
+            continue;
+        where &= 0x7fffffff;
+        for (unsigned i = 0; i < data[5]; i++)
+            pool[(where + i) % good_size] = (char)data[4];
+    }
+}
+
+static void bless(char *bytes)
+{
+    struct pool_header *header = (void *)bytes;
+    for (int i = 0; i < 2; i++)
+        header->policy_checksum[i] = policy_checksum((const void *)(bytes + layout_policy(i)));
+}
+
+static void use(struct pool *pool)
+{
+    static struct policy copy;
+    struct policy_verdict verdict;
+    struct pool_any any;
+    struct dest dest = {.addr = {[10] = 0xff, [11] = 0xff, 10, 1, 2, 3}, .port = 80};
+    pool_policy(pool, &copy);
+    if (pool_any_rule(pool, &any))
+        lease_unused_port(pool, &any, 3, 77);
+    if (!pool_match(pool, &dest, &verdict))
+        return;
+    struct lease_search search;
+    struct lease lease;
+    uint32_t lane = (uint32_t)pool_lane_find(pool, &dest, true);
+    lease_search_begin(&search, pool, &verdict, 3, lane, sys_now_ms());
+    for (int i = 0; i < 40 && lease_search_next(&search, &lease) == 0; i++) {
+        if (!portset_has(&verdict.ports, lease.port))
+            abort();
+        lease_confirm(pool, &lease, sys_now_ms());
+        lease_refused(pool, &lease, sys_now_ms());
+        lease_hint(pool, 3, lane, lease.port);
+    }
+    lease_claim(&search, 60001, &lease);
+    lease_wanted(pool, 3, sys_now_ms());
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct pool pool;
+    if (!size)
+        return 0;
+    char *bytes = aligned_alloc(64, (good_size + 63) / 64 * 64);
+    if (!bytes)
+        abort();
+    memcpy(bytes, good, good_size);
+    patch(bytes, data + 1, size - 1, false);
+    if (data[0] & 1)
+        bless(bytes);
+    if (pool_attach(bytes, good_size, &pool) == 0) {
+        use(&pool);
+        patch(bytes, data + 1, size - 1, true);
+        use(&pool);
+    }
+    free(bytes);
+    return 0;
+}
