@@ -25,7 +25,8 @@
  *           bound socket whose connect() is refused is spoilt, the kernel is asked about that very
  *           4-tuple before.
  *
- * For the sake of the third way sockets get SO_REUSEADDR after they are connected, where ports are
+ * For the sake of the third way sockets get SO_REUSEADDR after they are connected: those that were
+ * bound, since only so can another destination have their port too; the others where ports are
  * short: in small ranges, and when a port had to be used again or was long looked for.
  *
  * None can be trusted blindly, so after the call by range the socket's name is looked at. If the
@@ -498,10 +499,10 @@ static void give_back(const struct attempt *attempt)
         reconcile(attempt, attempt->began);
 }
 
-/* Whether its TIME_WAIT may have to make room for a new connection, see above. */
-static bool ports_are_short(const struct attempt *attempt)
+/* Whether it, or its TIME_WAIT, may have to make room for another connection, see above. */
+static bool must_share(const struct attempt *attempt)
 {
-    return attempt->search.size <= FEW_PORTS || attempt->lease.before != WORD_FREE ||
+    return attempt->bound || attempt->search.size <= FEW_PORTS || attempt->lease.before != WORD_FREE ||
            attempt->search.step > 8;
 }
 
@@ -534,7 +535,7 @@ static int connected(struct attempt *attempt)
         errno = EADDRNOTAVAIL;
         return -1;
     }
-    if (ports_are_short(attempt))
+    if (must_share(attempt))
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
     remember(attempt, HINT_LEASED);
     shim_log("connect", &attempt->dest, attempt->lease.port);
