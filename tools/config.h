@@ -62,7 +62,7 @@ struct config_error {
  *
  * Not for several threads at once: iniparser's error callback is global.
  *
- * Return: 0; -EINVAL if something in it is not allowed; -EISDIR, -EFBIG (over 1 MiB), or -errno of
+ * Return: 0; -EINVAL if something in it is not allowed; -EISDIR, -EFBIG (over 4 MiB), or -errno of
  * open(2) and read(2).
  */
 int config_load(const char *path, struct config *config, struct config_error *error);

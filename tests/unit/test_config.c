@@ -470,11 +470,11 @@ Test(config, bytes_that_are_no_text)
 
 Test(config, a_file_too_large)
 {
-    size_t size = (1u << 20) + 1;
+    size_t size = (4u << 20) + 1;
     char *text = malloc(size);
     memset(text, '\n', size);
     cr_expect_str_eq(refused(text, size, -EFBIG),
-                     "it is larger than 1 MiB, so it is no configuration");
+                     "it is larger than 4 MiB, so it is no configuration");
     free(text);
 }
 

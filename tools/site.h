@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The site: what one configuration file says of the whole network, the same on every machine.
+ *
+ * It is the file that config.h reads, with more sections. fixport-pool passes over these (but
+ * checks their names and keys); fixport-setup reads them all.
+ *
+ *   [machine NAME]                    NAME as uname -n says, or its part before the first dot
+ *   roles = gateway, node             host | gateway | node | control-plane
+ *
+ *   [node NAME]                       a node of the cluster
+ *   address = 192.168.31.17, fd00:31::17   at most one for each of IPv4 and IPv6
+ *   pods = 10.200.1.0/24, 10.200.36.9      blocks and single pods that are behind it; any number
+ *
+ *   [pods]
+ *   blocks = 10.200.0.0/16            all pods' addresses; default: what the nodes have
+ *   services = 8088, 40002            ports that hosts may connect to on pods
+ *
+ *   [hosts]
+ *   addresses = 192.168.31.67, 192.168.31.128/25    the machines outside of the cluster
+ *   services = 60001, 5432-5440       ports that pods may connect to on hosts
+ *   ports = 60001-60999               source ports of hosts towards pods: the hosts' own pool
+ *
+ *   [gateway]
+ *   address = 192.168.31.2            if traffic goes through it: at most one per family
+ *   stateful = yes                    answers by connection tracking, or "no": by mirrored rules
+ *   exclusive = no                    reject everything else forwarded, not only pods <-> outside
+ *
+ *   [snat]
+ *   mode = keep                       keep | none | confine: what nodes do to pods' source address
+ *
+ *   [control-plane]
+ *   node-ports = 30000-32767          --service-node-port-range: one range; default: left alone
+ *   manifest = /etc/kubernetes/manifests/kube-apiserver.yaml
+ *
+ *   [setup]
+ *   persist = own                     own | distribution | none
+ *   iptables = auto                   auto | nft | legacy
+ *
+ * The source ports of pods towards hosts are those of [pool] and [rule]: the nodes' pool.
+ * A key with several values may be continued over lines by '\'; lists may be long.
+ */
+#ifndef FIXPORT_TOOLS_SITE_H
+#define FIXPORT_TOOLS_SITE_H
+
+#include "config.h"
+
+#define SITE_NAME 64 /* bytes of a node's or machine's name, with its NUL */
+#define SITE_MANIFEST "/etc/kubernetes/manifests/kube-apiserver.yaml"
+
+enum site_role {
+    ROLE_HOST = 1 << 0,
+    ROLE_GATEWAY = 1 << 1,
+    ROLE_NODE = 1 << 2,
+    ROLE_CONTROL_PLANE = 1 << 3,
+};
+
+enum site_snat {
+    SNAT_KEEP, /* masquerade to the node's address, the port kept: ahead of the CNI's rule */
+    SNAT_NONE, /* leave with the pod's own address and port */
+    SNAT_CONFINE, /* keep, and underneath: any other port of a pod is moved into the range */
+};
+
+enum site_persist { PERSIST_OWN, PERSIST_DISTRIBUTION, PERSIST_NONE };
+enum site_iptables { IPTABLES_AUTO, IPTABLES_NFT, IPTABLES_LEGACY };
+
+/* An address block: v4 is v4-mapped with 96 added to its prefix (policy.h); host bits are zero. */
+struct block {
+    uint8_t addr[16];
+    uint8_t prefix; /* 0..128 */
+};
+
+struct block_list {
+    struct block *item; /* in the file's order */
+    size_t count;
+};
+
+/* At most one address for each family. */
+struct address_pair {
+    bool has4;
+    bool has6;
+    uint8_t addr4[16]; /* v4-mapped */
+    uint8_t addr6[16];
+};
+
+struct site_node {
+    char name[SITE_NAME];
+    struct address_pair address;
+    struct block_list pods;
+};
+
+struct site_machine {
+    char name[SITE_NAME];
+    unsigned roles; /* of enum site_role, at least one */
+};
+
+/* A site that was taken: every promise above holds for it. */
+struct site {
+    struct config config; /* [pool] and [rule]: the nodes' pool */
+    struct site_machine *machine;
+    size_t machines;
+    struct site_node *node;
+    size_t nodes;
+    struct block_list pods; /* [pods] blocks; if that is not there, all of the nodes' */
+    struct portset pod_services; /* count 0: none */
+    struct block_list hosts;
+    struct portset host_services; /* count 0: none */
+    struct portset host_ports; /* count 0: hosts get no pool */
+    struct address_pair gateway; /* neither: traffic goes straight from node to host */
+    bool stateful;
+    bool exclusive;
+    enum site_snat snat;
+    struct portrange node_ports; /* lo 0: left alone */
+    char manifest[PATH_MAX];
+    enum site_persist persist;
+    enum site_iptables iptables;
+};
+
+/**
+ * site_load - read and check the configuration file of a site.
+ * @path: a file, as config_load() takes it.
+ * @site: the result, free with site_free(); all zero on failure.
+ * @error: the reason for a failure, one line: file, section, key, value, what is allowed.
+ *
+ * What can be judged without looking at the machine is judged here: two nodes with one block or
+ * overlapping ones (a single pod inside another node's block is a borrowed address, and allowed),
+ * a node's pods that contain a node's, host's or gateway's address, hosts that overlap pods, node ports that overlap the pool's or the hosts' ports, an address of the wrong kind
+ * (loopback, multicast, unspecified), the same machine or node twice.
+ *
+ * Return: 0 or as config_load(). Not for several threads at once.
+ */
+int site_load(const char *path, struct site *site, struct config_error *error);
+
+/** site_free - give back what a site holds; a site of zeros is fine. */
+void site_free(struct site *site);
+
+/**
+ * site_machine_roles - the roles that the file names for a machine.
+ * @name: as uname(2) says; compared whole, then up to its first dot; case does not matter.
+ * Return: of enum site_role; 0 if the file does not name it.
+ */
+unsigned site_machine_roles(const struct site *site, const char *name);
+
+/**
+ * site_roles_parse - read "host, gateway" (commas or spaces between).
+ * Return: of enum site_role; 0 if one is not known: @why then says which and what is allowed.
+ */
+unsigned site_roles_parse(const char *text, struct parse_reason *why);
+
+/** site_role_name - "host", "gateway", "node", "control-plane". */
+const char *site_role_name(enum site_role role);
+
+/**
+ * site_pool_ports - the union of all rules' ports of a policy, sorted.
+ * @set: the result; neighbouring ranges are joined. Return: 0, or -E2BIG if more than PORTRANGE_MAX.
+ */
+int site_pool_ports(const struct policy *policy, struct portset *set);
+
+/** block_is_v4 - whether a block is IPv4. */
+bool block_is_v4(const struct block *block);
+
+/** block_has - whether @addr (v4-mapped for IPv4) lies in @block. */
+bool block_has(const struct block *block, const uint8_t addr[16]);
+
+/** blocks_overlap - whether two blocks share an address. */
+bool blocks_overlap(const struct block *a, const struct block *b);
+
+/** block_print - "10.200.1.0/24", "10.200.36.9/32", "fd00::/64"; BLOCK_TEXT bytes do. Return: @buf. */
+#define BLOCK_TEXT 64
+const char *block_print(const struct block *block, char *buf, size_t size);
+
+#endif
