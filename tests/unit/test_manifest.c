@@ -1,0 +1,481 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The API server's manifest in the many shapes that people give it: the option is read, and set,
+ * changed and taken away again with every other byte as it was. The file itself is faked: what the
+ * resource would do to it is one step, and that is looked at.
+ */
+#include "../../tools/setup.h"
+
+#include <criterion/criterion.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define NAME "/etc/kubernetes/manifests/kube-apiserver.yaml"
+#define MODE "0600 0 0\n"
+
+/* ---- the rest of setup, as far as the manifest needs it ---- */
+
+static const char *disk; /* the file's bytes; NULL: none */
+static char *staged;     /* the folder that the last step named */
+
+int setup_fail(struct setup_error *error, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(error->text, sizeof(error->text), format, args);
+    va_end(args);
+    return -1;
+}
+
+bool state_equal(const char *a, const char *b)
+{
+    return a && b ? strcmp(a, b) == 0 : a == b;
+}
+
+static int disk_read(const char *name, char **state, struct setup_error *error)
+{
+    (void)error;
+    cr_assert_str_eq(name, NAME);
+    *state = NULL;
+    if (disk)
+        cr_assert_geq(asprintf(state, MODE "%s", disk), 0);
+    return 0;
+}
+
+static int disk_steps(const char *name, const char *from, const char *to, struct steps *steps,
+                      struct setup_error *error)
+{
+    (void)name, (void)from, (void)to, (void)steps;
+    return setup_fail(error, "not asked for");
+}
+
+const struct resource_type resource_file = {
+    .name = "file", .lasting = true, .read = disk_read, .steps = disk_steps};
+
+void steps_file(struct steps *steps, const char *path, const char *from, const char *to,
+                const char *staging)
+{
+    cr_assert_str_eq(path, NAME);
+    cr_assert_eq(steps->count, 0, "more than one step");
+    cr_assert_eq(strncmp(from, MODE, strlen(MODE)), 0);
+    cr_assert_str_eq(from + strlen(MODE), disk);
+    cr_assert_eq(strncmp(to, MODE, strlen(MODE)), 0, "the mode has changed");
+    free(staged);
+    staged = strdup(staging);
+    steps->item = calloc(1, sizeof(*steps->item));
+    steps->item->to = strdup(to + strlen(MODE));
+    steps->count = 1;
+}
+
+/* ---- what is asked of it ---- */
+
+static struct setup_error error;
+
+/* Return: the option's value in @text, "-" if it is absent; NULL if refused. In a static buffer. */
+static const char *get(const char *text)
+{
+    static char buf[64];
+    char *state = NULL;
+    disk = text;
+    error.text[0] = '\0';
+    if (resource_nodeports.read(NAME, &state, &error) < 0) {
+        cr_assert_null(state);
+        return NULL;
+    }
+    snprintf(buf, sizeof(buf), "%s", state ? state : "-");
+    free(state);
+    return buf;
+}
+
+static void expect(const char *text, const char *value)
+{
+    const char *now = get(text);
+    cr_assert(now, "refused: %s\n%s", error.text, text);
+    cr_assert_str_eq(now, value, "%s instead of %s in\n%s", now, value, text);
+}
+
+/* Return: @text with the option at @to (NULL: without it), or NULL if refused. */
+static char *set(const char *text, const char *to)
+{
+    struct steps steps = {.count = 0};
+    char *from = NULL;
+    disk = text;
+    cr_assert_eq(resource_nodeports.read(NAME, &from, &error), 0, "%s", error.text);
+    int result = resource_nodeports.steps(NAME, from, to, &steps, &error);
+    free(from);
+    if (result < 0) {
+        cr_assert_eq(steps.count, 0);
+        return NULL;
+    }
+    cr_assert_eq(steps.count, 1);
+    char *made = steps.item->to;
+    free(steps.item);
+    return made;
+}
+
+/* The option is not there: set it (that must give @with, unless NULL), change it, take it away. */
+static void round_trip(const char *without, const char *with)
+{
+    expect(without, "-");
+    char *first = set(without, "30000-32767");
+    cr_assert(first, "refused: %s\n%s", error.text, without);
+    expect(first, "30000-32767");
+    if (with)
+        cr_assert_str_eq(first, with);
+    char *second = set(first, "20000-29999");
+    cr_assert(second, "refused: %s\n%s", error.text, first);
+    expect(second, "20000-29999");
+    char *third = set(second, NULL);
+    cr_assert(third, "refused: %s\n%s", error.text, second);
+    cr_assert_str_eq(third, without, "not as before:\n%s\ninstead of\n%s", third, without);
+    free(first);
+    free(second);
+    free(third);
+}
+
+/* It is there: changing it and changing it back gives the same bytes, and nothing else moves. */
+static void change_back(const char *with)
+{
+    expect(with, "30000-32767");
+    char *changed = set(with, "20000-29999");
+    cr_assert(changed, "refused: %s\n%s", error.text, with);
+    expect(changed, "20000-29999");
+    cr_assert_eq(strlen(changed), strlen(with));
+    char *back = set(changed, "30000-32767");
+    cr_assert_str_eq(back, with);
+    free(changed);
+    free(back);
+}
+
+static void refused(const char *text, const char *why)
+{
+    cr_assert_null(get(text), "taken:\n%s", text);
+    cr_assert(strstr(error.text, why), "\"%s\" instead of \"%s\"", error.text, why);
+    cr_assert_null(strchr(error.text, '\n'));
+}
+
+#define HEAD "apiVersion: v1\nkind: Pod\nspec:\n  containers:\n"
+
+static const char kubeadm[] =
+    "apiVersion: v1\n"
+    "kind: Pod\n"
+    "metadata:\n"
+    "  annotations:\n"
+    "    kubeadm.kubernetes.io/kube-apiserver.advertise-address.endpoint: 192.168.31.17:6443\n"
+    "  labels:\n"
+    "    component: kube-apiserver\n"
+    "    tier: control-plane\n"
+    "  name: kube-apiserver\n"
+    "  namespace: kube-system\n"
+    "spec:\n"
+    "  containers:\n"
+    "  - command:\n"
+    "    - kube-apiserver\n"
+    "%s"
+    "    - --advertise-address=192.168.31.17\n"
+    "    - --allow-privileged=true\n"
+    "    - --etcd-servers=https://127.0.0.1:2379\n"
+    "    - --service-cluster-ip-range=10.96.0.0/12\n"
+    "    - --tls-private-key-file=/etc/kubernetes/pki/apiserver.key\n"
+    "    image: registry.k8s.io/kube-apiserver:v1.31.0\n"
+    "    imagePullPolicy: IfNotPresent\n"
+    "    livenessProbe:\n"
+    "      failureThreshold: 8\n"
+    "      httpGet:\n"
+    "        host: 192.168.31.17\n"
+    "        path: /livez\n"
+    "        port: probe-port\n"
+    "        scheme: HTTPS\n"
+    "    name: kube-apiserver\n"
+    "    resources:\n"
+    "      requests:\n"
+    "        cpu: 250m\n"
+    "    volumeMounts:\n"
+    "    - mountPath: /etc/ssl/certs\n"
+    "      name: ca-certs\n"
+    "      readOnly: true\n"
+    "  hostNetwork: true\n"
+    "  priorityClassName: system-node-critical\n"
+    "  volumes:\n"
+    "  - hostPath:\n"
+    "      path: /etc/ssl/certs\n"
+    "      type: DirectoryOrCreate\n"
+    "    name: ca-certs\n"
+    "status: {}\n";
+
+static char *kubeadm_with(const char *line)
+{
+    static char buf[4096];
+    snprintf(buf, sizeof(buf), kubeadm, line);
+    return buf;
+}
+
+Test(manifest, kubeadm_shape)
+{
+    char *without = strdup(kubeadm_with(""));
+    round_trip(without, kubeadm_with("    - --service-node-port-range=30000-32767\n"));
+    change_back(kubeadm_with("    - --service-node-port-range=30000-32767\n"));
+    cr_assert_str_eq(staged, "/etc/kubernetes");
+    free(without);
+}
+
+Test(manifest, where_the_option_may_stand)
+{
+    change_back(HEAD "  - command:\n    - kube-apiserver\n    - --a=b\n"
+                     "    - --service-node-port-range=30000-32767\n");
+    change_back(HEAD "  - command:\n    - kube-apiserver\n    - --a=b\n"
+                     "    - --service-node-port-range=30000-32767");
+    change_back(HEAD "  - command: [kube-apiserver]\n    args:\n"
+                     "    - --service-node-port-range=30000-32767\n    - --a=b\n");
+    change_back(HEAD "  - args:\n    - --service-node-port-range=30000-32767\n"
+                     "    command:\n    - /usr/local/bin/kube-apiserver\n");
+    change_back(
+        HEAD "  - name: kube-apiserver\n    args:\n    - --service-node-port-range=30000-32767\n");
+    change_back(
+        HEAD "  - command:\n    - kube-apiserver\n    - --service_node_port_range=30000-32767\n");
+    change_back(
+        HEAD "  - command:\n    - /go-runner\n    - --log-file=/var/log/a.log\n"
+             "    - /usr/local/bin/kube-apiserver\n    - --service-node-port-range=30000-32767\n");
+}
+
+Test(manifest, option_and_value_as_two_strings)
+{
+    static const char two[] =
+        HEAD "  - command:\n    - kube-apiserver\n"
+             "    - --service-node-port-range\n    - 30000-32767\n    - --a=b\n";
+    change_back(two);
+    char *removed = set(two, NULL);
+    cr_assert_str_eq(removed, HEAD "  - command:\n    - kube-apiserver\n    - --a=b\n");
+    free(removed);
+    change_back(HEAD "  - command: [kube-apiserver, --service-node-port-range, \"30000-32767\"]\n");
+    change_back(HEAD "  - command:\n    - kube-apiserver\n    - --service-node-port-range\n"
+                     "    args:\n    - '30000-32767'\n");
+    static const char backwards[] =
+        HEAD "  - args:\n    - '30000-32767'\n    - --b\n"
+             "    command:\n    - kube-apiserver\n    - --service-node-port-range";
+    change_back(backwards);
+    removed = set(backwards, NULL);
+    cr_assert_str_eq(removed, HEAD "  - args:\n    - --b\n    command:\n    - kube-apiserver");
+    free(removed);
+    removed = set(HEAD "  - command:\n    - kube-apiserver\n    - --service-node-port-range\n"
+                       "    - 30000-32767",
+                  NULL);
+    expect(removed, "-");
+    free(removed);
+}
+
+Test(manifest, quotes)
+{
+    change_back(HEAD "  - command:\n    - \"kube-apiserver\"\n"
+                     "    - \"--service-node-port-range=30000-32767\"\n");
+    change_back(HEAD "  - command:\n    - kube-apiserver\n"
+                     "    - '--service-node-port-range=30000-32767' # why\n");
+    round_trip(HEAD "  - command:\n    - \"kube-apiserver\" # the program\n    - '--x=it''s'\n",
+               HEAD "  - command:\n    - \"kube-apiserver\" # the program\n"
+                    "    - \"--service-node-port-range=30000-32767\"\n    - '--x=it''s'\n");
+    round_trip(HEAD "  - \"command\":\n    - 'kube-apiserver'\n    - \"--x=\\\"y\\\"\"\n", NULL);
+}
+
+Test(manifest, line_ends)
+{
+    round_trip("kind: Pod\r\nspec:\r\n  containers:\r\n  - command:\r\n    - kube-apiserver\r\n"
+               "    - --a=b\r\n",
+               "kind: Pod\r\nspec:\r\n  containers:\r\n  - command:\r\n    - kube-apiserver\r\n"
+               "    - --service-node-port-range=30000-32767\r\n    - --a=b\r\n");
+    round_trip(HEAD "  - command:\n    - kube-apiserver\n    - --a=b", NULL);
+    round_trip(HEAD "  - command:\n    - kube-apiserver", NULL);
+    round_trip("kind: Pod\r\nspec:\r\n  containers:\r\n  - command:\r\n    - kube-apiserver", NULL);
+    round_trip("\xef\xbb\xbfkind: Pod\nspec:\n  containers:\n  - command:\n    - kube-apiserver\n",
+               NULL);
+    round_trip("---\n" HEAD "  - command:\n    - kube-apiserver\n...\n# the end\n", NULL);
+    round_trip("%YAML 1.2\n--- # yes\n" HEAD "  - command:\n    - kube-apiserver\n\n\n", NULL);
+}
+
+Test(manifest, indentation)
+{
+    round_trip("kind: Pod\nspec:\n    containers:\n        -   command:\n                -   "
+               "kube-apiserver\n"
+               "                -   --a=b\n            image: x\n",
+               "kind: Pod\nspec:\n    containers:\n        -   command:\n                -   "
+               "kube-apiserver\n"
+               "                -   --service-node-port-range=30000-32767\n"
+               "                -   --a=b\n            image: x\n");
+    round_trip("kind: Pod\nspec:\n containers:\n -\n   name: kube-apiserver\n   command:\n   - "
+               "kube-apiserver\n"
+               "   image: x\n",
+               NULL);
+    round_trip(
+        "spec:\n  containers:\n  - image: x\n    command:\n      - kube-apiserver\n\n      # note\n"
+        "      - --a=b\nkind: \"Pod\"\n",
+        NULL);
+}
+
+Test(manifest, comments)
+{
+    round_trip("# head\n" HEAD
+               "  # - command:\n  - command: # of it\n    # first\n    - kube-apiserver # it\n"
+               "    # --service-node-port-range=1-2\n    #- --service-node-port-range=1-2\n    - "
+               "--a=b#c\n# end",
+               NULL);
+    change_back(HEAD "  - command:\n    - kube-apiserver\n"
+                     "    - --service-node-port-range=30000-32767   # the firewall's\n");
+}
+
+Test(manifest, lists_in_brackets)
+{
+    round_trip(HEAD "  - command: [\"kube-apiserver\", \"--a=b,c\"]\n    image: x\n",
+               HEAD "  - command: [\"kube-apiserver\", \"--service-node-port-range=30000-32767\", "
+                    "\"--a=b,c\"]\n"
+                    "    image: x\n");
+    round_trip(HEAD "  - command: [kube-apiserver]\n", NULL);
+    round_trip(HEAD "  - command: [ kube-apiserver , --a=b, ] # two\n", NULL);
+    round_trip(HEAD
+               "  - command: [\n      'kube-apiserver', # it\n      '--a=b'\n    ]\n    image: x\n",
+               NULL);
+    round_trip(HEAD "  - name: kube-apiserver\n    args: [--a=b, --c=d]\n",
+               HEAD "  - name: kube-apiserver\n    args: [--service-node-port-range=30000-32767, "
+                    "--a=b, --c=d]\n");
+    round_trip(HEAD "  - command:\n      [kube-apiserver, --a=b]\n    image: x\n", NULL);
+    change_back(HEAD "  - command: [kube-apiserver, '--service-node-port-range=30000-32767']\n");
+}
+
+Test(manifest, several_containers)
+{
+    static const char others[] =
+        HEAD "  - name: sidecar\n    command:\n    - sh\n    - -c\n    - |\n      echo "
+             "kube-apiserver\n\n      exec x\n"
+             "  - name: kms\n    args: {}\n    env:\n    - name: kube-apiserver\n      value: "
+             "\"a\n      command: b\"\n"
+             "  - command:\n    - kube-apiserver\n    - --a=b\n    name: kube-apiserver\n"
+             "    livenessProbe:\n      exec:\n        command:\n        - kube-apiserver\n        "
+             "- --service-node-port-range=1-2\n"
+             "  initContainers:\n  - command:\n    - kube-apiserver\n    - "
+             "--service-node-port-range=1-2\n";
+    round_trip(others, NULL);
+    refused(HEAD "  - command:\n    - kube-apiserver\n  - command:\n    - kube-apiserver\n",
+            "two containers");
+}
+
+Test(manifest, texts_that_look_like_it)
+{
+    round_trip(
+        "kind: Pod\nmetadata:\n  annotations:\n    note: |\n      spec:\n        containers:\n"
+        "        - command:\n          - kube-apiserver\n    other: >-\n\n      - command:\n    "
+        "json: '{\"a\":\n"
+        "      [}'\n    flow: {a: [b, \"]\"], c: '}'}\nspec:\n  containers:\n  - command:\n"
+        "    - kube-apiserver\n",
+        NULL);
+}
+
+Test(manifest, is_not_an_api_servers)
+{
+    refused("", "not an API server's manifest");
+    refused("hello\n", "not an API server's manifest");
+    refused("kind: Deployment\nspec:\n  containers:\n  - command:\n    - kube-apiserver\n",
+            "kind is not Pod");
+    refused(HEAD "  - command:\n    - kube-scheduler\n    name: kube-scheduler\n",
+            "no container runs kube-apiserver");
+    refused(HEAD "  - command:\n    - etcd\n    - --name=kube-apiserver\n    name: etcd\n",
+            "no container runs kube-apiserver");
+    refused("{\"kind\": \"Pod\"}\n", "is JSON");
+    disk = NULL;
+    char *state = NULL;
+    cr_assert_eq(resource_nodeports.read(NAME, &state, &error), -1);
+    cr_assert(strstr(error.text, "no such file"));
+}
+
+Test(manifest, what_it_cannot_change)
+{
+    refused(HEAD "  - name: kube-apiserver\n    command:\n    - /bin/sh\n    - -c\n    - exec "
+                 "kube-apiserver --a\n",
+            "through a shell");
+    refused(HEAD "  - name: kube-apiserver\n    command:\n    - /bin/sh\n    - -c\n    - |\n      "
+                 "exec kube-apiserver\n",
+            "block text");
+    refused(HEAD "  - command:\n    - kube-apiserver\n    - --a=b\n      c\n", "several lines");
+    refused(HEAD "  - command:\n    - kube-apiserver\n    args: *common\n", "alias");
+    refused(HEAD "  - command: [kube-apiserver, [a]]\n", "brackets");
+    refused(HEAD "  - command: [kube-apiserver, a\n", "comma");
+    refused("kind: Pod\nspec:\n  containers: [{command: [kube-apiserver]}]\n", "flow style");
+    refused("kind: Pod\nspec: {containers: [{command: [kube-apiserver]}]}\n", "flow style");
+    refused(HEAD "  - {command: [kube-apiserver]}\n", "flow style");
+    refused(HEAD "  - command:\n    - kube-apiserver\n---\nkind: Pod\n", "several documents");
+    refused(HEAD "  - command:\n    - \"kube-apiserver\n", "not closed");
+    refused(HEAD "\t- command:\n", "tab");
+    refused(HEAD "  - command:\n    - kube-apiserver\n    command:\n    - a\n", "twice");
+    refused(HEAD "  - command:\n    - kube-apiserver\n    &a command:\n    - a\n", "before a key");
+    refused(HEAD "  - command:\n    - kube-apiserver\n    - --service-node-port-range=1-2\n"
+                 "    - --service-node-port-range=1-2\n",
+            "twice");
+    refused(HEAD "  - command:\n    - kube-apiserver\n    - --service-node-port-range\n",
+            "without a value");
+    refused(HEAD "  - command:\n    - kube-apiserver\n    - --service-node-port-range=\n",
+            "no range");
+    refused(HEAD
+            "  - command:\n    - kube-apiserver\n    - --service-node-port-range=\x1b[31m1-2\n",
+            "no range");
+    refused(HEAD
+            "  - command:\n    - kube-apiserver\n    - \"--service-node-port-range=1\\x2d2\"\n",
+            "no range");
+}
+
+Test(manifest, a_value_cannot_smuggle_anything)
+{
+    static const char *const bad[] = {"1-2\n    - --anonymous-auth=true", "1-2 #", "1-2\"", "",
+                                      "x"};
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        cr_assert_null(set(HEAD "  - command:\n    - kube-apiserver\n", bad[i]));
+        cr_assert_null(set(HEAD "  - command: [\"kube-apiserver\"]\n", bad[i]));
+        cr_assert_null(set(kubeadm_with("    - --service-node-port-range=1-2\n"), bad[i]));
+    }
+}
+
+Test(manifest, changed_meanwhile)
+{
+    struct steps steps = {.count = 0};
+    disk = kubeadm_with("    - --service-node-port-range=1-2\n");
+    cr_assert_eq(resource_nodeports.steps(NAME, "3-4", "5-6", &steps, &error), -1);
+    cr_assert(strstr(error.text, "in the meantime"));
+    cr_assert_eq(steps.count, 0);
+}
+
+/* Whatever is cut off or garbled: an answer or a sentence, and never a wrong byte elsewhere. */
+Test(manifest, garbled)
+{
+    char *whole = strdup(kubeadm_with("    - --service-node-port-range=30000-32767\n"));
+    size_t length = strlen(whole);
+    unsigned seed = 1;
+    for (size_t i = 0; i <= length; i++) {
+        char *cut = strndup(whole, i);
+        get(cut);
+        free(cut);
+    }
+    for (int round = 0; round < 20000; round++) {
+        char *text = strdup(whole);
+        for (int k = 0; k < 3; k++) {
+            static const char odd[] = "-:'\"[]{}#|>\n\t &*?,\\x ";
+            seed = seed * 1103515245 + 12345;
+            text[(seed >> 8) % length] = odd[(seed >> 4) % (sizeof(odd) - 1)];
+        }
+        if (get(text)) {
+            char *made = set(text, "20000-29999");
+            if (made)
+                expect(made, "20000-29999");
+            free(made);
+        }
+        free(text);
+    }
+    free(whole);
+}
+
+Test(manifest, snippet)
+{
+    struct portrange ports = {30000, 32767};
+    char *text = kubeadm_snippet(&ports);
+    cr_assert(strstr(text, "  - name: service-node-port-range\n    value: \"30000-32767\"\n"));
+    cr_assert(strstr(text, "    service-node-port-range: \"30000-32767\"\n"));
+    cr_assert_eq(text[strlen(text) - 1], '\n');
+    free(text);
+}
