@@ -1,0 +1,745 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""fixport-setup doctor: every finding is caused for real, in network and mount namespaces of its
+own, on a machine that fixport-setup has set up before; and each of these machines is shown to have
+none of the findings before it is broken.
+
+    FIXPORT_BUILD=build tests/tools/test_doctor.py [WORD...]   only the tests with WORD in their name
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+import fptest  # noqa: E402
+
+SETUP = os.path.join(fptest.BUILD, "tools", "fixport-setup")
+UNSHARE = ["unshare", "--mount", "--net", "--uts"]
+TOOLS = ("ip", "nft", "iptables-nft", "ip6tables-nft", "iptables-legacy", "iptables-legacy-save",
+         "iptables-nft-save", "sysctl")
+
+SITE = """\
+[node node1]
+address = 192.168.31.17, fd00:31::17
+pods = 10.200.1.0/24, fd00:200:1::/64
+[node node2]
+address = 192.168.31.45, fd00:31::45
+pods = 10.200.36.0/24, fd00:200:36::/64
+[pods]
+services = 8088
+[hosts]
+addresses = 192.168.31.67, fd00:31::67
+services = 60001-60005
+ports = 61000-61999
+[gateway]
+address = 192.168.31.2, fd00:31::2
+[snat]
+mode = keep
+[control-plane]
+node-ports = 30000-31999
+[setup]
+persist = own
+iptables = nft
+[pool]
+ports = 62000-62999
+"""
+
+MANIFEST = """\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: kube-apiserver
+spec:
+  containers:
+  - command:
+    - kube-apiserver
+    - --service-cluster-ip-range=10.96.0.0/12
+    - --service-node-port-range=30000-31999
+    name: kube-apiserver
+"""
+
+COMMON = """
+set -e
+interface() {
+    ip link add "$1" type veth peer name "$1-end"
+    ip link set "$1" up
+    ip link set "$1-end" up
+}
+ip link set lo up
+interface lan
+for key in all default lan; do
+    sysctl -qw net.ipv4.conf.$key.rp_filter=0 net.ipv4.conf.$key.accept_redirects=0 \
+        net.ipv6.conf.$key.accept_redirects=0 net.ipv4.conf.$key.send_redirects=0
+done
+"""
+
+MACHINES = {
+    "node": """
+ip address add 192.168.31.17/24 dev lan
+ip address add fd00:31::17/64 dev lan nodad
+interface cni0
+ip address add 10.200.1.1/24 dev cni0
+ip address add fd00:200:1::1/64 dev cni0 nodad
+sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+""",
+    "host": """
+ip address add 192.168.31.67/24 dev lan
+ip address add fd00:31::67/64 dev lan nodad
+""",
+    "gateway": """
+ip address add 192.168.31.2/24 dev lan
+ip address add fd00:31::2/64 dev lan nodad
+""",
+    "control-plane": """
+ip address add 192.168.31.17/24 dev lan
+mkdir -p "$ROOT/etc/kubernetes/manifests"
+printf %s "$MANIFEST" >"$ROOT/etc/kubernetes/manifests/kube-apiserver.yaml"
+""",
+    "bare": "",
+}
+
+# A rule of Calico's in its place; fixport's own table is gone where it would stand before.
+CALICO = """
+iptables-nft -t nat -N cali-nat-outgoing
+iptables-nft -t nat -A POSTROUTING -j cali-nat-outgoing
+iptables-nft -t nat -A cali-nat-outgoing -s 10.200.0.0/16 -m comment --comment cali:x \\
+    -j MASQUERADE --random-fully
+"""
+NO_TABLE = "nft delete table ip fixport\nnft delete table ip6 fixport\n"
+
+
+class Case:
+    """A machine, what is done to it, and what the doctor must say of it."""
+
+    def __init__(self, name, machine, fault, *wanted, absent=(), site=(), before="", command=()):
+        self.name = name
+        self.machine = machine
+        self.fault = fault
+        self.wanted = wanted  # (id, severity, pattern in line or mend or what)
+        self.absent = absent  # ids
+        self.site = site  # (text, text instead)
+        self.before = before  # done before fixport-setup apply
+        self.command = command  # options of doctor
+
+
+def snat(name, fault, mend, **more):
+    return Case(f"SNAT: {name}", "node", NO_TABLE + fault, ("snat-random", "error", mend), **more)
+
+
+def silent(name, fault, *absent, machine="node", **more):
+    return Case(name, machine, fault, absent=absent or ("snat-random", "snat-ports"), **more)
+
+
+CASES = [
+    # ---- who changes the source port ----
+    snat("Calico, iptables-nft", CALICO, r"MASQFullyRandom=false,SNATFullyRandom=false"),
+    snat("the exact line is shown", CALICO,
+         r"^iptables-nft -t nat -A cali-nat-outgoing -s 10\.200\.0\.0/16 .*--random-fully$"),
+    silent("SNAT: fixport's own rule stands before Calico's", CALICO),
+    silent("SNAT: no address translation (mode = none) stands before Calico's", CALICO,
+           site=("mode = keep", "mode = none")),
+    snat("Calico, nft", """
+nft -f - <<X
+table ip calico {
+    set pools { type ipv4_addr; flags interval; elements = { 10.200.0.0/16 }; }
+    chain nat-cali-nat-outgoing { ip saddr @pools ip daddr != @pools masquerade fully-random; }
+    chain filter { type nat hook postrouting priority srcnat; jump nat-cali-nat-outgoing; }
+}
+X
+""", r"featureDetectOverride"),
+    silent("SNAT: a pool of Calico's that covers the hosts", NO_TABLE + """
+nft -f - <<X
+table ip calico {
+    set pools { type ipv4_addr; flags interval; elements = { 10.200.0.0/16, 192.168.31.0/24 }; }
+    chain nat-cali-nat-outgoing { ip saddr @pools ip daddr != @pools masquerade fully-random; }
+    chain filter { type nat hook postrouting priority srcnat; jump nat-cali-nat-outgoing; }
+}
+X
+"""),
+    snat("Flannel, iptables-legacy", """
+iptables-legacy -t nat -N FLANNEL-POSTRTG
+iptables-legacy -t nat -A POSTROUTING -m comment --comment "flanneld masq" -j FLANNEL-POSTRTG
+iptables-legacy -t nat -A FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 -j RETURN
+iptables-legacy -t nat -A FLANNEL-POSTRTG -s 10.200.1.0/24 ! -d 224.0.0.0/4 -j MASQUERADE --random-fully
+""", r"--ip-masq-fully-random-disable"),
+    snat("ip-masq-agent", """
+iptables-nft -t nat -N IP-MASQ-AGENT
+iptables-nft -t nat -A POSTROUTING -m addrtype ! --dst-type LOCAL -j IP-MASQ-AGENT
+iptables-nft -t nat -A IP-MASQ-AGENT -d 10.0.0.0/8 -j RETURN
+iptables-nft -t nat -A IP-MASQ-AGENT -j MASQUERADE --random-fully
+""", r"nonMasqueradeCIDRs"),
+    silent("SNAT: ip-masq-agent with the hosts in nonMasqueradeCIDRs", NO_TABLE + """
+iptables-nft -t nat -N IP-MASQ-AGENT
+iptables-nft -t nat -A POSTROUTING -m addrtype ! --dst-type LOCAL -j IP-MASQ-AGENT
+iptables-nft -t nat -A IP-MASQ-AGENT -d 192.168.31.0/24 -j RETURN
+iptables-nft -t nat -A IP-MASQ-AGENT -j MASQUERADE --random-fully
+"""),
+    snat("the AWS VPC CNI", """
+iptables-nft -t nat -N AWS-SNAT-CHAIN-0
+iptables-nft -t nat -A POSTROUTING -j AWS-SNAT-CHAIN-0
+iptables-nft -t nat -A AWS-SNAT-CHAIN-0 ! -o vlan+ -m comment --comment "AWS, SNAT" \\
+    -m addrtype ! --dst-type LOCAL -j SNAT --to-source 192.168.31.17 --random
+""", r"AWS_VPC_K8S_CNI_RANDOMIZESNAT=none"),
+    snat("Antrea", """
+iptables-nft -t nat -N ANTREA-POSTROUTING
+iptables-nft -t nat -A POSTROUTING -j ANTREA-POSTROUTING
+iptables-nft -t nat -A ANTREA-POSTROUTING -s 10.200.1.0/24 -j MASQUERADE --random-fully
+""", r"snatFullyRandomPorts: false"),
+    snat("Cilium", """
+iptables-nft -t nat -N CILIUM_POST_nat
+iptables-nft -t nat -A POSTROUTING -j CILIUM_POST_nat
+iptables-nft -t nat -A CILIUM_POST_nat -s 10.200.1.0/24 -j MASQUERADE --random-fully
+""", r"iptables-random-fully"),
+    snat("a CNI plugin's chain", """
+iptables-nft -t nat -N CNI-0123
+iptables-nft -t nat -A POSTROUTING -s 10.200.1.7/32 -j CNI-0123
+iptables-nft -t nat -A CNI-0123 ! -d 224.0.0.0/4 -j MASQUERADE --random
+""".replace("10.200.1.7/32", "10.200.1.0/24"), r"a CNI plugin gives .* another source port"),
+    snat("an administrator's rule, IPv6", """
+ip6tables-nft -t nat -A POSTROUTING -s fd00:200::/32 -p tcp -j MASQUERADE --random-fully
+""", r"^ip6tables-nft -t nat -A POSTROUTING"),
+    snat("an administrator's rule, nft", """
+nft add table inet mine
+nft 'add chain inet mine post { type nat hook postrouting priority srcnat; }'
+nft 'add rule inet mine post meta nfproto ipv4 oifname "la*" tcp sport 60000-65000 masquerade random'
+""", r"^nft table inet mine, chain post: .* masquerade random$"),
+    Case("SNAT: kube-proxy's rule is for marked packets only", "node", NO_TABLE + """
+iptables-nft -t nat -N KUBE-POSTROUTING
+iptables-nft -t nat -A POSTROUTING -j KUBE-POSTROUTING
+iptables-nft -t nat -A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN
+iptables-nft -t nat -A KUBE-POSTROUTING -j MARK --set-xmark 0x4000/0x0
+iptables-nft -t nat -A KUBE-POSTROUTING -j MASQUERADE --random-fully
+""", ("snat-random-marked", "info", "kube-proxy"), absent=("snat-random",)),
+    silent("SNAT: a plain rule keeps the port",
+           NO_TABLE + "iptables-nft -t nat -A POSTROUTING -s 10.200.1.0/24 -j MASQUERADE"),
+    silent("SNAT: a rule for UDP", NO_TABLE +
+           "iptables-nft -t nat -A POSTROUTING -p udp -j MASQUERADE --random-fully"),
+    silent("SNAT: a rule for other addresses", NO_TABLE +
+           "iptables-nft -t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 "
+           "-j MASQUERADE --random-fully"),
+    silent("SNAT: a rule for another interface", NO_TABLE +
+           "iptables-nft -t nat -A POSTROUTING -o wan+ -j MASQUERADE --random-fully"),
+    silent("SNAT: a chain that nothing leads to", NO_TABLE + """
+iptables-nft -t nat -N stale
+iptables-nft -t nat -A stale -j MASQUERADE --random-fully
+"""),
+    silent("SNAT: an ACCEPT before it", NO_TABLE + """
+iptables-nft -t nat -A POSTROUTING -s 10.200.0.0/16 -d 192.168.31.67 -j ACCEPT
+iptables-nft -t nat -A POSTROUTING -j MASQUERADE --random-fully
+ip6tables-nft -t nat -A POSTROUTING -s fe80::/64 -j MASQUERADE --random-fully
+"""),
+    Case("SNAT: a match that is not understood makes it a warning", "node", NO_TABLE +
+         "iptables-nft -t nat -A POSTROUTING -m length --length 0:100 -j MASQUERADE --random",
+         ("snat-random", "warning", "possibly another")),
+    Case("SNAT: without a configuration it is a warning", "bare", CALICO,
+         ("snat-random", "warning", "Calico")),
+    Case("SNAT: ports confined to others than the pool's", "node", NO_TABLE +
+         "iptables-nft -t nat -A POSTROUTING -p tcp -j MASQUERADE --to-ports 20000-29999",
+         ("snat-ports", "warning", "20000-29999")),
+    silent("SNAT: ports confined to a range around the pool's", NO_TABLE +
+           "iptables-nft -t nat -A POSTROUTING -p tcp -j MASQUERADE --to-ports 1024-65535"),
+    Case("SNAT: a gateway's rule", "gateway",
+         "iptables-nft -t nat -A POSTROUTING -o lan -j MASQUERADE --random-fully",
+         ("snat-random", "error", "of unknown origin")),
+    Case("SNAT: a host's rule", "host",
+         "iptables-nft -t nat -A POSTROUTING -o lan -j MASQUERADE --random-fully",
+         ("snat-random", "error", "from 192.168.31.67 to 10.200")),
+
+    # ---- ports ----
+    Case("ports of the ephemeral range", "node",
+         "sysctl -qw net.ipv4.ip_local_port_range='32768 65000' net.ipv4.ip_local_reserved_ports=''",
+         ("ports-ephemeral", "warning", "ip_local_reserved_ports="),
+         ("changed-since", "warning", "sysctl net.ipv4.ip_local_reserved_ports")),
+    silent("ports of the ephemeral range, reserved",
+           "sysctl -qw net.ipv4.ip_local_port_range='32768 65000'", "ports-ephemeral"),
+    Case("a program listens in the range", "node", """
+python3 -c '
+import os, socket
+s = socket.socket(); s.bind(("", 62010)); s.listen()
+if os.fork(): os._exit(0)
+os.close(1); os.close(2)
+import time; time.sleep(60)' &
+wait $!
+""", ("ports-listening", "warning", r"LISTEN 0\.0\.0\.0 62010")),
+    Case("a NodePort in the range", "node", """
+iptables-nft -t nat -N KUBE-NODEPORTS
+iptables-nft -t nat -A KUBE-NODEPORTS -p tcp -m tcp --dport 62001 -j ACCEPT
+""", ("node-port-taken", "error", "62001")),
+    Case("NodePorts of the manifest overlap the pool's ports", "control-plane",
+         'sed -i s/30000-31999/62000-63000/ "$ROOT/etc/kubernetes/manifests/kube-apiserver.yaml"',
+         ("node-ports-overlap", "error", "--service-node-port-range=62000-63000"),
+         ("manifest-range", "error", "30000-31999")),
+    Case("NodePorts in the ephemeral range", "control-plane",
+         "sysctl -qw net.ipv4.ip_local_port_range='31000 60000'",
+         ("node-ports-ephemeral", "warning", "30000-31999")),
+    Case("Cilium and low ports", "node", "interface cilium_host",
+         ("cilium-range", "error", "interface cilium_host"),
+         ("ports-below-16384", "info", "uname"), site=("62000-62999", "15000-15999")),
+    silent("Cilium and high ports", "interface cilium_host", "cilium-range",
+           "ports-below-16384"),
+    Case("privileged ports", "node", "", ("ports-below-1024", "warning", "unprivileged"),
+         site=("62000-62999", "600-999")),
+
+    # ---- routes ----
+    Case("no route", "host", "ip route del 10.200.36.0/24",
+         ("route-missing", "error", "ip route replace 10.200.36.0/24 via 192.168.31.2 proto 161"),
+         site=("[pods]", "[pods]\nblocks = 10.200.1.0/24, 10.200.36.0/24, fd00:200::/32")),
+    Case("a more specific route", "host", "ip route add 10.200.36.128/25 via 192.168.31.99",
+         ("route-shadowed", "error", "ip route del 10.200.36.128/25 via 192.168.31.99")),
+    Case("a more specific route that leads nowhere, IPv6", "host",
+         "ip -6 route add blackhole fd00:200:36::7", ("route-shadowed", "error", "fd00:200:36::7")),
+    silent("a more specific route the same way",
+           "ip route add 10.200.36.128/25 via 192.168.31.2", "route-shadowed", "route-missing",
+           machine="host"),
+    Case("a policy rule", "host", """
+ip route add default via 192.168.31.98 table 77
+ip rule add from 192.168.31.67 lookup 77
+""", ("route-shadowed", "error", "ip rule show")),
+    Case("a policy rule on the gateway", "gateway", """
+ip route add default via 192.168.31.98 table 77
+ip rule add from 192.168.31.67 iif lan lookup 77
+""", ("route-shadowed", "error", "ip rule show")),
+    Case("a policy rule for everything", "host", """
+ip route add default via 192.168.31.98 table 77
+ip rule add to 10.200.0.0/16 lookup 77
+""", ("route-shadowed", "error", "another route or policy rule")),
+    Case("the next hop does not answer", "gateway",
+         "ip neigh replace 192.168.31.45 dev lan nud failed",
+         ("next-hop-failed", "error", "192.168.31.45")),
+    Case("strict rp_filter", "gateway", """
+interface tun9
+ip route replace 10.200.36.0/24 dev tun9 proto 161
+sysctl -qw net.ipv4.conf.lan.rp_filter=1
+""", ("rp-filter", "error", r"net\.ipv4\.conf\.lan\.rp_filter=2")),
+    silent("strict rp_filter where all goes one way", "sysctl -qw net.ipv4.conf.lan.rp_filter=1",
+           "rp-filter", machine="gateway"),
+    Case("loose rp_filter of all wins", "gateway", """
+interface tun9
+ip route replace 10.200.36.0/24 dev tun9 proto 161
+sysctl -qw net.ipv4.conf.lan.rp_filter=1 net.ipv4.conf.all.rp_filter=2
+""", absent=("rp-filter",)),
+    Case("forwarding is off", "gateway", "sysctl -qw net.ipv4.ip_forward=0",
+         ("forwarding-off", "error", r"sysctl -w net\.ipv4\.ip_forward=1")),
+    Case("forwarding is off for IPv6", "gateway", "sysctl -qw net.ipv6.conf.all.forwarding=0",
+         ("forwarding-off", "error", r"net\.ipv6\.conf\.all\.forwarding")),
+    Case("forwarding is off on one interface", "node", "sysctl -qw net.ipv4.conf.lan.forwarding=0",
+         ("forwarding-off", "error", r"net\.ipv4\.conf\.lan\.forwarding")),
+    Case("redirects are sent", "gateway", "sysctl -qw net.ipv4.conf.lan.send_redirects=1",
+         ("redirects-sent", "warning", r"net\.ipv4\.conf\.lan\.send_redirects=0")),
+    Case("redirects are believed by a host", "host",
+         "sysctl -qw net.ipv4.conf.lan.accept_redirects=1",
+         ("redirects-accepted", "warning", r"net\.ipv4\.conf\.lan\.accept_redirects=0")),
+    Case("redirects are believed by a node", "node",
+         "sysctl -qw net.ipv4.conf.lan.accept_redirects=1 net.ipv4.conf.all.accept_redirects=1",
+         ("redirects-accepted", "warning", "accept_redirects")),
+
+    # ---- the firewall ----
+    Case("a rule before our jump rejects", "gateway", "iptables-nft -I FORWARD -j REJECT",
+         ("forward-dropped", "error", "^iptables-nft -t filter -A FORWARD -j REJECT"),
+         ("jump-pushed-down", "warning", "REJECT")),
+    Case("another table of nft drops", "gateway", """
+nft add table inet other
+nft 'add chain inet other pass { type filter hook forward priority 10; policy drop; }'
+nft add rule inet other pass ct state established,related accept
+""", ("forward-dropped", "error", "nft table inet other, chain pass: policy drop")),
+    silent("another table of nft drops other things", """
+nft add table inet other
+nft 'add chain inet other pass { type filter hook forward priority 10; policy drop; }'
+nft add rule inet other pass ip saddr '{ 10.200.0.0/16, 192.168.31.0/24 }' accept
+nft add rule inet other pass meta nfproto ipv6 accept
+""", "forward-dropped", machine="gateway"),
+    Case("a verdict that cannot be foreseen is a note", "gateway", """
+nft add table ip other
+nft 'add chain ip other pass { type filter hook forward priority 10; policy drop; }'
+nft add rule ip other pass meta mark 0x10000 accept
+""", ("forward-dropped", "info", "may be dropped")),
+    Case("the policy of FORWARD", "node", "iptables-nft -P FORWARD DROP",
+         ("forward-dropped", "error", "iptables-nft -t filter -P FORWARD DROP")),
+    silent("the policy of FORWARD with rules that accept", """
+iptables-nft -P FORWARD DROP
+iptables-nft -A FORWARD -i cni0 -j ACCEPT
+iptables-nft -A FORWARD -o cni0 -j ACCEPT
+""", "forward-dropped"),
+    Case("firewalld", "gateway", """
+nft -f - <<X
+table inet firewalld {
+    chain filter_FORWARD {
+        type filter hook forward priority filter + 10
+        ct state { established, related } accept
+        iifname "docker0" accept
+        reject with icmpx admin-prohibited
+    }
+}
+X
+""", ("firewalld", "warning", "inet firewalld"),
+         ("forward-dropped", "error", r"firewall-cmd --permanent --zone=trusted --add-source=")),
+    Case("the host's own firewall", "host", """
+iptables-nft -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
+iptables-nft -A INPUT -p tcp --dport 22 -j ACCEPT
+iptables-nft -P INPUT DROP
+""", ("input-dropped", "error", "-P INPUT DROP")),
+    silent("the host's own firewall lets pods in", """
+iptables-nft -A INPUT -p tcp -s 10.200.0.0/16 --dport 60000:61000 -j ACCEPT
+iptables-nft -P INPUT DROP
+""", "input-dropped", machine="host"),
+    Case("both backends", "gateway", "iptables-legacy -A INPUT -j ACCEPT",
+         ("both-backends", "warning", "iptables-legacy: ip filter")),
+    Case("Docker came later", "gateway", """
+iptables-nft -N DOCKER-USER
+iptables-nft -I FORWARD -j DOCKER-USER
+iptables-nft -P FORWARD DROP
+""", ("docker-forward", "warning", "DOCKER-USER"), ("jump-pushed-down", "warning", "apply")),
+    Case("our jump was flushed", "gateway", "iptables-nft -F FORWARD",
+         ("jump-gone", "error", "FIXPORT-FORWARD")),
+    Case("all rules were flushed", "gateway",
+         "iptables-nft -F; iptables-nft -X; ip6tables-nft -F; ip6tables-nft -X",
+         ("chain-gone", "error", "ipv4")),
+    Case("our table was flushed", "node", "nft flush ruleset", ("table-gone", "error", "fixport")),
+
+    # ---- the state of things ----
+    Case("no pool", "node", 'rm "$ROOT/run/fixport/pool"', ("pool-missing", "error", "run/fixport")),
+    Case("a damaged pool", "node", 'head -c 5000 /dev/zero >"$ROOT/run/fixport/pool"',
+         ("pool-unusable", "error", "--force")),
+    Case("a pool of another mode", "node", 'chmod 0600 "$ROOT/run/fixport/pool"',
+         ("pool-mode", "warning", "chmod 0666")),
+    Case("a pool with other ports", "node",
+         'fixport-pool reload --pool "$ROOT/run/fixport/pool" -p 62000-62100 >/dev/null',
+         ("pool-outdated", "warning", "62000-62100")),
+    Case("a full pool", "node", """
+LD_PRELOAD="$SHIM" FIXPORT_POOL="$ROOT/run/fixport/pool" python3 -c '
+import os, socket, time
+server = socket.socket(); server.bind(("192.168.31.17", 5000)); server.listen()
+conns = [socket.create_connection(("192.168.31.17", 5000)) for _ in range(2)]
+if os.fork(): os._exit(0)
+os.close(1); os.close(2)
+time.sleep(60)'
+""", ("pool-full", "error", "2 of 2 ports"), site=("62000-62999", "62000-62001")),
+    Case("no library", "host", 'rm -r "$ROOT$LIBDIR"', ("library-missing", "warning", "libfixport.so")),
+    Case("no timestamps", "host", "sysctl -qw net.ipv4.tcp_timestamps=0",
+         ("timestamps-off", "warning", "tcp_timestamps=1")),
+    Case("connection tracking is full", "gateway", """
+iptables-nft -A INPUT -m conntrack --ctstate INVALID -j ACCEPT
+cp /proc/sys/net/netfilter/nf_conntrack_max "$ROOT/max"
+mount --bind "$ROOT/max" /proc/sys/net/netfilter/nf_conntrack_count
+""", ("conntrack-full", "error", "nf_conntrack_max=")),
+    Case("connection tracking is nearly full", "gateway", """
+iptables-nft -A INPUT -m conntrack --ctstate INVALID -j ACCEPT
+echo $(($(cat /proc/sys/net/netfilter/nf_conntrack_max) * 95 / 100)) >"$ROOT/count"
+mount --bind "$ROOT/count" /proc/sys/net/netfilter/nf_conntrack_count
+""", ("conntrack-nearly-full", "warning", "nf_conntrack_max=")),
+    Case("connection tracking is strict", "gateway", """
+sysctl -qw net.netfilter.nf_conntrack_tcp_loose=0
+""", ("conntrack-strict", "info", "nf_conntrack_tcp_loose")),
+    Case("an interrupted apply", "bare", MACHINES["host"] + """
+mkdir "$ROOT/bin"
+printf '#!/bin/sh\\nkill -9 $PPID\\n' >"$ROOT/bin/sysctl"
+chmod 755 "$ROOT/bin/sysctl"
+PATH="$ROOT/bin:$PATH" fixport-setup --root "$ROOT" --config "$ROOT/../site.conf" --role host apply \\
+    >"$ROOT/applied" 2>&1 || test $? -eq 137
+""", ("interrupted", "error", "fixport-setup apply"),
+         command=("--config", "SITE", "--role", "host")),
+    Case("a garbled journal", "host", 'echo "{" >"$ROOT/var/lib/fixport/journal.json"',
+         ("journal-unusable", "error", "journal.json")),
+    Case("the unit was taken away", "host",
+         'rm "$ROOT"/etc/systemd/system/multi-user.target.wants/*',
+         ("changed-since", "warning", "link .*fixport-setup")),
+    Case("a copy of the manifest", "control-plane", """
+cp "$ROOT/etc/kubernetes/manifests/kube-apiserver.yaml" "$ROOT/etc/kubernetes/manifests/old.bak"
+""", ("manifest-twice", "error", "old.bak")),
+    silent("a hidden copy of the manifest", """
+cp "$ROOT/etc/kubernetes/manifests/kube-apiserver.yaml" "$ROOT/etc/kubernetes/manifests/.old"
+""", "manifest-twice", machine="control-plane"),
+    Case("kubeadm took the range back", "control-plane", """
+sed -i /node-port-range/d "$ROOT/etc/kubernetes/manifests/kube-apiserver.yaml"
+""", ("manifest-range", "error", "is missing")),
+    Case("a configuration that cannot work here", "host", "ip address flush dev lan",
+         ("cannot-apply", "error", "192.168.31.2")),
+    Case("nothing applied yet", "bare", MACHINES["host"], ("not-applied", "info", "apply"),
+         ("pool-missing", "error", "pool"), ("route-missing", "error", "proto 161"),
+         command=("--config", "SITE", "--role", "host")),
+    Case("nobody says what the machine is", "bare", "", ("no-role", "info", "--role"),
+         command=("--config", "SITE")),
+]
+
+
+class Machine:
+    """Runs scripts and the doctor in namespaces of their own."""
+
+    def __init__(self):
+        self.scratch = tempfile.mkdtemp(prefix="fixport-doctor.", dir="/tmp")
+        os.chmod(self.scratch, 0o755)
+        self.library = None
+        self.config = os.path.join(self.scratch, "site.conf")
+        self.root = os.path.join(self.scratch, "root")
+
+    def write_site(self, change):
+        text = SITE.replace(*change) if change else SITE
+        with open(self.config, "w", encoding="utf-8") as file:
+            file.write(text)
+
+    def clear(self):
+        shutil.rmtree(self.root, ignore_errors=True)
+        for folder in ("etc/systemd/system/multi-user.target.wants", "etc/iproute2/rt_protos.d",
+                       "run/lock", "run/fixport", "var/lib"):
+            os.makedirs(os.path.join(self.root, folder))
+        if self.library:
+            os.makedirs(os.path.dirname(self.root + self.library), exist_ok=True)
+            with open(self.root + self.library, "w", encoding="utf-8"):
+                pass
+
+    def environment(self):
+        return dict(os.environ, ROOT=self.root, MANIFEST=MANIFEST, SHIM=fptest.PRELOAD,
+                    LIBDIR=os.path.dirname(self.library or "/usr/local/lib/x"), LC_ALL="C.UTF-8",
+                    PATH=":".join([os.path.dirname(SETUP), os.environ["PATH"], "/usr/sbin:/sbin"]))
+
+    def run(self, script, site=(), argv=()):
+        """A script in new namespaces; then doctor or something else takes its place."""
+        self.clear()
+        self.write_site(site)
+        return subprocess.run([*UNSHARE, "sh", "-c", script + '\nexec "$@"', "sh", *argv],
+                              env=self.environment(), capture_output=True, text=True, check=False,
+                              timeout=120, stdin=subprocess.DEVNULL, errors="replace")
+
+    def setup(self, machine):
+        if machine == "bare":
+            return COMMON
+        return COMMON + MACHINES[machine] + (
+            f'fixport-setup --root "$ROOT" --config "{self.config}" --role {machine} apply '
+            '>"$ROOT/applied" 2>&1 || { cat "$ROOT/applied" >&2; exit 99; }\n')
+
+    def doctor(self, case_machine, fault="", site=(), command=None, options=("--json",)):
+        if command is None:
+            command = () if case_machine == "bare" else ("--config", "SITE", "--role", case_machine)
+        argv = [SETUP, "--root", self.root, "doctor", *options,
+                *(self.config if word == "SITE" else word for word in command)]
+        return self.run(self.setup(case_machine) + fault, site, argv)
+
+
+def findings(done):
+    try:
+        return json.loads(done.stdout)
+    except ValueError:
+        return []
+
+
+def check(tap, good, name, done):
+    return tap.point(good, name, *([] if good else [told(done)]))
+
+
+def told(done):
+    return f"exit status {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-2000:]}"
+
+
+def counted(list_):
+    return [it for it in list_ if it["severity"] != "info"]
+
+
+def has(list_, id_, severity, pattern):
+    return any(it["id"] == id_ and it["severity"] == severity and
+               any(re.search(pattern, it[key] or "") for key in ("line", "mend", "what"))
+               for it in list_)
+
+
+def well_formed(list_):
+    return all(set(it) == {"id", "severity", "what", "why", "mend", "line"} and it["what"] and
+               it["why"] and it["mend"] for it in list_)
+
+
+# ---- the tests ----
+
+
+def learn_library(machine):
+    """Where this build looks for the library."""
+    done = machine.doctor("bare", MACHINES["host"], command=("--config", "SITE", "--role", "host"))
+    for it in findings(done):
+        if it["id"] == "library-missing":
+            machine.library = it["line"].split(": ")[0][len(machine.root):]
+
+
+def test_healthy(tap, machine, name):
+    done = machine.doctor(name)
+    list_ = findings(done)
+    check(tap, done.returncode == 0 and not counted(list_) and done.stdout.startswith("["),
+              f"{name}: nothing is found on a machine that is well", done)
+
+
+def test_case(tap, machine, case):
+    done = machine.doctor(case.machine, case.before + case.fault, case.site,
+                          case.command or None)
+    list_ = findings(done)
+    missing = [want for want in case.wanted if not has(list_, *want)]
+    wrong = [it for it in list_ if it["id"] in case.absent]
+    status = 2 if counted(list_) else 0
+    good = not missing and not wrong and done.returncode == status and done.stdout[:1] == "["
+    good = good and well_formed(list_)
+    tap.point(good, case.name, *([] if good else [f"missing: {missing}", f"wrong: {wrong}",
+                                                  told(done)]))
+
+
+def test_text(tap, machine):
+    done = machine.doctor("node", NO_TABLE + CALICO, options=())
+    lines = done.stdout.splitlines() or [""]
+    check(tap, done.returncode == 2 and re.match(r"\d+ findings", lines[-1]) is not None and
+              re.match(r"error    Calico gives ", lines[0]) is not None and
+              any(line.startswith("         line: iptables-nft -t nat") for line in lines),
+              "for people: worst first, the line, the count at the end", done)
+    done = machine.doctor("bare", options=())
+    check(tap, done.returncode == 0 and done.stdout == "0 findings\n",
+              "for people: 0 findings on a bare machine", done)
+
+
+def test_changes_nothing(tap, machine):
+    look = ("cat /proc/net/ip_tables_names /proc/net/ip6_tables_names; nft list ruleset; "
+            "ip route show table all; ip rule; find \"$ROOT\"")
+    script = COMMON + f"""
+({look}) >"$ROOT/../before" 2>&1
+"{SETUP}" --root "$ROOT" doctor >/dev/null
+({look}) >"$ROOT/../after" 2>&1
+cmp "$ROOT/../before" "$ROOT/../after"
+"""
+    done = machine.run(script, argv=["true"])
+    check(tap, done.returncode == 0, "a bare machine: no table, no chain, no file is made", done)
+
+
+def test_unconfirmed(tap, machine):
+    setup = f'fixport-setup --root "$ROOT" --config "{machine.config}" --role host'
+    done = machine.run(COMMON + MACHINES["host"] + f"""
+{setup} --confirm 60 apply >"$ROOT/applied" 2>&1
+{setup} --json doctor >"$ROOT/found" || true
+fixport-setup --root "$ROOT" confirm >/dev/null
+""", argv=["cat", machine.root + "/found"])
+    check(tap, has(findings(done), "unconfirmed", "info", "fixport-setup confirm"),
+          "an apply that waits to be confirmed is a note", done)
+
+
+def test_bad_input(tap, machine):
+    done = machine.doctor("bare", site=("62000-62999", "60001-80001"), command=("--config", "SITE"))
+    check(tap, done.returncode == 1 and not done.stdout and len(done.stderr.splitlines()) == 1 and
+              "80001 is not a port" in done.stderr, "a bad configuration: one line, exit 1", done)
+    done = machine.doctor("bare", command=("--config", "/nonexistent/x"))
+    check(tap, done.returncode == 1 and len(done.stderr.splitlines()) == 1,
+              "no configuration where one is named: one line, exit 1", done)
+
+
+def test_not_root(tap, machine):
+    if not shutil.which("setpriv"):
+        tap.cannot("without root", "setpriv is not installed")
+        return
+    argv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", SETUP, "--root",
+            machine.root, "doctor", "--json"]
+    done = machine.run(COMMON + "sysctl -qw net.ipv4.tcp_timestamps=0\n" + CALICO, argv=argv)
+    list_ = findings(done)
+    if "ermission denied" in done.stderr and not list_:
+        tap.cannot("without root", "the build is not readable to others")
+        return
+    check(tap, done.returncode == 2 and has(list_, "timestamps-off", "warning", "") and
+              has(list_, "not-looked-at", "info", "iptables.*nft") and
+              not has(list_, "snat-random", "warning", ""),
+              "without root: what can be seen, and what could not be looked at", done)
+
+
+HOSTILE = {
+    "a loop of chains": ("iptables-nft-save", """*nat
+:POSTROUTING ACCEPT [0:0]
+:a - [0:0]
+:b - [0:0]
+-A POSTROUTING -j a
+-A a -j b
+-A a -j b
+-A b -j a
+-A b -j a
+COMMIT
+"""),
+    "text without sense": ("iptables-nft-save", """*
+:
+: :
+*nat
+:POSTROUTING
+-A
+-A POSTROUTING
+:POSTROUTING ACCEPT
+-A POSTROUTING -j
+-A POSTROUTING -s
+-A POSTROUTING ! ! ! -s ! -d x/y -m -p --mark zz --match-set -j MASQUERADE --to-ports --random
+-A POSTROUTING --sport 99999999999:-1 -s 1.2.3.4/99 -m set --match-set -rf src -j SNAT --to-source [
+-A POSTROUTING -m comment --comment "\\""" + "x" * 5000 + "\n-A POSTROUTING" + " -s 1.2.3.4" * 999),
+    "half of a JSON": ("nft", '{"nftables": [{"table": {"family": "ip", "name": "x"'),
+    "JSON of other types": ("nft", json.dumps({"nftables": [
+        1, None, {"rule": 3}, {"chain": []}, {"set": {"family": "ip", "elem": {"a": 1}}},
+        {"chain": {"family": "ip", "table": "t", "name": "c", "hook": "postrouting", "type": "nat",
+                   "prio": "x"}},
+        {"rule": {"family": "ip", "table": "t", "chain": "c", "handle": "y", "expr": [
+            7, {}, {"match": 5}, {"match": {"op": "==", "left": {"&": 3}, "right": {}}},
+            {"vmap": {"data": {"set": [1, [2], [3, {}], [{}, {"jump": 9}]]}}},
+            {"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "saddr"}},
+                       "right": {"set": [{"prefix": {"addr": 3, "len": "x"}}, {"range": [1]}]}}},
+            {"masquerade": {"flags": 5, "port": {"range": "x"}}}]}}]})),
+}
+
+
+def test_hostile(tap, machine):
+    for name, (tool, text) in HOSTILE.items():
+        with open(os.path.join(machine.scratch, "text"), "w", encoding="utf-8") as file:
+            file.write(text)
+        script = f"""
+mkdir "$ROOT/bin"
+printf '#!/bin/sh\\ncat {machine.scratch}/text\\n' >"$ROOT/bin/{tool}"
+chmod 755 "$ROOT/bin/{tool}"
+PATH="$ROOT/bin:$PATH"
+"""
+        done = machine.doctor("bare", script)
+        check(tap, done.returncode in (0, 2) and well_formed(findings(done)) and
+                  done.stdout.startswith("["), f"hostile: {name}", done)
+    done = machine.doctor("bare", """
+nft add table ip mine
+nft 'add chain ip mine post { type nat hook postrouting priority srcnat; }'
+printf 'add rule ip mine post masquerade random comment "\\033[2J\\033]0;x\\007 end"' | nft -f -
+""", options=())
+    check(tap, done.returncode == 2 and "\033" not in done.stdout and "?[2J" in done.stdout,
+              "hostile: control characters in a comment do not reach the terminal", done)
+
+
+def tests():
+    for name in MACHINES:
+        yield f"healthy {name}", lambda tap, machine, name=name: test_healthy(tap, machine, name)
+    for case in CASES:
+        yield case.name, lambda tap, machine, case=case: test_case(tap, machine, case)
+    yield "text", test_text
+    yield "changes nothing", test_changes_nothing
+    yield "unconfirmed", test_unconfirmed
+    yield "bad input", test_bad_input
+    yield "not root", test_not_root
+    yield "hostile", test_hostile
+
+
+def main():
+    tap = fptest.Tap()
+    if not os.path.exists(SETUP):
+        sys.exit(f"there is no {SETUP}")
+    os.environ["PATH"] += ":/usr/sbin:/sbin"
+    for tool in TOOLS:
+        if not shutil.which(tool):
+            tap.cannot("fixport-setup doctor", f"{tool} is not installed")
+            tap.end()
+    if subprocess.run([*UNSHARE, "iptables-nft", "-L"], capture_output=True, check=False).returncode:
+        tap.cannot("fixport-setup doctor", "no namespaces, or no nftables")
+        tap.end()
+    machine = Machine()
+    words = sys.argv[1:]
+    try:
+        learn_library(machine)
+        for name, test in tests():
+            if not words or any(word in name for word in words):
+                test(tap, machine)
+    finally:
+        shutil.rmtree(machine.scratch, ignore_errors=True)
+    tap.end()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the doctor knows before it judges: gathered once, by looking only.
+ *
+ * Looking can change a machine. "iptables-legacy-save -t X" creates table X, so the kernel's own
+ * list of tables is read first and only these are asked for. Any nft command loads nf_tables, so
+ * nothing is asked of it unless the kernel has it already. ss(8) loads modules of its own, so
+ * /proc/net/tcp is read instead.
+ */
+#include "setup-doctor.h"
+
+#include "../pool/address.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#ifndef FIXPORT_SYSCONFDIR
+#define FIXPORT_SYSCONFDIR "/etc"
+#endif
+
+/* ---- configuration, roles, ports ---- */
+
+/* Without a configuration there is still much to look at; a bad one is an error. */
+static int gather_site(struct facts *facts, const char *config)
+{
+    const char *path = config ? config : setup_path(FIXPORT_SYSCONFDIR "/fixport.conf");
+    struct config_error error;
+    if (!config && access(path, F_OK) < 0 && errno == ENOENT)
+        return 0;
+    if (site_load(path, &facts->site, &error) < 0)
+        return say_error(SETUP_ERROR, "%s", error.text);
+    facts->has_site = true;
+    return 0;
+}
+
+static void gather_roles(struct facts *facts, unsigned roles)
+{
+    struct utsname uts;
+    uname(&uts);
+    facts->roles = roles;
+    if (!roles && facts->has_site)
+        facts->roles = site_machine_roles(&facts->site, uts.nodename);
+    if (!facts->roles)
+        facts->roles = ROLE_UNKNOWN;
+    for (size_t i = 0; i < facts->site.nodes; i++) {
+        const struct site_node *node = &facts->site.node[i];
+        if ((node->address.has4 && machine_has(&facts->machine, node->address.addr4)) ||
+            (node->address.has6 && machine_has(&facts->machine, node->address.addr6)))
+            facts->self = node;
+    }
+}
+
+static void ports_add(struct facts *facts, const char *name, const struct policy *policy,
+                      const struct portset *set)
+{
+    struct fact_ports *ports = &facts->ports[facts->port_sets];
+    ports->name = name;
+    if (set)
+        ports->set = *set;
+    else if (site_pool_ports(policy, &ports->set) < 0)
+        return;
+    facts->port_sets += ports->set.count > 0;
+}
+
+/* Without a configuration the pool itself says which ports it is about. */
+static void gather_ports(struct facts *facts)
+{
+    struct snapshot snapshot;
+    const char *path = facts->site.config.pool_path;
+    snprintf(facts->pool_path, sizeof(facts->pool_path), "%s",
+             setup_path(*path ? path : POOL_DEFAULT_PATH));
+    if (facts->has_site) {
+        if (facts->roles & (ROLE_NODE | ROLE_CONTROL_PLANE | ROLE_GATEWAY))
+            ports_add(facts, "the pool's ports", &facts->site.config.policy, NULL);
+        if (facts->roles & ROLE_HOST && facts->site.host_ports.count)
+            ports_add(facts, "the hosts' ports", NULL, &facts->site.host_ports);
+    } else if (snapshot_take(facts->pool_path, &snapshot) == 0) {
+        ports_add(facts, "the pool's ports", &snapshot.policy, NULL);
+        snapshot_free(&snapshot);
+    }
+}
+
+/* ---- the firewall ---- */
+
+void facts_denied(struct facts *facts, const char *what)
+{
+    char *before = facts->denied;
+    facts->denied = before ? text_format("%s, %s", before, what) : state_copy(what);
+    free(before);
+}
+
+/* Whether a file of /proc has a line with @word. */
+static bool gather_grep(const char *path, const char *word)
+{
+    FILE *file = fopen(path, "re");
+    char *line = NULL;
+    size_t size = 0;
+    bool found = false;
+    while (file && !found && getline(&line, &size, file) > 0)
+        found = strstr(line, word) != NULL;
+    free(line);
+    if (file)
+        fclose(file);
+    return found;
+}
+
+/* A function that nf_tables has exported ever since: loaded or built in, it is listed. */
+static bool gather_has_nft(void)
+{
+    return gather_grep("/proc/modules", "nf_tables ") ||
+           gather_grep("/proc/kallsyms", " nft_register_expr");
+}
+
+static bool gather_is_denied(const struct run_result *result)
+{
+    return strstr(result->errors, "ermission denied") || strstr(result->errors, "not permitted") ||
+           strstr(result->errors, "must be root");
+}
+
+/* Run a tool that lists rules. Return: its output until run_free(); NULL: none. */
+static const char *gather_run(struct facts *facts, char *const argv[], const char *what,
+                              struct run_result *result)
+{
+    if (run_tool(argv, NULL, result) == 0)
+        return result->output;
+    facts->fw_complete = false;
+    if (gather_is_denied(result)) {
+        facts_denied(facts, what);
+    } else {
+        char *missing = text_format("%s (%s does not run)", what, argv[0]);
+        facts_denied(facts, missing);
+        free(missing);
+    }
+    return NULL;
+}
+
+static void gather_legacy(struct facts *facts, int family)
+{
+    const char *path = family == 4 ? "/proc/net/ip_tables_names" : "/proc/net/ip6_tables_names";
+    char *tool = family == 4 ? "iptables-legacy-save" : "ip6tables-legacy-save", table[64];
+    FILE *file = fopen(path, "re");
+    if (!file && errno == EACCES) {
+        facts->fw_complete = false;
+        facts_denied(facts, family == 4 ? "iptables-legacy" : "ip6tables-legacy");
+    }
+    while (file && fgets(table, sizeof(table), file)) {
+        struct run_result result;
+        table[strcspn(table, "\n")] = '\0';
+        char *argv[] = {tool, "-t", table, NULL};
+        const char *text = gather_run(facts, argv, tool, &result);
+        if (text)
+            fw_read_save(&facts->fw, FW_IPTABLES_LEGACY, family, text);
+        run_free(&result);
+    }
+    if (file)
+        fclose(file);
+}
+
+/* Not there at all is no loss: what it would tell, nft tells in its own words. */
+static void gather_iptables_nft(struct facts *facts, int family)
+{
+    char *tool = family == 4 ? "iptables-nft-save" : "ip6tables-nft-save";
+    char *argv[] = {tool, NULL};
+    struct run_result result;
+    if (!run_exists(tool))
+        return;
+    const char *text = gather_run(facts, argv, tool, &result);
+    if (text)
+        fw_read_save(&facts->fw, FW_IPTABLES_NFT, family, text);
+    run_free(&result);
+}
+
+static void gather_nft(struct facts *facts)
+{
+    char *argv[] = {"nft", "-j", "list", "ruleset", NULL};
+    struct run_result result;
+    const char *text = gather_run(facts, argv, "nft", &result);
+    if (text && fw_read_nft(&facts->fw, text) < 0) {
+        facts->fw_complete = false;
+        facts_denied(facts, "nft (its JSON is not understood)");
+    }
+    run_free(&result);
+}
+
+static void gather_firewall(struct facts *facts)
+{
+    facts->fw_complete = true;
+    facts->fw.ipsets = json_object();
+    if (gather_has_nft()) {
+        gather_iptables_nft(facts, 4);
+        gather_iptables_nft(facts, 6);
+    }
+    gather_legacy(facts, 4);
+    gather_legacy(facts, 6);
+    if (gather_has_nft())
+        gather_nft(facts);
+}
+
+/* ---- what was applied, and what would be ---- */
+
+static void gather_journal(struct facts *facts)
+{
+    if (geteuid() != 0 && access(setup_path(SETUP_STATE_DIR), X_OK) < 0 && errno == EACCES) {
+        facts_denied(facts, "what was applied");
+        return;
+    }
+    facts->has_journal = journal_load(&facts->journal, &facts->journal_error);
+}
+
+static void gather_wanted(struct facts *facts)
+{
+    const struct journal *journal = facts->has_journal == 1 ? &facts->journal : NULL;
+    if (!facts->has_site || facts->roles & ROLE_UNKNOWN)
+        return;
+    if (journal && journal_use(journal, &facts->wanted_error) < 0)
+        return;
+    facts->has_wanted = roles_want(&facts->site, facts->roles, journal, facts->site.config.path,
+                                   &facts->wanted, &facts->wanted_error) == 0;
+}
+
+int facts_gather(struct facts *facts, const struct setup_options *options)
+{
+    struct setup_error error;
+    memset(facts, 0, sizeof(*facts));
+    if (gather_site(facts, options->config))
+        return SETUP_ERROR;
+    if (machine_look(&facts->machine, &error) < 0)
+        return say_error(SETUP_ERROR, "%s", error.text);
+    gather_roles(facts, options->roles);
+    gather_ports(facts);
+    gather_firewall(facts);
+    gather_journal(facts);
+    gather_wanted(facts);
+    return 0;
+}
+
+void facts_free(struct facts *facts)
+{
+    for (size_t i = 0; i < facts->routes; i++) {
+        free(facts->route[i].key);
+        free(facts->route[i].line);
+    }
+    free(facts->route);
+    free(facts->ruleset);
+    free(facts->denied);
+    fw_free(&facts->fw);
+    machine_free(&facts->machine);
+    journal_free(&facts->journal);
+    resources_free(&facts->wanted);
+    site_free(&facts->site);
+}
