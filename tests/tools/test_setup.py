@@ -1,0 +1,923 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""fixport-setup with the real tools, on one machine that has all roles at once: a gateway that is a
+node and has the API server. It runs in a mount and a network namespace of its own; what it has in
+/etc, /run and /var/lib is its own too.
+
+Whatever goes wrong at whatever point, the machine must be as it was, exactly: the rules, the
+routes, the settings, and every file with its bytes, mode and owner. Tools that fail or that are
+the last thing that fixport-setup sees are played by wrappers that come first in PATH.
+
+    FIXPORT_BUILD=build tests/tools/test_setup.py [WORD...]   only the tests with WORD in their name
+    FIXPORT_SETUP_ROUNDS   how many times it is killed at a random moment, each (20)
+"""
+
+import fcntl
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+import fptest  # noqa: E402
+
+SETUP = os.path.join(fptest.BUILD, "tools", "fixport-setup")
+ROUNDS = int(os.environ.get("FIXPORT_SETUP_ROUNDS", "20"))
+ROLES = "gateway,node,control-plane"
+UNSHARE = ["unshare", "--mount", "--net", "--uts"]
+MANIFEST_PATH = "/etc/kubernetes/manifests/kube-apiserver.yaml"
+JOURNAL = "/var/lib/fixport/journal.json"
+LOCK = "/run/lock/fixport-setup.lock"
+
+SITE = """\
+[node node1]
+address = 192.168.31.17, fd00:31::17
+pods = 10.200.1.0/24, fd00:200:1::/64
+[node node2]
+address = 192.168.31.45, fd00:31::45
+pods = 10.200.36.0/24, fd00:200:36::/64, 10.200.1.93
+[pods]
+services = 8088
+[hosts]
+addresses = 192.168.31.67, 192.168.31.128/25, fd00:31::67
+services = 60001-60005
+ports = 61000-61999
+[gateway]
+address = 192.168.31.2, fd00:31::2
+[snat]
+mode = keep
+[control-plane]
+node-ports = 30000-31999
+[setup]
+persist = own
+iptables = nft
+[pool]
+ports = 62000-62999
+"""
+
+MANIFEST = """\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: kube-apiserver
+  namespace: kube-system
+spec:
+  containers:
+  - command:
+    - kube-apiserver
+    - --advertise-address=192.168.31.17
+    - --service-cluster-ip-range=10.96.0.0/12   # do not change
+    image: registry.k8s.io/kube-apiserver:v1.31.0
+    name: kube-apiserver
+"""
+
+# What was there before: somebody's rules, a route of his, and a reserved port.
+BEFORE = r"""
+set -e
+mount -t tmpfs tmpfs /run
+mkdir -p /run/lock "$1/etc" "$1/work" "$1/lib"
+mount -t overlay -o "lowerdir=/etc,upperdir=$1/etc,workdir=$1/work" overlay /etc 2>/dev/null || {
+    cp -a /etc/. "$1/etc"
+    mount --bind "$1/etc" /etc
+}
+mount --bind "$1/lib" /var/lib
+hostname fixport-test
+ip link set lo up
+ip link add lan type veth peer name wire
+ip link set lan addrgenmode none
+ip link set wire addrgenmode none
+ip address add 192.168.31.17/24 dev lan
+ip address add 192.168.31.2/24 dev lan
+ip address add fd00:31::17/64 dev lan nodad
+ip address add fd00:31::2/64 dev lan nodad
+ip link set lan up
+ip link set wire up
+ip route add 172.20.0.0/16 via 192.168.31.99
+echo 8080,9000-9010 >/proc/sys/net/ipv4/ip_local_reserved_ports
+"""
+
+RULES = """\
+*filter
+:INPUT ACCEPT [0:0]
+:FORWARD ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:SOMEBODY - [0:0]
+-A FORWARD -j SOMEBODY
+-A SOMEBODY -s 172.20.0.0/16 -m comment --comment "it's \\"mine\\"" -j ACCEPT
+COMMIT
+"""
+
+SAVES = [["iptables-nft-save"], ["ip6tables-nft-save"], ["iptables-legacy-save"],
+         ["ip6tables-legacy-save"], ["nft", "-s", "list", "ruleset"],
+         ["ip", "-4", "route", "show", "table", "all"], ["ip", "-6", "route", "show", "table", "all"],
+         ["ip", "rule"], ["ip", "-o", "address"]]
+VOLATILE = re.compile(r"\[\d+:\d+\]|^# .*\n|counter packets \d+ bytes \d+", re.M)
+UNSTEADY = re.compile(r"conntrack_count|/conntrack_buckets|random|unix/|/stat|netfilter/nf_log")
+
+
+def in_own_machine():
+    """Starts this again where nothing of the real machine can be changed."""
+    if os.environ.pop("FIXPORT_TEST_MACHINE", "") == "inside":
+        return None
+    tap = fptest.Tap()
+    if not os.path.exists(SETUP):
+        sys.exit(f"there is no {SETUP}")
+    for tool in ("iptables-nft-save", "nft", "ip", "sysctl"):
+        if not shutil.which(tool, path=os.environ["PATH"] + ":/usr/sbin:/sbin"):
+            tap.cannot("fixport-setup", f"{tool} is not installed")
+            tap.end()
+    done = subprocess.run([*UNSHARE, "iptables-nft", "-L"], capture_output=True, check=False)
+    if done.returncode:
+        tap.cannot("fixport-setup", "no namespaces, or no nftables: " + done.stderr.decode().strip())
+        tap.end()
+    scratch = tempfile.mkdtemp(prefix="fixport-test.", dir="/tmp")
+    os.chmod(scratch, 0o755)
+    env = dict(os.environ, FIXPORT_TEST_MACHINE="inside", FIXPORT_TEST_SCRATCH=scratch,
+               PATH=os.environ["PATH"] + ":/usr/sbin:/sbin")
+    done = subprocess.run([*UNSHARE, sys.executable, *sys.argv], env=env, check=False)
+    shutil.rmtree(scratch, ignore_errors=True)
+    sys.exit(done.returncode)
+
+
+def run(argv, **options):
+    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120,
+                          stdin=subprocess.DEVNULL, **options)
+
+
+def read(path):
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def write(path, text, mode=0o644):
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.chmod(path, mode)
+
+
+class Machine:
+    """The machine under test, its files under @root."""
+
+    def __init__(self, scratch):
+        self.scratch = scratch
+        self.root = os.path.join(scratch, "root")
+        self.wrappers = os.path.join(scratch, "wrappers")
+        self.tools = os.path.join(scratch, "tools")
+        for folder in (self.wrappers, self.tools):
+            os.mkdir(folder)
+        for tool in ("fixport-setup", "fixport-pool"):  # where nobody else can reach the build
+            shutil.copy(os.path.join(fptest.BUILD, "tools", tool), self.tools)
+        self.setup = os.path.join(self.tools, "fixport-setup")
+        self.config = os.path.join(scratch, "site.conf")
+        self.clear()
+        self.site()
+
+    def clear(self):
+        """The files as they are before anything."""
+        shutil.rmtree(self.root, ignore_errors=True)
+        os.makedirs(self.root + os.path.dirname(MANIFEST_PATH))
+        os.makedirs(self.root + "/etc/systemd/system/multi-user.target.wants")
+        os.makedirs(self.root + "/etc/iproute2/rt_protos.d")
+        os.makedirs(self.root + "/var/lib")
+        os.makedirs(self.root + "/run/lock")
+        os.makedirs(self.root + "/run/fixport")
+        write(self.root + MANIFEST_PATH, MANIFEST, 0o600)
+        os.chown(self.root + MANIFEST_PATH, 1, 1)
+
+    def site(self, **changes):
+        """Writes the configuration, with key=value instead of what stands there."""
+        text = SITE
+        for key, value in changes.items():
+            text = re.sub(rf"^{key.replace('_', '-')} = .*$", f"{key.replace('_', '-')} = {value}",
+                          text, flags=re.M)
+        write(self.config, text)
+
+    def environment(self, wrapped):
+        path = [self.wrappers] if wrapped else []
+        return dict(os.environ, PATH=":".join([*path, self.tools, os.environ["PATH"]]),
+                    LC_ALL="C.UTF-8", COUNTER=os.path.join(self.scratch, "counter"))
+
+    def argv(self, command, *more):
+        site = ["--config", self.config, "--role", ROLES]
+        takes_site = command in ("plan", "apply", "doctor")
+        return [self.setup, "--root", self.root, *(site if takes_site else []), command, *more]
+
+    def __call__(self, command, *more, wrapped=False):
+        return run(self.argv(command, *more), env=self.environment(wrapped))
+
+    def start(self, command, *more, wrapped=False):
+        return subprocess.Popen(self.argv(command, *more), env=self.environment(wrapped),
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, text=True)
+
+    def settle(self):
+        """Waits for a tool that outlives its fixport-setup: it holds the lock."""
+        if os.path.exists(self.root + LOCK):
+            with open(self.root + LOCK, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH)
+
+    def wrap(self, tool, text):
+        """Puts a script before a tool; $REAL is the tool, $N how many calls came before."""
+        real = shutil.which(tool)
+        if real:
+            write(os.path.join(self.wrappers, tool), f"""#!/bin/sh
+REAL={real}
+N=$(cat "$COUNTER" 2>/dev/null || echo 0)
+echo $((N + 1)) >"$COUNTER"
+{text}
+""", 0o755)
+
+    def unwrap(self):
+        shutil.rmtree(self.wrappers)
+        os.mkdir(self.wrappers)
+        self.count_again()
+
+    def count_again(self):
+        write(os.path.join(self.scratch, "counter"), "0\n")
+
+    # ---- what it is like ----
+
+    def state(self, exact=False):
+        """All that could have been changed. With @exact, files with their times and inodes."""
+        state = {" ".join(argv): VOLATILE.sub("", run(argv).stdout) for argv in SAVES}
+        text = run(["grep", "-r", "", "/proc/sys/net"]).stdout
+        state["sysctl"] = "\n".join(sorted(line for line in text.splitlines()
+                                           if not UNSTEADY.search(line)))
+        state["files"] = "\n".join(self.files(exact))
+        return state
+
+    def files(self, exact):
+        for folder, folders, names in os.walk(self.root):
+            for name in sorted(folders + names):
+                path = os.path.join(folder, name)
+                if path != self.root + LOCK:
+                    yield path[len(self.root):] + describe(path, exact)
+            folders.sort()
+
+
+def describe(path, exact):
+    info = os.lstat(path)
+    text = f" {info.st_mode:o} {info.st_uid} {info.st_gid}"
+    if os.path.islink(path):
+        text += f" {os.readlink(path)}"
+    elif os.path.isfile(path):
+        with open(path, "rb") as file:
+            text += f" {file.read()!r}"
+    if exact and not os.path.isdir(path):
+        text += f" {info.st_ino} {info.st_mtime_ns}"
+    return text
+
+
+def differences(before, after):
+    """Lines that are in one of two states alone."""
+    lines = []
+    for name, text in before.items():
+        old, new = text.splitlines(), after[name].splitlines()
+        lines += [f"- {name}: {line[:300]}" for line in old if line not in new]
+        lines += [f"+ {name}: {line[:300]}" for line in new if line not in old]
+        if old != new and sorted(old) == sorted(new):
+            lines.append(f"{name}: in another order")
+    return lines
+
+
+def told(done):
+    return f"exit status {done.returncode}\nstdout: {done.stdout}\nstderr: {done.stderr}"
+
+
+class Test:
+    """One test: its machine, the state at its begin, and TAP."""
+
+    def __init__(self, tap, machine):
+        self.tap = tap
+        self.machine = machine
+        self.before = machine.state()
+
+    def expect(self, done, status, name, pattern=None, stream="stderr"):
+        """The exit status, and what stdout or stderr must have in it."""
+        good = done.returncode == status
+        if pattern:
+            good = good and re.search(pattern, getattr(done, stream), re.M) is not None
+        return self.tap.point(good, name, *([] if good else [told(done)]))
+
+    def one_line(self, done, name, pattern):
+        """A refusal: exit status 1, one line on stderr, and nothing changed."""
+        lines = done.stderr.splitlines()
+        changed = differences(self.before, self.machine.state())
+        good = (done.returncode == 1 and len(lines) == 1 and not done.stdout and not changed
+                and re.search(pattern, lines[0]) is not None)
+        return self.tap.point(good, name, *([] if good else [told(done), *changed]))
+
+    def unchanged(self, name, before=None, exact=False):
+        changed = differences(before or self.before, self.machine.state(exact))
+        return self.tap.point(not changed, name, *changed[:40])
+
+
+# ---- the tests ----
+
+
+def test_life(test):
+    """plan, apply, status, again, undo."""
+    machine = test.machine
+    done = machine("plan")
+    test.expect(done, 2, "plan: exit status 2", r"^\[#\] ip(6)?tables-nft-restore", "stdout")
+    test.tap.point("-A FIXPORT-FORWARD" in done.stdout and "+    - --service-node-port-range" in
+                   done.stdout, "plan: the rules and the manifest's difference")
+    test.expect(done, 2, "plan: what kubeadm must know", r"extraArgs:", "stdout")
+    test.unchanged("plan changes nothing")
+    done = machine("apply")
+    test.expect(done, 0, "apply", r"^\[#\] ip -4 -batch -")
+    changed = differences(test.before, machine.state())
+    missing = [word for word in ("FIXPORT-FORWARD", "10.200.36.0/24 via 192.168.31.45",
+                                 "table ip fixport", "ip_forward:1", "service-node-port-range",
+                                 "fixport-setup.service", "run/fixport/pool",
+                                 "8080,9000-9010,62000-62999")
+               if not any(word in line for line in changed)]
+    test.tap.equal(missing, [], "apply has changed what it should")
+    test.expect(machine("status"), 0, "status", r"^iptables ipv4 +as applied", "stdout")
+    test.expect(machine("plan"), 0, "plan has nothing left", r"^Nothing to change", "stdout")
+    exact = machine.state(exact=True)
+    test.expect(machine("apply"), 0, "a second apply", r"^Nothing to change", "stdout")
+    test.unchanged("a second apply changes nothing, not even a time", exact, exact=True)
+    test.expect(machine("undo"), 0, "undo", r"^Undone", "stdout")
+    test.unchanged("after undo all is as before")
+    test.expect(machine("undo"), 0, "a second undo", r"^Nothing to undo", "stdout")
+
+
+def test_other_configuration(test):
+    """What an earlier apply made and nobody wants any more goes back."""
+    machine = test.machine
+    test.expect(machine("apply"), 0, "apply")
+    first = machine.state()
+    machine.site(services="8089", ports="63000-63999", node_ports="30500-31000", mode="confine")
+    test.expect(machine("apply"), 0, "apply of another configuration")
+    test.expect(machine("status"), 0, "status after that")
+    machine.site()
+    test.expect(machine("apply"), 0, "apply of the first one again")
+    changed = [line for line in differences(first, machine.state()) if "journal.json" not in line]
+    test.tap.point(not changed, "is as it was the first time", *changed)
+    done = run([machine.setup, "--root", machine.root, "--config", machine.config, "--role",
+                "control-plane", "apply"], env=machine.environment(False))
+    test.expect(done, 0, "apply with one role less", r"not wanted any more")
+    changed = differences(test.before, machine.state())
+    test.tap.point(changed and all("files" in line and re.search("journal|manifests|var/lib/fixport",
+                                                                 line) for line in changed),
+                   "only that role's things are left", *changed)
+    test.expect(machine("undo"), 0, "undo")
+    test.unchanged("after undo all is as before")
+
+
+def test_drift(test):
+    machine = test.machine
+    test.expect(machine("apply"), 0, "apply")
+    run(["iptables-nft", "-I", "FIXPORT-FORWARD", "-s", "10.9.9.9", "-j", "ACCEPT"])
+    run(["ip", "route", "del", "10.200.36.0/24"])
+    done = machine("status")
+    test.expect(done, 2, "status finds what has changed", r"^iptables ipv4 +changed since", "stdout")
+    test.expect(done, 2, "and shows it", r"^\+.*10\.9\.9\.9", "stdout")
+    test.expect(done, 2, "and the route", r"^-10\.200\.36\.0/24", "stdout")
+    drifted = machine.state(exact=True)
+    done = machine("undo")
+    test.expect(done, 1, "undo refuses", r"nothing was undone")
+    test.expect(done, 1, "and names it", r"iptables ipv4 was changed")
+    test.unchanged("and changes nothing", drifted, exact=True)
+    test.expect(machine("apply"), 0, "apply mends it")
+    test.expect(machine("status"), 0, "status then")
+    run(["iptables-nft", "-I", "FIXPORT-FORWARD", "-s", "10.9.9.9", "-j", "ACCEPT"])
+    test.expect(machine("undo", "--force"), 0, "undo --force")
+    test.unchanged("after undo --force all is as before")
+
+
+RESTORES = ("iptables-nft-restore", "ip6tables-nft-restore", "iptables-restore", "ip6tables-restore",
+            "iptables-legacy-restore", "ip6tables-legacy-restore")
+STEPPERS = (*RESTORES, "nft", "ip", "sysctl", "fixport-pool", "ln")
+CHANGES = 'case "$*" in *list*|*show*|*get*|*-n*|"") exec "$REAL" "$@" ;; esac\n'
+
+
+def test_failing_tools(test):
+    """Each tool in turn says no when it is to change something, once."""
+    machine = test.machine
+    failures = {
+        "at once": 'echo "tool: no" >&2; exit 1',
+        "half-way": 'head -n 3 | "$REAL" "$@" >/dev/null 2>&1; echo "tool: no" >&2; exit 1',
+        "when done": '"$REAL" "$@"; echo "tool: no" >&2; exit 1',
+    }
+    for tool in STEPPERS:
+        for how, text in failures.items():
+            machine.unwrap()
+            machine.wrap(tool, f"""case "$*" in
+*-json*|*list*|*status*|*-n\\ *|*--test*) exec "$REAL" "$@" ;; esac
+if [ -e "$COUNTER.done" ]; then exec "$REAL" "$@"; fi
+: >"$COUNTER.done"
+{text}""")
+            if os.path.exists(os.path.join(machine.scratch, "counter.done")):
+                os.unlink(os.path.join(machine.scratch, "counter.done"))
+            done = machine("apply", wrapped=True)
+            if not os.path.exists(os.path.join(machine.scratch, "counter.done")):
+                machine("undo")
+                continue  # of the other backend: never asked
+            test.expect(done, 1, f"{tool} fails {how}: apply", r"as it was before")
+            test.unchanged(f"{tool} fails {how}: all is as before")
+    machine.unwrap()
+
+
+def test_silent_tools(test):
+    """A tool that says yes and does nothing is found out."""
+    machine = test.machine
+    for tool in ("iptables-nft-restore", "nft", "ip", "sysctl"):
+        machine.unwrap()
+        machine.wrap(tool, """case "$*" in
+*-json*|*list*|*-n\\ *|*--test*) exec "$REAL" "$@" ;; esac
+exit 0""")
+        test.expect(machine("apply", wrapped=True), 1, f"{tool} does nothing: apply",
+                    r"still it is not as asked")
+        test.unchanged(f"{tool} does nothing: all is as before")
+    machine.unwrap()
+
+
+def mended(test, name, then):
+    """After a kill: status says what happened, @then mends it. Return: what went wrong."""
+    machine = test.machine
+    machine.settle()
+    journal = machine.root + JOURNAL
+    phase = json.loads(read(journal))["journal"]["phase"] if os.path.exists(journal) else "none"
+    done = machine("status")
+    said = phase in ("none", "applied") or "interrupted" in done.stdout
+    wrong = [] if said and done.returncode == (0 if phase in ("none", "applied") else 2) else \
+        [f"{name}: phase {phase}: {told(done)}"]
+    done = machine(then)
+    if done.returncode:
+        wrong.append(f"{name}: {then}: {told(done)}")
+    return phase, wrong
+
+
+def killed_often(test, command, then, moment):
+    """Kills @command again and again; @moment(n) does it once, and says when to end."""
+    machine = test.machine
+    phases, wrong, count = {}, [], 0
+    applied = None
+    while len(wrong) < 3:
+        if command == "undo":
+            machine("apply")
+            applied = applied or machine.state()
+        if not moment(command, count):
+            break
+        name = f"{command}, {count}"
+        phase, bad = mended(test, name, then)
+        phases[phase] = phases.get(phase, 0) + 1
+        if then == "apply":
+            done = machine("status")
+            bad += [] if done.returncode == 0 else [f"{name}: status then: {told(done)}"]
+            machine("undo")
+        bad += [f"{name}, {phase}: {line}" for line in differences(test.before, machine.state())]
+        wrong += bad[:10]
+        if bad:
+            machine("undo", "--force")
+            machine.clear()
+        count += 1
+    machine("undo", "--force")
+    said = ", ".join(f"{phase} {number}" for phase, number in sorted(phases.items()))
+    test.tap.point(not wrong and count, f"{command} killed {count} times ({said}): {then} mends it",
+                   *wrong)
+
+
+def test_killed_at_random(test):
+    machine = test.machine
+    seed = int(os.environ.get("FIXPORT_SETUP_SEED", random.randrange(1 << 30)))
+    random.seed(seed)
+    print(f"# FIXPORT_SETUP_SEED={seed}")
+    began = time.monotonic()
+    machine("apply")
+    middle = time.monotonic()
+    machine("undo")
+    lasts = {"apply": middle - began, "undo": time.monotonic() - middle}
+
+    def moment(command, count):
+        process = machine.start(command)
+        try:
+            process.wait(random.uniform(0, 1.1) * lasts[command])
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        return count < ROUNDS
+
+    for command in ("apply", "undo"):
+        for then in ("undo", "apply"):
+            killed_often(test, command, then, moment)
+
+
+def test_killed_by_tools(test):
+    """Killed when it has started its n-th tool, before or after that has done its work."""
+    machine = test.machine
+
+    def moment_of(text):
+        def moment(command, count):
+            machine.unwrap()
+            for tool in STEPPERS:
+                machine.wrap(tool, f'[ $N -ne {count} ] || {{ : >"$COUNTER.done"; {text}; }}\n'
+                                   'exec "$REAL" "$@"')
+            mark = os.path.join(machine.scratch, "counter.done")
+            if os.path.exists(mark):
+                os.unlink(mark)
+            process = machine.start(command, wrapped=True)
+            process.wait()
+            process.stdout.close()
+            machine.settle()
+            machine.unwrap()
+            return os.path.exists(mark)
+        return moment
+
+    before = moment_of("kill -KILL $PPID; exit 1")
+    after = moment_of('"$REAL" "$@"; kill -KILL $PPID; exit 0')
+    outlives = moment_of("kill -KILL $PPID")
+    killed_often(test, "apply", "undo", before)
+    killed_often(test, "apply", "apply", after)
+    killed_often(test, "apply", "undo", outlives)
+    killed_often(test, "undo", "undo", after)
+    killed_often(test, "undo", "apply", before)
+
+
+def test_signals(test):
+    """INT, TERM and HUP while a tool runs: it ends, then all is rolled back."""
+    machine = test.machine
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        machine.unwrap()
+        machine.wrap("iptables-nft-restore", f"""case "$*" in *--test*) exec "$REAL" "$@" ;; esac
+[ -e "$COUNTER.done" ] || kill -{int(number)} $PPID
+: >"$COUNTER.done"
+exec "$REAL" "$@" """)
+        mark = os.path.join(machine.scratch, "counter.done")
+        if os.path.exists(mark):
+            os.unlink(mark)
+        done = machine("apply", wrapped=True)
+        test.expect(done, 128 + number, f"{number.name} during apply", r"as it was before")
+        test.unchanged(f"{number.name}: all is as before")
+    machine.unwrap()
+
+
+def wait_for(what, seconds=30):
+    """Asks until it is so."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if what():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_confirm(test):
+    machine = test.machine
+    test.one_line(machine("confirm"), "confirm when nothing waits", r"no apply waits")
+    done = machine("apply", "--confirm", "600")
+    test.expect(done, 0, "apply --confirm", r"'fixport-setup confirm'", "stdout")
+    test.expect(machine("status"), 2, "status says that it waits", r"confirm", "stdout")
+    test.expect(machine("apply"), 1, "apply meanwhile", r"waits for its confirmation")
+    test.expect(machine("confirm"), 0, "confirm", r"kept", "stdout")
+    test.expect(machine("status"), 0, "status then")
+    test.expect(machine("undo"), 0, "undo")
+    test.unchanged("after undo all is as before")
+    test.expect(machine("apply", "--confirm", "600"), 0, "apply --confirm again")
+    test.expect(machine("boot"), 0, "boot meanwhile", r"not confirmed")
+    test.unchanged("boot has rolled it back")
+
+
+def test_confirm_expires(test):
+    """Three at once, as each takes ten seconds: left alone, killed in the middle, hung up on."""
+    machine = test.machine
+    process = machine.start("apply", "--confirm", "10")
+    process.wait()
+    process.stdout.close()
+    gone = wait_for(lambda: not os.path.exists(machine.root + JOURNAL))
+    machine.settle()
+    test.tap.point(gone, "what is not confirmed is rolled back")
+    test.unchanged("not confirmed: all is as before")
+    machine.wrap("iptables-nft-restore", """case "$*" in *--test*) exec "$REAL" "$@" ;; esac
+[ -e "$COUNTER.killed" ] || kill -KILL $PPID
+: >"$COUNTER.killed"
+exec "$REAL" "$@" """)
+    process = machine.start("apply", "--confirm", "10", wrapped=True)
+    process.wait()
+    process.stdout.close()
+    test.tap.point(os.path.exists(machine.root + JOURNAL), "apply --confirm killed in the middle")
+    gone = wait_for(lambda: not os.path.exists(machine.root + JOURNAL))
+    machine.settle()
+    machine.unwrap()
+    test.tap.point(gone, "killed in the middle, it is rolled back all the same")
+    test.unchanged("killed and not confirmed: all is as before")
+
+
+def test_confirm_terminal_goes(test):
+    """A terminal of its own, that is closed after apply --confirm."""
+    machine = test.machine
+    pid, terminal = os.forkpty()
+    if pid == 0:
+        os.execvpe("sh", ["sh", "-c", '"$@"; exec cat', "sh", *machine.argv("apply", "--confirm",
+                                                                           "10")],
+                   machine.environment(False))
+    text = b""
+    while b"confirm' comes" not in text:
+        try:
+            text += os.read(terminal, 4096)
+        except OSError:
+            break
+    os.close(terminal)
+    os.waitpid(pid, 0)
+    test.tap.point(b"Applied" in text, "apply --confirm on a terminal", text.decode())
+    gone = wait_for(lambda: not os.path.exists(machine.root + JOURNAL))
+    machine.settle()
+    test.tap.point(gone, "the terminal goes: it is rolled back all the same")
+    test.unchanged("the terminal is gone: all is as before")
+
+
+def test_boot(test):
+    machine = test.machine
+    test.expect(machine("boot"), 0, "boot when nothing is applied", r"^Nothing to set", "stdout")
+    test.expect(machine("apply"), 0, "apply")
+    applied = machine.state()
+    reboot(machine)
+    test.expect(machine("status"), 2, "status after a reboot", r"missing|as before", "stdout")
+    test.expect(machine("boot"), 0, "boot", r"^Set what was applied", "stdout")
+    lines = differences(applied, machine.state())
+    test.tap.point(not lines, "boot has set all again", *lines)
+    test.expect(machine("boot"), 0, "a second boot", r"0 changes", "stdout")
+    test.expect(machine("undo"), 0, "undo after a reboot")
+    test.unchanged("undo after a reboot: all is as before the first apply")
+
+
+def reboot(machine):
+    """What a reboot takes away, as far as it is ours; what others had, they make again."""
+    run(["ip", "route", "flush", "proto", "161"])
+    run(["ip", "-6", "route", "flush", "proto", "161"])
+    run(["nft", "flush", "ruleset"])
+    subprocess.run(["iptables-nft-restore"], input=RULES, text=True, check=True)
+    run(["sysctl", "-w", "net.ipv4.ip_local_reserved_ports=8080,9000-9010"])
+    for name in ("ipv4.ip_forward", "ipv6.conf.all.forwarding"):
+        run(["sysctl", "-w", f"net.{name}=0"])
+    for name in os.listdir(machine.root + "/run/fixport"):
+        os.unlink(os.path.join(machine.root, "run/fixport", name))
+
+
+def test_locked(test):
+    machine = test.machine
+    with open(machine.root + LOCK, "wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for command in ("apply", "undo", "confirm", "boot"):
+            test.one_line(machine(command), f"{command} while another one is at work",
+                          r"another fixport-setup is at work")
+        test.expect(machine("plan"), 2, "plan does not mind")
+        test.expect(machine("status"), 0, "status neither", r"another fixport-setup", "stdout")
+
+
+def test_not_root(test):
+    machine = test.machine
+    os.chmod(machine.root, 0o755)
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+              "--bounding-set=-all", "--inh-caps=-all"]
+    if run([*nobody, "true"]).returncode:
+        test.tap.cannot("not root", "nobody else can be played here")
+        return
+    done = run([*nobody, *machine.argv("plan")], env=machine.environment(False))
+    test.expect(done, 2, "not root: plan works", r"^\[#\] ", "stdout")
+    test.expect(done, 2, "not root: plan says what it could not see", r"without root")
+    for command in ("apply", "undo", "confirm", "boot"):
+        done = run([*nobody, *machine.argv(command)], env=machine.environment(False))
+        test.one_line(done, f"not root: {command} says so in one line", "needs root")
+    test.expect(machine("apply"), 0, "apply")
+    done = run([*nobody, *machine.argv("status")], env=machine.environment(False))
+    test.expect(done, 1, "not root: status says that it cannot", r"only root can read")
+    done = run([*nobody, *machine.argv("plan")], env=machine.environment(False))
+    test.expect(done, 2, "not root: plan works after an apply too", r"without root")
+    test.expect(machine("undo"), 0, "undo")
+
+
+def test_json(test):
+    machine = test.machine
+    plan = json.loads(machine("plan", "--json").stdout)
+    test.tap.point(plan["roles"] == ["gateway", "node", "control-plane"] and plan["changes"] and
+                   all(change["steps"] for change in plan["changes"]), "plan --json", plan)
+    applied = json.loads(machine("apply", "--json").stdout)
+    test.tap.equal(applied["result"], "applied", "apply --json")
+    test.tap.equal(applied["changes"], plan["changes"], "has what plan had")
+    test.tap.equal(json.loads(machine("apply", "--json").stdout)["result"], "unchanged",
+                   "apply --json again")
+    status = json.loads(machine("status", "--json").stdout)
+    test.tap.point(status["phase"] == "applied" and all(it["good"] for it in status["resources"]),
+                   "status --json", status)
+    test.tap.equal(json.loads(machine("boot", "--json").stdout)["result"], "unchanged",
+                   "boot --json")
+    test.tap.equal(json.loads(machine("undo", "--json").stdout)["result"], "undone", "undo --json")
+    test.tap.equal(json.loads(machine("undo", "--json").stdout)["result"], "unchanged",
+                   "undo --json again")
+    test.tap.equal(json.loads(machine("status", "--json").stdout)["phase"], "none",
+                   "status --json of nothing")
+    test.tap.equal(json.loads(machine("confirm", "--json").stdout)["result"], "failed",
+                   "confirm --json of nothing")
+
+
+def test_read_only_sysctls(test):
+    machine = test.machine
+    script = 'mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec "$@"'
+    done = run(["unshare", "--mount", "sh", "-c", script, "sh", *machine.argv("apply")],
+               env=machine.environment(False))
+    test.expect(done, 1, "/proc/sys is read-only: apply", r"as it was before")
+    test.unchanged("/proc/sys is read-only: all is as before")
+
+
+def test_without_iptables(test):
+    """A PATH of links to everything but."""
+    machine = test.machine
+    folder = os.path.join(machine.scratch, "few")
+    os.mkdir(folder)
+    for name in ("ip", "nft", "sysctl", "ln", "rm", "mkdir"):
+        os.symlink(shutil.which(name), os.path.join(folder, name))
+    script = 'mount -t tmpfs tmpfs /usr/sbin && exec "$@"'
+    env = dict(machine.environment(False), PATH=f"{folder}:{machine.tools}")
+    sbin = os.path.realpath("/sbin")
+    for name in os.listdir(folder):
+        real = os.path.realpath(os.path.join(folder, name))
+        os.unlink(os.path.join(folder, name))
+        shutil.copy2(real, os.path.join(folder, name))
+    mount = f'mount -t tmpfs tmpfs {sbin} && ' + script if sbin != "/usr/sbin" else script
+    done = run(["unshare", "--mount", "/bin/sh", "-c",
+                f'PATH=/usr/bin:/bin; {mount}'.replace('exec "$@"', f'PATH={env["PATH"]} exec "$@"'),
+                "sh", *machine.argv("apply")], env=dict(os.environ))
+    test.one_line(done, "no iptables: apply", r"iptables")
+
+
+def journal_bytes(machine):
+    with open(machine.root + JOURNAL, "rb") as file:
+        return file.read()
+
+
+def test_garbled_journal(test):
+    machine = test.machine
+    machine("apply")
+    good = journal_bytes(machine)
+    before = machine.state()
+    random.seed(7)
+    wrong = []
+    for i in range(200):
+        bad = bytearray(good)
+        if i % 3 == 0:
+            for _ in range(1 + i % 7):
+                bad[random.randrange(len(bad))] = random.randrange(33, 127)
+        elif i % 3 == 1:
+            del bad[random.randrange(len(bad) - 2):]
+        else:
+            bad = bytearray(random.randbytes(random.randrange(1, 2000)))
+        if bytes(bad) == good:
+            continue
+        with open(machine.root + JOURNAL, "wb") as file:
+            file.write(bad)
+        for command in [("status", "undo", "plan", "apply", "boot", "confirm")[i % 6], "undo"]:
+            done = machine(command)
+            if done.returncode != 1 or len(done.stderr.splitlines()) != 1 or done.stdout:
+                wrong.append(f"{i}, {command}: {told(done)}")
+    with open(machine.root + JOURNAL, "wb") as file:
+        file.write(good)
+    test.tap.point(not wrong, "200 garbled journals: each is refused with one line", *wrong[:5])
+    lines = [line for line in differences(before, machine.state()) if "journal" not in line]
+    test.tap.point(not lines, "and nothing is changed", *lines)
+    test.expect(machine("undo"), 0, "the good one again: undo")
+    test.unchanged("after undo all is as before")
+
+
+def test_bad_input(test):
+    """Each refusal is one line, and nothing is changed."""
+    machine = test.machine
+    def line(*argv):
+        return run([machine.setup, *argv], env=machine.environment(False))
+    root = ["--root", machine.root]
+    for argv, name, pattern in (
+            (["stauts"], "unknown command", r"'stauts'.*status"),
+            (["-z"], "unknown option", r"unknown option -z"),
+            (["--jason"], "unknown long option", r"unknown option --jason"),
+            (["--config"], "option without value", r"needs a value"),
+            (["status", "more"], "an argument too many", r"'more' is one argument too many"),
+            (["status", "--force"], "option of another command", r"status does not take --force"),
+            (["undo", "--role", "host"], "--role for undo", r"undo does not take"),
+            (["plan", "--confirm", "60"], "--confirm for plan", r"plan does not take --confirm"),
+            (["apply", "--confirm", "9"], "--confirm too short", r"10 to 3600"),
+            (["apply", "--confirm", "3601"], "--confirm too long", r"10 to 3600"),
+            (["apply", "--confirm", "1e3"], "--confirm that is no number", r"10 to 3600"),
+            (["apply", "--confirm", "-60"], "--confirm below zero", r"10 to 3600"),
+            (["apply", "--role", "king"], "unknown role", r"king.*host"),
+            (["apply", "--role", ""], "empty role", r"--role"),
+            (["--root", "/nowhere/at/all"], "a root that is not there", r"no such folder"),
+            (["--config", "a", "--config", "b"], "--config twice", r"given twice"),
+            ([*root, "--config", "/nowhere.conf"], "no configuration", r"/nowhere\.conf"),
+            ([*root, "--config", machine.config], "no role for this machine", r"fixport-test"),
+    ):
+        test.one_line(line(*argv), name, pattern)
+    for changes, name, pattern in (
+            ({"ports": "60001-80001"}, "a port beyond 65535", r"80001 is not a port"),
+            ({"services": "8088; rm -rf /"}, "a shell in a port", r"services"),
+            ({"node_ports": "62500-62600"}, "node ports in the pool's range", r"62500"),
+            ({"mode": "maybe"}, "an unknown mode", r"keep"),
+            ({"persist": "yes"}, "an unknown persist", r"own"),
+    ):
+        machine.site(**changes)
+        test.one_line(machine("apply"), name, pattern)
+    machine.site()
+    write(machine.root + MANIFEST_PATH, "kind: Service\n", 0o600)
+    os.chown(machine.root + MANIFEST_PATH, 1, 1)
+    test.before = machine.state()
+    test.one_line(machine("apply"), "a manifest that is not an API server's", r"kube-apiserver")
+
+
+def test_smuggling(test):
+    """Nothing of the configuration gets into a rule but numbers and addresses."""
+    machine = test.machine
+    for text in ("-j ACCEPT", "--help", "$(id)", "`id`", "\\n-A FORWARD", "'", '"', "10.0.0.1\t-j"):
+        for key in ("addresses", "services", "address", "pods"):
+            machine.site(**{key: text})
+            done = machine("plan")
+            if done.returncode != 1 or len(done.stderr.splitlines()) != 1:
+                test.tap.point(False, f"{key} = {text}", told(done))
+    machine.site()
+    test.unchanged("values that are no ports or addresses are refused")
+
+
+PERSISTENT = """#!/bin/sh
+mkdir -p /etc/iptables
+iptables-nft-save >/etc/iptables/rules.v4
+ip6tables-nft-save >/etc/iptables/rules.v6
+"""
+
+
+def test_distribution(test):
+    """persist = distribution, with the real paths: /etc and /var/lib are the test's own here."""
+    machine = test.machine
+    os.makedirs("/etc/iptables", exist_ok=True)
+    write("/etc/iptables/rules.v4", "# old\n")
+    argv = [machine.setup, "--config", machine.config, "--role", "gateway"]
+    machine.site(persist="distribution")
+    write(os.path.join(machine.wrappers, "netfilter-persistent"), PERSISTENT, 0o755)
+    env = machine.environment(True)
+    run(["iptables-nft", "-N", "DOCKER-TEST"])
+    docker = machine.state()
+    done = run([*argv, "apply"], env=env)
+    test.expect(done, 1, "a chain of Docker's is there: apply refuses", r"DOCKER-TEST")
+    test.unchanged("and nothing is changed", docker)
+    run(["iptables-nft", "-X", "DOCKER-TEST"])
+    done = run([*argv, "apply"], env=env)
+    test.expect(done, 0, "persist = distribution: apply", r"^\[#\] netfilter-persistent save")
+    saved = read("/etc/iptables/rules.v4")
+    test.tap.point("FIXPORT-FORWARD" in saved, "the rules are saved", saved)
+    times = os.stat("/etc/iptables/rules.v4").st_mtime_ns
+    test.expect(run([*argv, "apply"], env=env), 0, "a second apply", r"^Nothing", "stdout")
+    test.tap.equal(os.stat("/etc/iptables/rules.v4").st_mtime_ns, times, "does not save again")
+    test.expect(run([machine.setup, "status"], env=env), 0, "status")
+    test.expect(run([machine.setup, "undo"], env=env), 0, "undo")
+    test.tap.equal(read("/etc/iptables/rules.v4"), "# old\n", "undo puts the saved rules back")
+    test.tap.point(not os.path.exists("/etc/iptables/rules.v6"), "and removes what was not there")
+    test.unchanged("after undo all is as before")
+    shutil.rmtree("/etc/iptables")
+    machine.unwrap()
+    test.expect(run([*argv, "apply"], env=env), 1, "without netfilter-persistent",
+                r"netfilter-persistent")
+
+
+def test_empty_machine(test):
+    """No table at all before: none afterwards."""
+    machine = test.machine
+    run(["nft", "flush", "ruleset"])
+    for table in ("ip filter", "ip6 filter"):
+        run(["nft", "delete", "table", *table.split()])
+    before = machine.state()
+    test.expect(machine("apply"), 0, "no rules at all: apply")
+    test.expect(machine("undo"), 0, "no rules at all: undo")
+    test.unchanged("no rules at all: none afterwards", before)
+    subprocess.run(["iptables-nft-restore"], input=RULES, text=True, check=True)
+
+
+def main():
+    in_own_machine()
+    scratch = os.environ["FIXPORT_TEST_SCRATCH"]
+    done = run(["sh", "-c", BEFORE, "sh", scratch])
+    if done.returncode:
+        sys.exit(f"the machine cannot be made: {done.stderr}")
+    subprocess.run(["iptables-nft-restore"], input=RULES, text=True, check=True)
+    tap = fptest.Tap()
+    machine = Machine(scratch)
+    for name, function in list(globals().items()):
+        if not name.startswith("test_") or not (
+                len(sys.argv) < 2 or any(word in name for word in sys.argv[1:])):
+            continue
+        print(f"# {name[5:]}")
+        function(Test(tap, machine))
+        machine.unwrap()
+        machine("undo", "--force")
+        machine.clear()
+        machine.site()
+    tap.end()
+
+
+if __name__ == "__main__":
+    main()

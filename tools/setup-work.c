@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * From a configuration to a list of changes: what plan shows and apply does. The next journal is
+ * made on the way, as it is what has to be remembered of all that was read: what was there before
+ * the first apply comes from the earlier journal, what is there now from the machine.
+ *
+ * What an earlier apply made and nobody wants any more goes back to what it was before, after all
+ * else and last first.
+ */
+#include "setup-engine.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#ifndef FIXPORT_SYSCONFDIR
+#define FIXPORT_SYSCONFDIR "/etc"
+#endif
+
+static int work_config(struct work *work, const char *config)
+{
+    char here[PATH_MAX];
+    const char *path = config ? config : setup_path(FIXPORT_SYSCONFDIR "/fixport.conf");
+    int length;
+    if (*path == '/')
+        length = snprintf(work->config, PATH_MAX, "%s", path);
+    else if (getcwd(here, sizeof(here)))
+        length = snprintf(work->config, PATH_MAX, "%s/%s", here, path);
+    else
+        return say_error(SETUP_ERROR, "the current folder: %s", strerror(errno));
+    if (length >= PATH_MAX)
+        return say_error(SETUP_ERROR, "%.60s...: the path is too long", path);
+    struct config_error error;
+    return site_load(path, &work->site, &error) < 0 ? say_error(SETUP_ERROR, "%s", error.text) : 0;
+}
+
+static int work_roles(struct work *work, unsigned roles)
+{
+    struct utsname uts;
+    uname(&uts);
+    work->next.roles = roles ? roles : site_machine_roles(&work->site, uts.nodename);
+    if (work->next.roles)
+        return 0;
+    return say_error(SETUP_ERROR,
+                     "%s names no role for this machine (%s): give one with --role, or add a "
+                     "section [machine %s]",
+                     work->config, uts.nodename, uts.nodename);
+}
+
+static bool journal_hidden(void)
+{
+    return geteuid() != 0 && access(setup_path(SETUP_STATE_DIR), X_OK) < 0 && errno == EACCES;
+}
+
+static bool journal_has_iptables(const struct journal *journal)
+{
+    for (size_t i = 0; i < journal->count; i++)
+        if (journal->entry[i].type == &resource_iptables)
+            return true;
+    return false;
+}
+
+/* Rules made with one backend are not seen by the other: they stay together. */
+static int work_backend(struct work *work, struct setup_error *error)
+{
+    enum site_iptables used = work->old.iptables, asked = work->site.iptables;
+    if (!journal_has_iptables(&work->old) || used == IPTABLES_AUTO)
+        return 0;
+    if (asked != IPTABLES_AUTO && asked != used)
+        return setup_fail(error,
+                          "the rules here were made with iptables-%s, and the configuration says "
+                          "iptables = %s: undo first",
+                          used == IPTABLES_NFT ? "nft" : "legacy",
+                          asked == IPTABLES_NFT ? "nft" : "legacy");
+    work->site.iptables = used;
+    return journal_use(&work->old, error);
+}
+
+static int work_journal(struct work *work, struct setup_error *error)
+{
+    if (journal_hidden()) {
+        work->guessed = true;
+        return 0;
+    }
+    int result = journal_load(&work->old, error);
+    work->has_old = result == 1;
+    return result < 0 ? -1 : 0;
+}
+
+/* Much of a machine only root may see; plan is for everybody. */
+static int work_read(struct work *work, struct journal_entry *entry, struct setup_error *error)
+{
+    if (entry->type->read(entry->name, &entry->previous, error) == 0)
+        return 0;
+    if (geteuid() == 0)
+        return -1;
+    work->guessed = true;
+    return 0;
+}
+
+int work_entry(struct work *work, const struct resource_type *type, const char *name,
+               const char *wanted, const char *why, struct setup_error *error)
+{
+    const struct journal_entry *old = journal_find(&work->old, type, name);
+    struct journal_entry *entry = journal_add(&work->next, type, name, why);
+    entry->wanted = state_copy(wanted);
+    if (work_read(work, entry, error) < 0)
+        return -1;
+    entry->before = state_copy(old ? old->before : entry->previous);
+    return 0;
+}
+
+static int work_entries(struct work *work, struct setup_error *error)
+{
+    int result = 0;
+    for (size_t i = 0; result == 0 && i < work->resources.count; i++) {
+        const struct resource *it = &work->resources.item[i];
+        result = work_entry(work, it->type, it->name, it->wanted, it->why, error);
+    }
+    return result;
+}
+
+static int work_dropped(struct work *work, struct setup_error *error)
+{
+    int result = 0;
+    for (size_t i = work->old.count; result == 0 && i-- > 0;) {
+        const struct journal_entry *old = &work->old.entry[i];
+        if (journal_find(&work->next, old->type, old->name))
+            continue;
+        result = work_entry(work, old->type, old->name, old->before,
+                            "not wanted any more: back to what it was before", error);
+        work->next.entry[work->next.count - 1].dropped = true;
+    }
+    return result;
+}
+
+void work_append(struct work *work, const struct change *change)
+{
+    struct plan *plan = &work->plan;
+    plan->change = state_grow(plan->change, (plan->count + 1) * sizeof(*change));
+    plan->change[plan->count++] = *change;
+}
+
+static int work_change(struct work *work, const struct journal_entry *entry,
+                       struct setup_error *error)
+{
+    struct change change = {
+        .type = entry->type,
+        .name = state_copy(entry->name),
+        .why = state_copy(entry->why),
+        .now = state_copy(entry->previous),
+        .wanted = state_copy(entry->wanted),
+    };
+    int result = change_list(&change, error);
+    if (result < 0 || !change.steps.count)
+        change_free(&change);
+    else
+        work_append(work, &change);
+    return result;
+}
+
+static int work_plan(struct work *work, struct setup_error *error)
+{
+    int result = 0;
+    work->plan.looked_at = work->next.count;
+    for (size_t i = 0; result == 0 && i < work->next.count; i++) {
+        const struct journal_entry *entry = &work->next.entry[i];
+        if (!persist_is_saved(entry, work->next.persist) &&
+            !state_equal(entry->previous, entry->wanted))
+            result = work_change(work, entry, error);
+    }
+    if (result == 0)
+        persist_change(work);
+    return result;
+}
+
+/* AUTO was decided by now, if it was needed. */
+static enum site_iptables work_iptables(const struct work *work)
+{
+    if (!journal_has_iptables(&work->next))
+        return IPTABLES_AUTO;
+    return strstr(iptables_tool(4, "save"), "legacy") ? IPTABLES_LEGACY : IPTABLES_NFT;
+}
+
+static int work_machine(struct work *work, struct setup_error *error)
+{
+    if (work_journal(work, error) < 0 || work_backend(work, error) < 0)
+        return -1;
+    const struct journal *old = work->has_old ? &work->old : NULL;
+    work->next.persist = work->site.persist;
+    if (roles_want(&work->site, work->next.roles, old, work->config, &work->resources, error) < 0 ||
+        work_entries(work, error) < 0 || persist_entries(work, error) < 0)
+        return -1;
+    return work_dropped(work, error);
+}
+
+int work_begin(struct work *work, const struct setup_options *options)
+{
+    struct setup_error error = {.text = ""};
+    memset(work, 0, sizeof(*work));
+    if (work_config(work, options->config) || work_roles(work, options->roles))
+        return SETUP_ERROR;
+    memcpy(work->next.config, work->config, sizeof(work->config));
+    if (work_machine(work, &error) < 0 || work_plan(work, &error) < 0)
+        return say_error(SETUP_ERROR, "%s", error.text);
+    work->next.iptables = work_iptables(work);
+    work->next.phase = JOURNAL_APPLIED;
+    return 0;
+}
+
+void work_end(struct work *work)
+{
+    for (size_t i = 0; i < work->plan.count; i++)
+        change_free(&work->plan.change[i]);
+    free(work->plan.change);
+    journal_free(&work->old);
+    journal_free(&work->next);
+    resources_free(&work->resources);
+    site_free(&work->site);
+    memset(work, 0, sizeof(*work));
+}
