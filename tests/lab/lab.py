@@ -1,0 +1,379 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""The lab: the whole method in the reference network (network.py), with real firewalls, real
+masquerading and real programs. First the problem as it is without fixport, then fixport-setup on
+each machine, then traffic both ways, a reboot, and undo.
+
+    FIXPORT_BUILD=build tests/lab/lab.py [CASE...]
+"""
+
+import concurrent.futures
+import os
+import re
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.join(HERE, "..", "lib")]
+import fptest  # noqa: E402
+import machine  # noqa: E402
+import siteconf  # noqa: E402
+import state  # noqa: E402
+from network import Kind, STATIONS  # noqa: E402
+from siteconf import (BUSY_PORT, FEW_PORTS, FEW_SERVICE, FREE_PORT, HOST_PORTS,  # noqa: E402
+                      HOST_SERVICE, IDLE_SERVICE, NODE_PORTS, OTHER_SERVICE, POD_PORTS,
+                      POD_SERVICE, SSH, Wish)
+from trial import MANIFEST, Trial, impossible  # noqa: E402
+
+FAMILIES = (4, 6)
+PROGRAMS = ("curl", "python3", "nc")
+NO_CONNECTION = 7  # curl's exit status; it is another one if nothing came
+IMPATIENT = ("--connect-timeout", "1")  # where nothing will come
+
+
+def local(port):
+    return ("--local-port", str(port))
+
+
+def unlucky(ask):
+    """A port that is random is one of the range now and then: asks until it is not.
+
+    Return: the first request that failed, or else the last.
+    """
+    for _ in range(5):
+        answer = ask()
+        if not answer:
+            break
+    return answer
+
+
+# ---- without fixport ----
+
+
+def problem(tap, trial):
+    """What this project exists for."""
+    for family in FAMILIES:
+        answer = trial.ask("host-a", "pod-c", POD_SERVICE, family=family, shim=False)
+        route = trial["host-a"].run(["ip", "route", "get", STATIONS["pod-c"].address(family)])
+        tap.point(not answer and "unreachable" in route.stderr,
+                  f"without fixport a host has no route to a pod (IPv{family})", answer.text,
+                  route.stdout + route.stderr)
+        before = trial.rejected(family)
+        answer = unlucky(lambda: trial.ask("pod-c", "host-a", HOST_SERVICE, family=family,
+                                           shim=False, options=IMPATIENT))
+        after = trial.rejected(family)
+        tap.point(not answer and after > before,
+                  f"without fixport the answers to a pod are rejected (IPv{family})", answer.text,
+                  f"rejected packets: {before} before, {after} after")
+
+
+def problem_moved(tap, trial):
+    """A program that has the right port all by itself, and then the node changes it."""
+    held = None
+    if trial.kind.cni == "plain":  # which keeps the first one's port
+        held = trial.hold("pod-c2", "host-b", HOST_SERVICE, 1, 1, FREE_PORT)
+    answer = trial.ask("pod-c", "host-b", HOST_SERVICE, shim=False,
+                       options=(*IMPATIENT, *local(FREE_PORT)))
+    moved = {entry for entry in trial.tracked("node1", "host-b", HOST_SERVICE)
+             if entry[0] == STATIONS["pod-c"].ipv4}
+    seen = held.finish() if held else [(FREE_PORT, FREE_PORT)]
+    tap.point(seen == [(FREE_PORT, FREE_PORT)] and moved and
+              all(port == FREE_PORT != out for _, port, out in moved),
+              f"without fixport the node moves a right port to another ({trial.kind.cni})", seen,
+              answer.text, moved)
+
+
+# ---- setting up and taking back ----
+
+
+def apply_all(tap, trial):
+    """From one configuration file, each machine after the other."""
+    for name, done in trial.setup_all("plan").items():
+        tap.point(done.returncode == 2, f"plan on {name} has something to do", done.stdout,
+                  done.stderr)
+    for name, done in trial.setup_all("apply").items():
+        if not tap.point(done.returncode == 0, f"apply on {name}", done.stdout, done.stderr):
+            raise machine.Failed("nothing to try without it")
+    for name, done in trial.setup_all("plan").items():
+        tap.point(done.returncode == 0, f"plan on {name} has nothing to do after apply",
+                  done.stdout, done.stderr)
+
+
+def apply_again(tap, trial):
+    for computer in trial:
+        before = state.of_machine(computer, exact=True)
+        done = trial.setup(computer.name, "apply")
+        changed = state.difference(before, state.of_machine(computer, exact=True))
+        tap.point(done.returncode == 0 and not changed,
+                  f"a second apply on {computer.name} changes nothing, not even a file's time",
+                  done.stdout, done.stderr, *changed)
+
+
+def check_status(tap, trial, when):
+    for name, done in trial.setup_all("status").items():
+        tap.point(done.returncode == 0, f"{when}, status on {name} finds all as it should be",
+                  done.stdout, done.stderr)
+
+
+def undo_all(tap, trial, before):
+    for name, done in trial.setup_all("undo").items():
+        changed = state.difference(before[name], state.of_machine(trial[name]))
+        tap.point(done.returncode == 0 and not changed,
+                  f"after undo on {name} everything is as before", done.stdout, done.stderr,
+                  *changed)
+
+
+def restart(tap, trial):
+    trial.reboot()
+    for computer in trial:
+        done = trial.boot(computer.name)
+        tap.point(done.returncode == 0, f"boot on {computer.name} after a restart", done.stdout,
+                  done.stderr)
+
+
+# ---- traffic ----
+
+
+def source(trial, pod, family):
+    """The address under which a host sees a pod."""
+    if trial.wish.snat == "none":
+        return STATIONS[pod].address(family)
+    return STATIONS[trial[pod].node.name].address(family)
+
+
+def works(tap, trial, where, to, port, ports, address, **how):
+    """One request that has to be answered, from the right address and port."""
+    answer = trial.ask(where, to, port, **how)
+    tap.point(answer and answer.address == address and answer.port in ports,
+              f"{where} → {to} port {port} by {how.get('tool', 'curl')}, "
+              f"IPv{how.get('family', 4)}: from {address} port {ports[0]}-{ports[-1]}",
+              *([] if answer.port in ports else [answer]))
+
+
+def both_ways(tap, trial, programs=PROGRAMS):
+    for family in FAMILIES:
+        for tool in programs:
+            works(tap, trial, "pod-c", "host-a", HOST_SERVICE, POD_PORTS,
+                  source(trial, "pod-c", family), tool=tool, family=family)
+            works(tap, trial, "host-a", "pod-c", POD_SERVICE, HOST_PORTS,
+                  STATIONS["host-a"].address(family), tool=tool, family=family)
+        for pod in ("pod-d", "pod-e"):  # on the other node; the second with a borrowed address
+            works(tap, trial, pod, "host-b", HOST_SERVICE, POD_PORTS, source(trial, pod, family),
+                  family=family)
+            works(tap, trial, "host-b", pod, POD_SERVICE, HOST_PORTS,
+                  STATIONS["host-b"].address(family), family=family)
+        works(tap, trial, "pod-c", "pod-e", POD_SERVICE, range(1, 65536),
+              STATIONS["pod-c"].address(family), family=family)
+
+
+def refused(tap, trial, what, where, to, port, **how):
+    for family in FAMILIES:
+        answer = unlucky(lambda: trial.ask(where, to, port, family=family, **how))
+        tap.point(not answer and answer.status == NO_CONNECTION,
+                  f"rejected at once: {what} (IPv{family})", answer)
+
+
+def closed(tap, trial):
+    """What the gateway has to reject still."""
+    if trial.wish.snat != "confine":
+        refused(tap, trial, "a pod's port outside the range", "pod-c", "host-a", HOST_SERVICE,
+                shim=False)
+    refused(tap, trial, "a host's port outside the range", "host-a", "pod-c", POD_SERVICE,
+            shim=False, options=local(59999))
+    refused(tap, trial, "a service that was not opened, on a host", "pod-c", "host-a",
+            OTHER_SERVICE)
+    refused(tap, trial, "a service that was not opened, on a pod", "host-a", "pod-c",
+            OTHER_SERVICE)
+    # the answers' way is no way in
+    refused(tap, trial, "a connection that looks like an answer", "host-a", "pod-c", BUSY_PORT,
+            shim=False, options=local(IDLE_SERVICE))
+
+
+def two_pods(tap, trial):
+    """Two pods behind one node and one destination: each holds 24 connections and renews them. Ports
+    drawn without knowing of each other would meet many times: 200 are not many for 144."""
+    pods = ("pod-c", "pod-c2")
+    for family in FAMILIES:
+        with concurrent.futures.ThreadPoolExecutor() as together:
+            running = list(together.map(
+                lambda pod: trial.hold(pod, "host-b", FEW_SERVICE, 24, 3, family=family), pods))
+        entries = trial.tracked("node1", "host-b", FEW_SERVICE, family)
+        pairs = [pair for one in running for pair in one.finish()]
+        tap.point(len(pairs) == 2 * 24 * 3 and all(mine == seen and seen in FEW_PORTS
+                                                   for mine, seen in pairs),
+                  f"two pods of a node: no port of {len(pairs)} is moved (IPv{family})",
+                  *(pair for pair in pairs if pair[0] != pair[1]), len(pairs))
+        tap.point(len({out for _, _, out in entries}) >= 2 * 24 and
+                  all(port == out for _, port, out in entries),
+                  f"conntrack of the node says the same of {len(entries)} entries (IPv{family})",
+                  *(entry for entry in entries if entry[1] != entry[2]))
+
+
+def control_plane(tap, trial):
+    """The API server's range, and nothing else of its manifest."""
+    with open(trial["node1"].path(MANIFEST), encoding="ascii") as file:
+        lines = file.read().splitlines()
+    added = [line.strip() for line in lines if line not in siteconf.MANIFEST.splitlines()]
+    tap.equal(added, [f"- --service-node-port-range={NODE_PORTS}"],
+              "the API server's manifest has one line more")
+
+
+def nothing_tracked(tap, trial):
+    for family in FAMILIES:
+        text = trial["gateway"].must(["conntrack", "-L", "-f", f"ipv{family}"])
+        tap.equal(text, "", f"all that went through a gateway that tracks nothing (IPv{family})")
+
+
+def confined(tap, trial):
+    """Programs without the shim, moved into the range by the node."""
+    for family in FAMILIES:
+        works(tap, trial, "pod-c", "host-a", HOST_SERVICE, POD_PORTS,
+              source(trial, "pod-c", family), shim=False, family=family)
+
+
+# ---- the cases: a network each ----
+
+
+def snapshot(trial):
+    return {computer.name: state.of_machine(computer) for computer in trial}
+
+
+def case_story(tap):
+    """Everything, with the CNI that is the hardest."""
+    with Trial(Kind(cni="random-fully"), Wish(snat="keep")) as trial:
+        before = snapshot(trial)
+        problem(tap, trial)
+        problem_moved(tap, trial)
+        apply_all(tap, trial)
+        control_plane(tap, trial)
+        both_ways(tap, trial)
+        closed(tap, trial)
+        two_pods(tap, trial)
+        apply_again(tap, trial)
+        restart(tap, trial)
+        check_status(tap, trial, "after a restart")
+        both_ways(tap, trial, ("curl",))
+        closed(tap, trial)
+        undo_all(tap, trial, before)
+
+
+def case_stateless(tap):
+    """Mirrored rules on a gateway that tracks nothing and did not forward; no masquerading."""
+    with Trial(Kind(cni="random-fully", untracked=True, forwarding=False),
+               Wish(snat="none", stateful="no")) as trial:
+        before = snapshot(trial)
+        apply_all(tap, trial)
+        both_ways(tap, trial)
+        closed(tap, trial)
+        two_pods(tap, trial)
+        nothing_tracked(tap, trial)
+        undo_all(tap, trial, before)
+
+
+def case_legacy(tap):
+    """The other backend of iptables, and all programs of pods confined."""
+    with Trial(Kind(cni="to-ports", iptables="legacy"),
+               Wish(snat="confine", iptables="legacy")) as trial:
+        before = snapshot(trial)
+        problem(tap, trial)
+        problem_moved(tap, trial)
+        apply_all(tap, trial)
+        both_ways(tap, trial, ("curl",))
+        confined(tap, trial)
+        closed(tap, trial)
+        two_pods(tap, trial)
+        undo_all(tap, trial, before)
+
+
+def case_docker(tap):
+    """Docker owns FORWARD on the gateway; the CNI keeps ports as long as they are free."""
+    with Trial(Kind(cni="plain", firewall="docker"), Wish(snat="keep")) as trial:
+        before = snapshot(trial)
+        apply_all(tap, trial)
+        rules = trial["gateway"].must(["iptables-nft-save", "-t", "filter"])
+        tap.point("-A DOCKER-USER" in rules and
+                  not re.search("^-A FORWARD .*FIXPORT", rules, re.M),
+                  "the jump to our chain is in DOCKER-USER", rules)
+        both_ways(tap, trial, ("curl",))
+        closed(tap, trial)
+        undo_all(tap, trial, before)
+
+
+def case_plain(tap):
+    """What plain masquerading does to two pods, with and without fixport."""
+    with Trial(Kind(cni="plain"), Wish(snat="confine", exclusive="yes")) as trial:
+        before = snapshot(trial)
+        problem_moved(tap, trial)
+        apply_all(tap, trial)
+        both_ways(tap, trial, ("curl",))
+        confined(tap, trial)
+        two_pods(tap, trial)
+        undo_all(tap, trial, before)
+
+
+def case_confirm(tap):
+    """The administrator sits at host-b and has an ssh to node1 through the gateway. An exclusive
+    firewall cuts it; he cannot confirm, and it comes back."""
+    with Trial(Kind(), Wish(exclusive="yes")) as trial:
+        before = state.of_machine(trial["gateway"])
+        done = trial.setup("gateway", "apply", "--confirm", "10")
+        cut = trial.ask("host-b", "node1", SSH, shim=False, options=IMPATIENT)
+        tap.point(not cut, "an apply with --confirm cut the administrator's connection", cut,
+                  done.stdout, done.stderr)
+        back = wait_for(lambda: trial.ask("host-b", "node1", SSH, shim=False, options=IMPATIENT))
+        tap.point(back, "without confirm it comes back by itself", back)
+        changed = wait_for_equal(trial["gateway"], before)
+        tap.point(not changed, "and everything else is as before, too", *changed)
+        done = trial.setup("gateway", "apply", "--confirm", "60")
+        tap.point(done.returncode == 0, "apply with --confirm", done.stdout, done.stderr)
+        done = trial.setup("gateway", "confirm")
+        tap.point(done.returncode == 0, "confirm in time", done.stdout, done.stderr)
+        done = trial.setup("gateway", "status")
+        tap.point(done.returncode == 0, "what was confirmed stays", done.stdout, done.stderr)
+        done = trial.setup("gateway", "undo")
+        changed = state.difference(before, state.of_machine(trial["gateway"]))
+        tap.point(done.returncode == 0 and not changed, "and can be undone", done.stdout,
+                  done.stderr, *changed)
+
+
+def wait_for(condition, seconds=30):
+    """Return: the first good answer, or the last one when the time is over."""
+    limit = time.monotonic() + seconds
+    while not (answer := condition()) and time.monotonic() < limit:
+        time.sleep(0.05)
+    return answer
+
+
+def wait_for_equal(computer, before):
+    changed = []
+
+    def equal():
+        changed[:] = state.difference(before, state.of_machine(computer))
+        return not changed
+    wait_for(equal)
+    return changed
+
+
+CASES = {name[5:]: function for name, function in list(globals().items())
+         if name.startswith("case_")}
+
+
+def main():
+    tap = fptest.Tap()
+    why = impossible()
+    if why:
+        tap.cannot("the lab", why)
+        tap.end()
+    machine.isolate()
+    for name in sys.argv[1:] or CASES:
+        began = time.monotonic()
+        try:
+            CASES[name](tap)
+        except machine.Failed as failure:
+            tap.point(False, f"case {name} could be tried to its end", failure)
+        print(f"# {name}: {time.monotonic() - began:.1f} s", flush=True)
+    tap.end()
+
+
+if __name__ == "__main__":
+    main()
