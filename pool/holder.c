@@ -55,6 +55,12 @@ bool holder_alive(int fd, uint32_t slot)
     return SYS(fcntl, fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
 }
 
+/* What rests already goes on resting, but its last holder has no right to it any more. */
+static uint64_t word_buried(uint64_t word, uint64_t now)
+{
+    return word_make(WORD_RESTING, 0, word_state(word) == WORD_RESTING ? word_when(word) : now);
+}
+
 /* Puts every word of a dead holder into quarantine. The caller has the slot's exclusive lock. */
 static void words_bury(const struct pool *pool, uint32_t slot, uint64_t now)
 {
@@ -74,7 +80,7 @@ static void words_bury(const struct pool *pool, uint32_t slot, uint64_t now)
         }
         uint64_t word = atomic_load_explicit(&pool->word[i], memory_order_relaxed);
         if (word_holder(word) == slot + 1)
-            atomic_compare_exchange_strong(&pool->word[i], &word, word_make(WORD_RESTING, 0, now));
+            atomic_compare_exchange_strong(&pool->word[i], &word, word_buried(word, now));
     }
 }
 

@@ -9,6 +9,7 @@
 #include "../pool/text.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #ifndef PACKAGE_VERSION
 #define PACKAGE_VERSION "unknown"
@@ -22,6 +23,17 @@ static void line(struct text *text, const char *key, const char *value)
     text_char(text, '\n');
 }
 
+/* Whether @item is one of the items, separated by ", ", that @list has so far. */
+static bool text_has_item(const struct text *list, const char *item)
+{
+    size_t length = strlen(item);
+    for (size_t i = 0; i + length <= list->length && i + length < list->size; i++)
+        if (memcmp(list->buf + i, item, length) == 0 && (i == 0 || list->buf[i - 1] == ' ') &&
+            (i + length == list->length || list->buf[i + length] == ','))
+            return true;
+    return false;
+}
+
 static void line_number(struct text *text, const char *key, uint64_t value)
 {
     char digits[24];
@@ -30,19 +42,36 @@ static void line_number(struct text *text, const char *key, uint64_t value)
     line(text, key, digits);
 }
 
+/* Rules may have ranges in common: what stands there already is not repeated. */
+static void add_range(const struct portrange *range, void *arg)
+{
+    char one[16];
+    struct text *list = arg;
+    struct text text = text_begin(one, sizeof(one));
+    text_number(&text, range->lo, 10);
+    if (range->hi != range->lo) {
+        text_char(&text, '-');
+        text_number(&text, range->hi, 10);
+    }
+    if (text_has_item(list, one))
+        return;
+    if (list->length)
+        text_string(list, ", ");
+    text_string(list, one);
+}
+
 static void describe_pool(struct text *text, const struct shim_pool *at)
 {
     char ports[512];
-    struct pool_any any;
+    struct text list = text_begin(ports, sizeof(ports));
     line_number(text, "generation", atomic_load(&at->pool.header->generation));
-    if (pool_any_rule(&at->pool, &any)) {
-        portset_print(&any.ports, ports, sizeof(ports));
-        line(text, "ports", ports);
-    }
+    policy_each_range(at->pool.policy[atomic_load(&at->pool.header->generation) & 1], add_range,
+                      &list);
+    line(text, "ports", ports);
     if (!atomic_load(&at->netns[0].cookie))
         return;
     line_number(text, "holder", at->netns[0].slot);
-    line_number(text, "netns", at->netns[0].cookie);
+    line_number(text, "netns", at->pool.holder[at->netns[0].slot].netns);
 }
 
 static void answer(int fd)

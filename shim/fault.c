@@ -78,6 +78,20 @@ void fault_say(void)
     SYS(write, 2, line, text.length < sizeof(line) ? text.length : sizeof(line) - 1);
 }
 
+/* Said once: a log that stays empty says that there is nothing to say. */
+static void log_failed(void)
+{
+    char line[400];
+    static _Atomic uint32_t said;
+    if (atomic_exchange(&said, 1) || !stderr_is_the_same())
+        return;
+    struct text text = text_begin(line, sizeof(line));
+    text_string(&text, "fixport: FIXPORT_LOG=");
+    append_clean(&text, shim.log);
+    text_string(&text, ": it cannot be opened; nothing is logged\n");
+    SYS(write, 2, line, text.length < sizeof(line) ? text.length : sizeof(line) - 1);
+}
+
 static void log_write(const char *line, size_t length)
 {
     if (strcmp(shim.log, "stderr") == 0) {
@@ -88,8 +102,10 @@ static void log_write(const char *line, size_t length)
     int fd = (int)SYS(openat, AT_FDCWD, shim.log,
                       O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY,
                       0600);
-    if (fd < 0)
+    if (fd < 0) {
+        log_failed();
         return;
+    }
     SYS(write, fd, line, length);
     SYS(close, fd);
 }

@@ -47,6 +47,8 @@ struct run {
     char **command;
     bool make; /* plan is to be carried out */
     struct pool_plan plan;
+    char planned[PATH_MAX]; /* the pool's path, if make */
+    const char *rehearsed; /* the pool that stands in for it with --check; NULL: none */
 };
 
 static const char run_help[] =
@@ -190,6 +192,7 @@ static int run_plan_pool(struct run *run)
     if (status)
         return status;
     run->make = true;
+    snprintf(run->planned, sizeof(run->planned), "%s", run->plan.path);
     return run_environment(run->plan.path, NULL, NULL);
 }
 
@@ -235,11 +238,25 @@ static int run_target(struct run *run)
     return run_default(run);
 }
 
-static int run_make(const struct run *run)
+/* For --check: nothing that is there changes, the shim gets a pool like it that goes away again. */
+static int run_rehearse(struct run *run)
+{
+    static char path[64];
+    snprintf(path, sizeof(path), "/dev/shm/fixport-check-%ld", (long)getpid());
+    unlink(path);
+    run->rehearsed = path;
+    memcpy(run->plan.path, path, sizeof(path));
+    int status = target_create(&run->plan, NULL);
+    return status ? status : run_environment(path, NULL, NULL);
+}
+
+static int run_make(struct run *run)
 {
     bool exists = false, same = false;
     if (!run->make)
         return 0;
+    if (run->check)
+        return run_rehearse(run);
     int status = target_create(&run->plan, &exists);
     if (!status && exists)
         status = target_reload(&run->plan, &same);
@@ -251,8 +268,12 @@ static int run_make(const struct run *run)
 /* Return: only if it did not start. */
 static int run_start(const struct run *run, const char *path, const char *library)
 {
-    if (run->check)
-        return check_run(path, run->command, library);
+    if (run->check) {
+        int status = check_run(path, run->command, library, run->rehearsed ? run->planned : NULL);
+        if (run->rehearsed)
+            unlink(run->rehearsed);
+        return status;
+    }
     execvp(path, run->command);
     return say_error(errno == ENOENT ? EXIT_NOT_FOUND : EXIT_REFUSED, "'%s' cannot be executed: %s",
                      path, strerror(errno));

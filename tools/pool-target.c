@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #ifndef FIXPORT_SYSCONFDIR
@@ -109,8 +110,17 @@ int target_create(const struct pool_plan *plan, bool *exists)
     return say_error(EXIT_FAILED, "%s: the pool cannot be made: %s", plan->path, strerror(-error));
 }
 
+/* Who may write a pool could give it other rules; that is for its owner, as for other files. */
+static bool target_is_mine(const char *path)
+{
+    struct stat st;
+    return geteuid() == 0 || lstat(path, &st) < 0 || st.st_uid == geteuid();
+}
+
 int target_reload(const struct pool_plan *plan, bool *same)
 {
+    if (!target_is_mine(plan->path))
+        return say_error(EXIT_FAILED, "%s: other rules are for its owner or root to give", plan->path);
     int result = pool_reload(plan->path, &plan->config.policy);
     *same = result == 1;
     if (result >= 0)

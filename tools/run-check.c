@@ -92,23 +92,29 @@ static const char *check_value(const struct check *check, const char *key, char 
     return buf;
 }
 
-static void check_table(const struct check *check, const char *path, const char *library)
+static void check_table(const struct check *check, const char *path, const char *library,
+                        const char *planned)
 {
     static const char *const keys[] = {"version", "pool", "ports", "generation", "holder", "netns"};
     char value[PATH_MAX];
     printf("  %-11s %s\n  %-11s %s\n", "program", path, "library", library);
+    if (planned)
+        printf("  %-11s %s (a real run makes or reloads it)\n", "pool", planned);
     for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
-        if (*check_value(check, keys[i], value, sizeof(value)))
+        if (planned && strcmp(keys[i], "ports") != 0 && strcmp(keys[i], "version") != 0)
+            continue;
+        else if (*check_value(check, keys[i], value, sizeof(value)))
             printf("  %-11s %s\n", keys[i], value);
 }
 
-static int check_answered(const struct check *check, const char *path, const char *library)
+static int check_answered(const struct check *check, const char *path, const char *library,
+                          const char *planned)
 {
     char state[32], fault[1024];
     check_value(check, "state", state, sizeof(state));
     if (strcmp(state, "ok") == 0) {
         printf("The shim is in.\n");
-        check_table(check, path, library);
+        check_table(check, path, library, planned);
         return EXIT_OK;
     }
     if (strcmp(state, "disabled") == 0) {
@@ -118,7 +124,7 @@ static int check_answered(const struct check *check, const char *path, const cha
         printf("The shim is loaded but cannot work: %s\n",
                check_value(check, "fault", fault, sizeof(fault)));
     }
-    check_table(check, path, library);
+    check_table(check, path, library, planned);
     return EXIT_FAILED;
 }
 
@@ -142,7 +148,7 @@ static int check_silent(const char *path, const char *library, int status)
     return EXIT_FAILED;
 }
 
-int check_run(const char *path, char **argv, const char *library)
+int check_run(const char *path, char **argv, const char *library, const char *planned)
 {
     struct check check = {.length = 0};
     int status = 0;
@@ -162,5 +168,5 @@ int check_run(const char *path, char **argv, const char *library)
         kill(child, SIGKILL);
         waitpid(child, &status, 0);
     }
-    return answered ? check_answered(&check, path, library) : check_silent(path, library, status);
+    return answered ? check_answered(&check, path, library, planned) : check_silent(path, library, status);
 }

@@ -55,8 +55,9 @@ int preload_join(const char *library);
 
 /**
  * check_run - start @path as a real run would, ask the shim in it, end it, and say what it said.
- * @library: that was preloaded. Return: 0: the shim is in and has no fault; else EXIT_FAILED.
+ * @library: that was preloaded. @planned: the pool that a real run would make or reload; NULL: none.
+ * Return: 0: the shim is in and has no fault; else EXIT_FAILED.
  */
-int check_run(const char *path, char **argv, const char *library);
+int check_run(const char *path, char **argv, const char *library, const char *planned);
 
 #endif

@@ -154,6 +154,10 @@ refuses 1 "create again" "exists already" tool create -p 60001-60010
 expect 0 "reload with the same" "already" tool reload -p 60001-60010
 expect 0 "reload" "reloaded, 60011-60020" tool reload -p 60011-60020 -t 10.0.0.0/8
 expect 0 "status shows it" "10.0.0.0/8" tool status
+if can_be_nobody; then
+    refuses 1 "reload by somebody else" "for its owner or root" as_nobody "$pool_tool" reload \
+        --pool "$pool" -p 60001-60010
+fi
 expect 0 "FIXPORT_POOL names the pool" "60011-60020" env FIXPORT_POOL="$pool" "$pool_tool" status
 expect 0 "remove" "removed" tool remove
 result "$([ ! -e "$pool" ]; echo $?)" "and it is gone"

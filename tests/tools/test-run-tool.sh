@@ -204,6 +204,15 @@ result "$([ ! -e ran ]; echo $?)" "indeed not"
 expect 0 "--check for a script" "^The shim is in" sh -c 'printf "#!/bin/sh\ntouch ran\n" >touch.sh
     chmod +x touch.sh; exec "$0" -p 60001 --check ./touch.sh' "$run_tool"
 result "$([ ! -e ran ]; echo $?)" "whose code does not run either"
+printf '[pool]\nports = 60021-60025\n[rule a]\nto = 10.0.0.0/8\nports = 60031\n' >other.conf
+expect 0 "--check with a configuration" "^ +ports +60031$" "$run_tool" -c other.conf \
+    --pool "$scratch/none" --check true
+result "$([ ! -e "$scratch/none" ]; echo $?)" "makes no pool"
+"$pool_tool" create --pool "$scratch/there" -p 60001-60010 >/dev/null
+cp "$scratch/there" before
+expect 0 "--check where there is one" "a real run makes or reloads it" "$run_tool" -c other.conf \
+    --pool "$scratch/there" --check true
+result "$(cmp -s before "$scratch/there"; echo $?)" "leaves it as it is"
 expect 1 "--check: disabled" "FIXPORT_DISABLE=1" env FIXPORT_DISABLE=1 "$run_tool" -p 60001 \
     --check true
 if [ -x ./static ]; then
