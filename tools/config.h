@@ -19,7 +19,8 @@
  *   when-exhausted = wait 500ms
  *
  * Without a [rule] there is one, "default": everywhere but loopback, with the ports of [pool].
- * Each key and section may stand once. iniparser makes names lower case; so are rules' names.
+ * Each key and section may stand once. iniparser makes names lower case; so are rules' names. The
+ * sections of the site (site.h) may stand in the same file: here only their names and keys matter.
  */
 #ifndef FIXPORT_TOOLS_CONFIG_H
 #define FIXPORT_TOOLS_CONFIG_H

@@ -143,7 +143,8 @@ static const char *prefix_read(const struct item *item, const char *slash, bool 
     if (prefix < 0)
         return "has no prefix length: a number is needed behind '/', such as 10.200.1.0/24";
     if (prefix > most) {
-        snprintf(why, size, "has a prefix length of %d: IPv%d ends at /%d", prefix, v4 ? 4 : 6, most);
+        snprintf(why, size, "has a prefix length of %d: IPv%d ends at /%d", prefix, v4 ? 4 : 6,
+                 most);
         return why;
     }
     block->prefix = (uint8_t)(prefix + (v4 ? 96 : 0));

@@ -38,7 +38,9 @@
  *   iptables = auto                   auto | nft | legacy
  *
  * The source ports of pods towards hosts are those of [pool] and [rule]: the nodes' pool.
- * A key with several values may be continued over lines by '\'; lists may be long.
+ * A line, with those that continue it after a '\', has at most 1022 bytes. The lists that may be
+ * longer, pods, blocks and addresses, go on in keys of their own: pods-2 to pods-99, in any order.
+ * [pool] or a [rule] must be there, as for config_load().
  */
 #ifndef FIXPORT_TOOLS_SITE_H
 #define FIXPORT_TOOLS_SITE_H
@@ -56,8 +58,8 @@ enum site_role {
 };
 
 enum site_snat {
-    SNAT_KEEP, /* masquerade to the node's address, the port kept: ahead of the CNI's rule */
-    SNAT_NONE, /* leave with the pod's own address and port */
+    SNAT_KEEP,    /* masquerade to the node's address, the port kept: ahead of the CNI's rule */
+    SNAT_NONE,    /* leave with the pod's own address and port */
     SNAT_CONFINE, /* keep, and underneath: any other port of a pod is moved into the range */
 };
 
@@ -101,12 +103,13 @@ struct site {
     size_t machines;
     struct site_node *node;
     size_t nodes;
-    struct block_list pods; /* [pods] blocks; if that is not there, all of the nodes' */
+    struct block_list pods; /* [pods] blocks; if that is not there, the nodes', without borrowed
+                               ones: none of these overlap */
     struct portset pod_services; /* count 0: none */
     struct block_list hosts;
     struct portset host_services; /* count 0: none */
-    struct portset host_ports; /* count 0: hosts get no pool */
-    struct address_pair gateway; /* neither: traffic goes straight from node to host */
+    struct portset host_ports;    /* count 0: hosts get no pool */
+    struct address_pair gateway;  /* neither: traffic goes straight from node to host */
     bool stateful;
     bool exclusive;
     enum site_snat snat;
@@ -124,8 +127,11 @@ struct site {
  *
  * What can be judged without looking at the machine is judged here: two nodes with one block or
  * overlapping ones (a single pod inside another node's block is a borrowed address, and allowed),
- * a node's pods that contain a node's, host's or gateway's address, hosts that overlap pods, node ports that overlap the pool's or the hosts' ports, an address of the wrong kind
- * (loopback, multicast, unspecified), the same machine or node twice.
+ * a node's pods that contain a node's, host's or gateway's address, hosts that overlap pods, node
+ * ports that overlap the pool's or the hosts' ports, an address of the wrong kind (loopback,
+ * link-local, multicast, broadcast, unspecified), the same machine, node or node's address twice, a
+ * node without an address, or without one of its pods' family, nodes' pods that [pods] blocks
+ * leaves out, rules whose ports are more than PORTRANGE_MAX ranges together.
  *
  * Return: 0 or as config_load(). Not for several threads at once.
  */
@@ -152,7 +158,8 @@ const char *site_role_name(enum site_role role);
 
 /**
  * site_pool_ports - the union of all rules' ports of a policy, sorted.
- * @set: the result; neighbouring ranges are joined. Return: 0, or -E2BIG if more than PORTRANGE_MAX.
+ * @set: the result; neighbouring ranges are joined. Return: 0, or -E2BIG if more than
+ * PORTRANGE_MAX.
  */
 int site_pool_ports(const struct policy *policy, struct portset *set);
 
@@ -165,7 +172,8 @@ bool block_has(const struct block *block, const uint8_t addr[16]);
 /** blocks_overlap - whether two blocks share an address. */
 bool blocks_overlap(const struct block *a, const struct block *b);
 
-/** block_print - "10.200.1.0/24", "10.200.36.9/32", "fd00::/64"; BLOCK_TEXT bytes do. Return: @buf. */
+/** block_print - "10.200.1.0/24", "10.200.36.9/32", "fd00::/64"; BLOCK_TEXT bytes do. Return: @buf.
+ */
 #define BLOCK_TEXT 64
 const char *block_print(const struct block *block, char *buf, size_t size);
 

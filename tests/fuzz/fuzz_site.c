@@ -63,7 +63,8 @@ static void check_node(const struct site *site, const struct site_node *node)
 static void check_within(const struct site *site, const struct block *block)
 {
     for (size_t i = 0; i < site->pods.count; i++)
-        if (site->pods.item[i].prefix <= block->prefix && blocks_overlap(&site->pods.item[i], block))
+        if (site->pods.item[i].prefix <= block->prefix &&
+            blocks_overlap(&site->pods.item[i], block))
             return;
     abort();
 }

@@ -245,13 +245,13 @@ Test(site, a_large_cluster)
     size_t at = 0;
     cr_assert_eq(setrlimit(RLIMIT_CPU, &limit), 0);
     for (int i = 0; i < 5000; i++)
-        at += (size_t)sprintf(text + at,
-                              "[node worker-%d.example.com]\naddress = 10.20.%d.%d, fd00:31::%x\n"
-                              "pods = 10.%d.%d.0/26, 10.%d.%d.64/26, 10.%d.%d.130, fd00:42:%x::/64\n"
-                              "pods-2 = 10.%d.%d.%d\n",
-                              i, i / 250, i % 250 + 1, i + 1, 100 + i / 250, i % 250, 100 + i / 250,
-                              i % 250, 100 + i / 250, i % 250, i, 100 + (i + 1) % 5000 / 250,
-                              (i + 1) % 250, 5);
+        at += (size_t)sprintf(
+            text + at,
+            "[node worker-%d.example.com]\naddress = 10.20.%d.%d, fd00:31::%x\n"
+            "pods = 10.%d.%d.0/26, 10.%d.%d.64/26, 10.%d.%d.130, fd00:42:%x::/64\n"
+            "pods-2 = 10.%d.%d.%d\n",
+            i, i / 250, i % 250 + 1, i + 1, 100 + i / 250, i % 250, 100 + i / 250, i % 250,
+            100 + i / 250, i % 250, i, 100 + (i + 1) % 5000 / 250, (i + 1) % 250, 5);
     take(text);
     cr_expect_eq(site.nodes, 5000);
     cr_expect_eq(site.pods.count, 4 * 5000);
@@ -322,7 +322,8 @@ Test(site, roles_as_text)
     expect_no_roles(" , ", "no role is given: allowed are host, gateway, node, control-plane");
     expect_no_roles("host, router",
                     "\"router\" is no role: allowed are host, gateway, node, control-plane");
-    expect_no_roles("hosts", "\"hosts\" is no role: allowed are host, gateway, node, control-plane");
+    expect_no_roles("hosts",
+                    "\"hosts\" is no role: allowed are host, gateway, node, control-plane");
     expect_no_roles("\n\x1b", "\"??\" is no role: allowed are host, gateway, node, control-plane");
     expect_no_roles("node,node", "\"node\" is given twice");
     for (unsigned bit = ROLE_HOST; bit <= ROLE_CONTROL_PLANE; bit <<= 1)
@@ -524,7 +525,8 @@ Test(site, names_that_stand_twice)
                 "line 6: \"[node  NODE1]\": this section stands in line 3 already: one is allowed");
     expect_part(POOL "[machine a]\nroles = host\n[machine a]\nroles = node\n", "stands in line 3");
     expect_part(POOL "[pods]\n[hosts]\n[pods]\n", "stands in line 3");
-    expect_part(POOL "[pods]\nblocks = 10.1.0.0/16\nblocks-2 = 10.2.0.0/16\nblocks-2 = 10.3.0.0/16\n",
+    expect_part(POOL
+                "[pods]\nblocks = 10.1.0.0/16\nblocks-2 = 10.2.0.0/16\nblocks-2 = 10.3.0.0/16\n",
                 "[pods] blocks-2 = \"10.3.0.0/16\": given twice, in lines 5 and 6");
     take("[node a]\naddress = 10.0.0.1\n[machine a]\nroles = node\n[rule a]\n");
 }
