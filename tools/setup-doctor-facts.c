@@ -74,7 +74,7 @@ static void gather_ports(struct facts *facts)
     snprintf(facts->pool_path, sizeof(facts->pool_path), "%s",
              setup_path(*path ? path : POOL_DEFAULT_PATH));
     if (facts->has_site) {
-        if (facts->roles & (ROLE_NODE | ROLE_CONTROL_PLANE | ROLE_GATEWAY))
+        if (facts->roles & (ROLE_NODE | ROLE_CONTROL_PLANE | ROLE_GATEWAY | ROLE_UNKNOWN))
             ports_add(facts, "the pool's ports", &facts->site.config.policy, NULL);
         if (facts->roles & ROLE_HOST && facts->site.host_ports.count)
             ports_add(facts, "the hosts' ports", NULL, &facts->site.host_ports);
@@ -121,83 +121,87 @@ static bool gather_is_denied(const struct run_result *result)
            strstr(result->errors, "must be root");
 }
 
-/* Run a tool that lists rules. Return: its output until run_free(); NULL: none. */
-static const char *gather_run(struct facts *facts, char *const argv[], const char *what,
-                              struct run_result *result)
+/* @what could not be looked at: for want of root, or for what the tool says. */
+static void gather_failed(struct facts *facts, const char *what, struct run_result *result)
 {
-    if (run_tool(argv, NULL, result) == 0)
-        return result->output;
-    facts->fw_complete = false;
+    result->errors[strcspn(result->errors, "\n")] = '\0';
     if (gather_is_denied(result)) {
         facts_denied(facts, what);
-    } else {
-        char *missing = text_format("%s (%s does not run)", what, argv[0]);
-        facts_denied(facts, missing);
-        free(missing);
+        return;
     }
-    return NULL;
+    char *why = text_format("%s (%s)", what,
+                            result->errno_    ? strerror(result->errno_)
+                            : *result->errors ? result->errors
+                                              : "failed");
+    facts_denied(facts, why);
+    free(why);
 }
 
-static void gather_legacy(struct facts *facts, int family)
+/* Read what an iptables-save prints. Return: whether that was possible. */
+static bool gather_save(struct facts *facts, enum fw_backend backend, int family,
+                        char *const argv[])
+{
+    struct run_result result;
+    bool good = run_tool(argv, NULL, &result) == 0;
+    if (good)
+        fw_read_save(&facts->fw, backend, family, result.output);
+    else
+        gather_failed(facts, argv[0], &result);
+    run_free(&result);
+    return good;
+}
+
+/* The tables that the kernel has; no file: it has not got ip_tables. */
+static bool gather_legacy(struct facts *facts, int family)
 {
     const char *path = family == 4 ? "/proc/net/ip_tables_names" : "/proc/net/ip6_tables_names";
     char *tool = family == 4 ? "iptables-legacy-save" : "ip6tables-legacy-save", table[64];
     FILE *file = fopen(path, "re");
-    if (!file && errno == EACCES) {
-        facts->fw_complete = false;
-        facts_denied(facts, family == 4 ? "iptables-legacy" : "ip6tables-legacy");
-    }
+    bool good = file || errno == ENOENT;
+    if (!good)
+        facts_denied(facts, tool);
     while (file && fgets(table, sizeof(table), file)) {
-        struct run_result result;
         table[strcspn(table, "\n")] = '\0';
         char *argv[] = {tool, "-t", table, NULL};
-        const char *text = gather_run(facts, argv, tool, &result);
-        if (text)
-            fw_read_save(&facts->fw, FW_IPTABLES_LEGACY, family, text);
-        run_free(&result);
+        good = gather_save(facts, FW_IPTABLES_LEGACY, family, argv) && good;
     }
     if (file)
         fclose(file);
+    return good;
 }
 
 /* Not there at all is no loss: what it would tell, nft tells in its own words. */
-static void gather_iptables_nft(struct facts *facts, int family)
+static bool gather_iptables_nft(struct facts *facts, int family)
 {
     char *tool = family == 4 ? "iptables-nft-save" : "ip6tables-nft-save";
     char *argv[] = {tool, NULL};
-    struct run_result result;
-    if (!run_exists(tool))
-        return;
-    const char *text = gather_run(facts, argv, tool, &result);
-    if (text)
-        fw_read_save(&facts->fw, FW_IPTABLES_NFT, family, text);
-    run_free(&result);
+    return run_exists(tool) && gather_save(facts, FW_IPTABLES_NFT, family, argv);
 }
 
-static void gather_nft(struct facts *facts)
+static bool gather_nft(struct facts *facts)
 {
     char *argv[] = {"nft", "-j", "list", "ruleset", NULL};
     struct run_result result;
-    const char *text = gather_run(facts, argv, "nft", &result);
-    if (text && fw_read_nft(&facts->fw, text) < 0) {
-        facts->fw_complete = false;
+    bool good = run_tool(argv, NULL, &result) == 0;
+    if (!good)
+        gather_failed(facts, "nft", &result);
+    else if (fw_read_nft(&facts->fw, result.output) < 0)
         facts_denied(facts, "nft (its JSON is not understood)");
-    }
     run_free(&result);
+    return good;
 }
 
 static void gather_firewall(struct facts *facts)
 {
-    facts->fw_complete = true;
+    bool has_nft = gather_has_nft(), good[2];
     facts->fw.ipsets = json_object();
-    if (gather_has_nft()) {
-        gather_iptables_nft(facts, 4);
-        gather_iptables_nft(facts, 6);
-    }
-    gather_legacy(facts, 4);
-    gather_legacy(facts, 6);
-    if (gather_has_nft())
-        gather_nft(facts);
+    for (int i = 0; i < 2; i++)
+        good[i] = !has_nft || gather_iptables_nft(facts, i ? 6 : 4);
+    facts->fw_seen[FW_IPTABLES_NFT] = good[0] && good[1];
+    for (int i = 0; i < 2; i++)
+        good[i] = gather_legacy(facts, i ? 6 : 4);
+    facts->fw_seen[FW_IPTABLES_LEGACY] = good[0] && good[1];
+    facts->fw_seen[FW_NFT] = !has_nft || gather_nft(facts);
 }
 
 /* ---- what was applied, and what would be ---- */

@@ -223,17 +223,48 @@ void check_docker(struct facts *facts, struct findings *findings)
 
 /* ---- our own rules ---- */
 
+/* Whether what stands before our jump may decide about anything between pods and hosts. */
+struct before {
+    struct fw_chain chain; /* cut off at the jump */
+    bool decides;
+};
+
+static void before_hit(struct walk *walk, const struct fw_chain *chain, const struct fw_rule *rule,
+                       enum truth certain)
+{
+    struct before *before = walk->arg;
+    (void)chain, (void)rule, (void)certain;
+    before->decides = true;
+}
+
+static void before_flow(struct facts *facts, const struct flow *flow, void *arg)
+{
+    struct before *before = arg;
+    struct flow any = *flow;
+    struct walk walk = {.fw = &facts->fw, .flow = &any, .hit = before_hit, .arg = before};
+    any.sports = any.dports = NULL;
+    if (before->chain.family == block_family(&flow->from))
+        walk_chain(&walk, &before->chain);
+    before->decides |= walk.undecided;
+}
+
 static void jump_pushed(struct facts *facts, struct findings *findings,
                         const struct fw_chain *chain, size_t position)
 {
+    struct before before = {.chain = *chain};
+    before.chain.rules = position - 1;
+    flows_from_pods(facts, before_flow, &before);
+    flows_to_pods(facts, before_flow, &before);
     struct finding *finding =
-        finding_add(findings, "jump-pushed-down", SEVERITY_WARNING,
+        finding_add(findings, "jump-pushed-down", before.decides ? SEVERITY_WARNING : SEVERITY_INFO,
                     "our jump is rule %zu of %s, no longer the first", position, chain->name);
     char *line = fw_rule_text(facts, chain, &chain->rule[0]);
     finding_line(finding, "%s", line);
     free(line);
-    finding_why(finding, "what stands before it decides first: it may drop what we let pass, or "
-                         "accept what we reject");
+    finding_why(finding, before.decides
+                             ? "what stands before it decides first: it may drop what we let pass, "
+                               "or accept what we reject"
+                             : "what stands before it decides nothing between pods and hosts yet");
     finding_mend(finding, "fixport-setup apply");
 }
 
@@ -275,13 +306,20 @@ static bool jump_is_there(const struct facts *facts, const struct journal_entry 
     return false;
 }
 
+/* Whether it would have been seen. */
+static bool jump_is_seen(const struct facts *facts, bool nft)
+{
+    bool legacy = facts->journal.iptables == IPTABLES_LEGACY;
+    return facts->fw_seen[nft ? FW_NFT : legacy ? FW_IPTABLES_LEGACY : FW_IPTABLES_NFT];
+}
+
 static void jump_entry(struct facts *facts, struct findings *findings,
                        const struct journal_entry *entry)
 {
     bool nft = entry->type == &resource_nft;
     const char *after = entry->after;
-    if ((!nft && entry->type != &resource_iptables) || !after || !*after || !facts->fw_complete ||
-        jump_is_there(facts, entry))
+    if ((!nft && entry->type != &resource_iptables) || !after || !*after ||
+        !jump_is_seen(facts, nft) || jump_is_there(facts, entry))
         return;
     struct finding *finding =
         finding_add(findings, nft ? "table-gone" : "chain-gone", SEVERITY_ERROR,

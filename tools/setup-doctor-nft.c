@@ -334,8 +334,7 @@ static const struct {
 };
 
 /* Statements that say nothing of whether a packet goes on. */
-static const char *const neutral[] = {"counter", "log",       "mangle",  "notrack",
-                                      "meta",    "ct helper", "comment", "ct timeout"};
+static const char *const neutral[] = {"counter", "log", "mangle", "notrack", "comment"};
 
 static void nft_verdict(struct fw_rule *rule, enum fw_verdict verdict, json_t *value)
 {

@@ -247,10 +247,13 @@ static void take_ports(struct fw_rule *rule, struct fw_ports *match, const struc
         return;
     match->not = option->not ;
     for (const char *at = option->value; at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL) {
-        if (take_range(at, &range))
+        if (take_range(at, &range)) {
             fw_port_add(match, range.lo, range.hi);
-        else
+        } else {
+            match->set = false;
             rule->uncertain = true;
+            return;
+        }
     }
 }
 

@@ -168,6 +168,8 @@ static void snat_hit(struct walk *walk, const struct fw_chain *chain, const stru
                      enum truth certain)
 {
     struct snat *snat = walk->arg;
+    if (rule->verdict != VERDICT_SNAT)
+        return;
     const struct portset *ports = walk->flow->sports;
     bool random = rule->random || rule->random_fully;
     bool confined = !random && rule->nat_ports.lo && ports && snat->unmarked &&

@@ -142,10 +142,11 @@ void check_library(struct facts *facts, struct findings *findings)
     bool host = facts->roles & ROLE_HOST;
     if (!pool_is_needed(facts) || access(path, R_OK) == 0)
         return;
+    const char *reason = strerror(errno);
     struct finding *finding =
         finding_add(findings, "library-missing", host ? SEVERITY_WARNING : SEVERITY_INFO,
                     "libfixport.so is not where it is installed");
-    finding_line(finding, "%s: %s", path, strerror(errno));
+    finding_line(finding, "%s: %s", path, reason);
     finding_why(finding, host ? "the loader only complains and starts the program without it, from "
                                 "any port"
                               : "pods may get it from their image or a volume: then all is well");

@@ -194,8 +194,10 @@ static enum walk_end walk_final(struct walk *walk, const struct walk_here *here,
 {
     if (rule->verdict != VERDICT_OTHER)
         walk->hit(walk, here->chain, rule, certain);
-    if (certain == YES)
+    if (certain == YES) {
+        walk->mapped |= rule->verdict == VERDICT_SNAT;
         return WALK_ENDED;
+    }
     walk->undecided = true;
     return WALK_PASSED;
 }
@@ -279,34 +281,12 @@ const struct fw_chain **walk_order(const struct fw *fw, enum fw_hook hook, bool 
     return list;
 }
 
-/* An ACCEPT is no mapping: the next chain is asked. */
-struct walk_mapping {
-    walk_hit *hit;
-    void *arg;
-    bool mapped; /* a rule certainly made a mapping */
-};
-
-static void walk_mapping_hit(struct walk *walk, const struct fw_chain *chain,
-                             const struct fw_rule *rule, enum truth certain)
-{
-    struct walk_mapping *mapping = walk->arg;
-    if (rule->verdict != VERDICT_SNAT)
-        return;
-    mapping->mapped |= certain == YES;
-    walk->arg = mapping->arg;
-    mapping->hit(walk, chain, rule, certain);
-    walk->arg = mapping;
-}
-
 void walk_nat(struct walk *walk)
 {
-    struct walk_mapping mapping = {walk->hit, walk->arg, false};
     size_t count;
-    const struct fw_chain **list = walk_order(walk->fw, HOOK_POSTROUTING, true,
-                                              block_is_v4(&walk->flow->from) ? 4 : 6, &count);
-    walk->hit = walk_mapping_hit;
-    walk->arg = &mapping;
-    for (size_t i = 0; i < count && !mapping.mapped; i++)
+    const struct fw_chain **list =
+        walk_order(walk->fw, HOOK_POSTROUTING, true, block_family(&walk->flow->from), &count);
+    for (size_t i = 0; i < count && !walk->mapped; i++)
         walk_chain(walk, list[i]);
     free(list);
 }

@@ -121,7 +121,7 @@ struct fw_ipset {
     bool not;
 };
 
-#define FW_MATCHES 4 /* of one kind in one rule; more make it uncertain */
+#define FW_MATCHES 3 /* of one kind in one rule; more make it uncertain */
 
 struct fw_rule {
     struct fw_addresses from[FW_MATCHES];
@@ -231,6 +231,7 @@ struct walk {
     walk_hit *hit; /* for accept, drop and SNAT */
     void *arg;
     bool undecided; /* a verdict may have ended it before: what follows is MAYBE */
+    bool mapped; /* an address translation is certain: no other chain is asked for one */
     unsigned budget; /* rules that may still be looked at */
 };
 
@@ -279,7 +280,7 @@ struct facts {
     char pool_path[PATH_MAX];
 
     struct fw fw;
-    bool fw_complete; /* all backends that exist could be read */
+    bool fw_seen[FW_NFT + 1]; /* the backends that could be read, or that the kernel has not got */
     char *ruleset; /* "nft -a list ruleset", when needed */
 
     struct fact_route *route; /* asked so far */

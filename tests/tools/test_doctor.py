@@ -19,7 +19,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import fptest  # noqa: E402
 
 SETUP = os.path.join(fptest.BUILD, "tools", "fixport-setup")
-UNSHARE = ["unshare", "--mount", "--net", "--uts"]
+UNSHARE = ["unshare", "--mount", "--net", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
 TOOLS = ("ip", "nft", "iptables-nft", "ip6tables-nft", "iptables-legacy", "iptables-legacy-save",
          "iptables-nft-save", "sysctl")
 
@@ -116,14 +116,13 @@ NO_TABLE = "nft delete table ip fixport\nnft delete table ip6 fixport\n"
 class Case:
     """A machine, what is done to it, and what the doctor must say of it."""
 
-    def __init__(self, name, machine, fault, *wanted, absent=(), site=(), before="", command=()):
+    def __init__(self, name, machine, fault, *wanted, absent=(), site=(), command=()):
         self.name = name
         self.machine = machine
         self.fault = fault
         self.wanted = wanted  # (id, severity, pattern in line or mend or what)
         self.absent = absent  # ids
         self.site = site  # (text, text instead)
-        self.before = before  # done before fixport-setup apply
         self.command = command  # options of doctor
 
 
@@ -342,6 +341,12 @@ sysctl -qw net.ipv4.conf.lan.rp_filter=1 net.ipv4.conf.all.rp_filter=2
     Case("a rule before our jump rejects", "gateway", "iptables-nft -I FORWARD -j REJECT",
          ("forward-dropped", "error", "^iptables-nft -t filter -A FORWARD -j REJECT"),
          ("jump-pushed-down", "warning", "REJECT")),
+    Case("a rule before our jump that decides nothing", "gateway",
+         "iptables-nft -I FORWARD -s 172.17.0.0/16 -j ACCEPT",
+         ("jump-pushed-down", "info", "172.17.0.0/16"), absent=("forward-dropped",)),
+    Case("a rule before our jump that accepts more than we do", "gateway",
+         "iptables-nft -I FORWARD -p tcp --dport 22 -j ACCEPT",
+         ("jump-pushed-down", "warning", "apply")),
     Case("another table of nft drops", "gateway", """
 nft add table inet other
 nft 'add chain inet other pass { type filter hook forward priority 10; policy drop; }'
@@ -393,7 +398,7 @@ iptables-nft -P INPUT DROP
 iptables-nft -N DOCKER-USER
 iptables-nft -I FORWARD -j DOCKER-USER
 iptables-nft -P FORWARD DROP
-""", ("docker-forward", "warning", "DOCKER-USER"), ("jump-pushed-down", "warning", "apply")),
+""", ("docker-forward", "warning", "DOCKER-USER"), ("jump-pushed-down", "info", "apply")),
     Case("our jump was flushed", "gateway", "iptables-nft -F FORWARD",
          ("jump-gone", "error", "FIXPORT-FORWARD")),
     Case("all rules were flushed", "gateway",
@@ -565,11 +570,11 @@ def test_healthy(tap, machine, name):
     done = machine.doctor(name)
     list_ = findings(done)
     check(tap, done.returncode == 0 and not counted(list_) and done.stdout.startswith("["),
-              f"{name}: nothing is found on a machine that is well", done)
+          f"{name}: nothing is found on a machine that is well", done)
 
 
 def test_case(tap, machine, case):
-    done = machine.doctor(case.machine, case.before + case.fault, case.site,
+    done = machine.doctor(case.machine, case.fault, case.site,
                           case.command or None)
     list_ = findings(done)
     missing = [want for want in case.wanted if not has(list_, *want)]
@@ -585,17 +590,17 @@ def test_text(tap, machine):
     done = machine.doctor("node", NO_TABLE + CALICO, options=())
     lines = done.stdout.splitlines() or [""]
     check(tap, done.returncode == 2 and re.match(r"\d+ findings", lines[-1]) is not None and
-              re.match(r"error    Calico gives ", lines[0]) is not None and
-              any(line.startswith("         line: iptables-nft -t nat") for line in lines),
-              "for people: worst first, the line, the count at the end", done)
+          re.match(r"error    Calico gives ", lines[0]) is not None and
+          any(line.startswith("         line: iptables-nft -t nat") for line in lines),
+          "for people: worst first, the line, the count at the end", done)
     done = machine.doctor("bare", options=())
     check(tap, done.returncode == 0 and done.stdout == "0 findings\n",
-              "for people: 0 findings on a bare machine", done)
+          "for people: 0 findings on a bare machine", done)
 
 
 def test_changes_nothing(tap, machine):
     look = ("cat /proc/net/ip_tables_names /proc/net/ip6_tables_names; nft list ruleset; "
-            "ip route show table all; ip rule; find \"$ROOT\"")
+            "ip -4 route show table all; ip rule; find \"$ROOT\"")
     script = COMMON + f"""
 ({look}) >"$ROOT/../before" 2>&1
 "{SETUP}" --root "$ROOT" doctor >/dev/null
@@ -620,10 +625,10 @@ fixport-setup --root "$ROOT" confirm >/dev/null
 def test_bad_input(tap, machine):
     done = machine.doctor("bare", site=("62000-62999", "60001-80001"), command=("--config", "SITE"))
     check(tap, done.returncode == 1 and not done.stdout and len(done.stderr.splitlines()) == 1 and
-              "80001 is not a port" in done.stderr, "a bad configuration: one line, exit 1", done)
+          "80001 is not a port" in done.stderr, "a bad configuration: one line, exit 1", done)
     done = machine.doctor("bare", command=("--config", "/nonexistent/x"))
     check(tap, done.returncode == 1 and len(done.stderr.splitlines()) == 1,
-              "no configuration where one is named: one line, exit 1", done)
+          "no configuration where one is named: one line, exit 1", done)
 
 
 def test_not_root(tap, machine):
@@ -638,9 +643,9 @@ def test_not_root(tap, machine):
         tap.cannot("without root", "the build is not readable to others")
         return
     check(tap, done.returncode == 2 and has(list_, "timestamps-off", "warning", "") and
-              has(list_, "not-looked-at", "info", "iptables.*nft") and
-              not has(list_, "snat-random", "warning", ""),
-              "without root: what can be seen, and what could not be looked at", done)
+          has(list_, "not-looked-at", "info", "iptables.*nft") and
+          not has(list_, "snat-random", "warning", ""),
+          "without root: what can be seen, and what could not be looked at", done)
 
 
 HOSTILE = {
@@ -694,14 +699,49 @@ PATH="$ROOT/bin:$PATH"
 """
         done = machine.doctor("bare", script)
         check(tap, done.returncode in (0, 2) and well_formed(findings(done)) and
-                  done.stdout.startswith("["), f"hostile: {name}", done)
+              done.stdout.startswith("["), f"hostile: {name}", done)
     done = machine.doctor("bare", """
 nft add table ip mine
 nft 'add chain ip mine post { type nat hook postrouting priority srcnat; }'
 printf 'add rule ip mine post masquerade random comment "\\033[2J\\033]0;x\\007 end"' | nft -f -
 """, options=())
     check(tap, done.returncode == 2 and "\033" not in done.stdout and "?[2J" in done.stdout,
-              "hostile: control characters in a comment do not reach the terminal", done)
+          "hostile: control characters in a comment do not reach the terminal", done)
+
+
+# Calico's rule as it is, with sets that ipset(8) is asked about: here it is played by a script.
+IPSETS = """*nat
+:POSTROUTING ACCEPT [0:0]
+:cali-nat-outgoing - [0:0]
+-A POSTROUTING -j cali-nat-outgoing
+-A cali-nat-outgoing -m comment --comment "cali:x" -m set --match-set cali40masq-ipam-pools src \
+-m set ! --match-set cali40all-ipam-pools dst -j MASQUERADE --random-fully
+COMMIT
+""".replace("\\\n", "")
+
+
+def test_ipset(tap, machine):
+    with open(os.path.join(machine.scratch, "text"), "w", encoding="utf-8") as file:
+        file.write(IPSETS)
+    for answer, severity in ((0, None), (1, "error"), (2, "warning")):
+        done = machine.doctor("node", NO_TABLE + f"""
+mkdir "$ROOT/bin"
+printf '#!/bin/sh\\ncat {machine.scratch}/text\\n' >"$ROOT/bin/iptables-nft-save"
+cat >"$ROOT/bin/ipset" <<X
+#!/bin/sh
+echo "\\$*" >>$ROOT/asked
+case "\\$*" in *masq*) exit 0;; *) exit {answer};; esac
+X
+chmod 755 "$ROOT"/bin/*
+PATH="$ROOT/bin:$PATH"
+""")
+        found = [it["severity"] for it in findings(done) if it["id"] == "snat-random"]
+        check(tap, found == ([severity] if severity else []),
+              f"Calico's ipsets: ipset ends with {answer}: {severity or 'silent'}", done)
+    with open(machine.root + "/asked", encoding="utf-8") as file:
+        asked = file.read().splitlines()
+    tap.equal(asked, ["-q test cali40masq-ipam-pools 10.200.1.1",
+                      "-q test cali40all-ipam-pools 192.168.31.67"], "ipset is asked once for each")
 
 
 def tests():
@@ -714,6 +754,7 @@ def tests():
     yield "unconfirmed", test_unconfirmed
     yield "bad input", test_bad_input
     yield "not root", test_not_root
+    yield "ipset", test_ipset
     yield "hostile", test_hostile
 
 
