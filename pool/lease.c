@@ -470,8 +470,7 @@ static uint64_t word_judged(const struct truth *truth, uint64_t word, size_t ind
 static void word_adopt(const struct truth *truth, _Atomic uint64_t *at, uint64_t word, size_t index,
                        uint32_t holder)
 {
-    bool nobodys = word_state(word) == WORD_FREE ||
-                   (word_state(word) == WORD_RESTING && word_holder(word) == 0);
+    bool nobodys = word_state(word) == WORD_FREE || word_state(word) == WORD_RESTING;
     if (nobodys && get_bit(truth->live, index))
         atomic_compare_exchange_strong(at, &word, word_make(WORD_USED, holder, sys_now_ms()));
 }

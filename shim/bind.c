@@ -109,9 +109,13 @@ SHIM_EXPORT int bind(int fd, const struct sockaddr *address, socklen_t length)
 {
     struct sockaddr_storage copy, name;
     socklen_t name_length;
-    if (!shim_enabled() || !concerns_us(fd, address, length, &copy))
+    if (!shim_enabled())
         return real.bind(fd, address, length);
-    hint_set(fd, (struct hint){.kind = HINT_NONE}); /* not fresh any more */
+    if (hint_get(fd).kind == HINT_FRESH)
+        hint_set(fd, (struct hint){.kind = HINT_NONE}); /* not any more, whatever is bound */
+    if (!concerns_us(fd, address, length, &copy))
+        return real.bind(fd, address, length);
+    hint_set(fd, (struct hint){.kind = HINT_NONE}); /* nor connected */
     if (is_deferred(fd)) {
         /* A second bind is an error, and it is the first one's port that stays. */
         if (sock_name(fd, &name, &name_length) == 0)

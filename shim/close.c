@@ -15,8 +15,10 @@ SHIM_EXPORT int socket(int domain, int type, int protocol)
     /* SOCK_STREAM with SOCK_NONBLOCK and SOCK_CLOEXEC masked, socket(2) */
     bool tcp = (domain == AF_INET || domain == AF_INET6) && (type & 0xf) == SOCK_STREAM &&
                (protocol == 0 || protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP);
-    if (fd >= 0)
-        hint_set(fd, (struct hint){.kind = tcp ? HINT_FRESH : HINT_NONE});
+    if (fd >= 0 && tcp)
+        hint_fresh(fd, sys_now_ms());
+    else if (fd >= 0)
+        hint_set(fd, (struct hint){.kind = HINT_NONE});
     return fd;
 }
 

@@ -50,6 +50,18 @@ struct hint hint_take(int fd)
     return unpack(packed);
 }
 
+void hint_fresh(int fd, uint64_t now)
+{
+    hint_set(fd, (struct hint){.kind = HINT_FRESH,
+                               .lane = (uint16_t)(now >> 16),
+                               .port = (uint16_t)now});
+}
+
+bool hint_is_fresh(struct hint hint, uint64_t now)
+{
+    return hint.kind == HINT_FRESH && ((uint32_t)hint.lane << 16 | hint.port) == (uint32_t)now;
+}
+
 void hint_let_go(struct hint hint)
 {
     if (hint.kind < HINT_LEASED)

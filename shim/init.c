@@ -66,7 +66,7 @@ static void open_into(struct shim_pool *at)
 /* One attempt, by one thread. A used-up attachment cannot be used again: threads may be in it. */
 static void try_open(void)
 {
-    if (!netns_lock(0))
+    if (!netns_lock())
         return;
     uint32_t used = atomic_load(&pools_used);
     if (used >= SHIM_POOLS) {
@@ -100,11 +100,18 @@ static bool second_passed(_Atomic uint64_t *last, uint64_t now)
     return now - before >= 1000 && atomic_compare_exchange_strong(last, &before, now);
 }
 
+bool shim_pool_moved(struct shim_pool *at, uint64_t now)
+{
+    if (!second_passed(&looked_ms, now) || !replaced(at))
+        return false;
+    try_open();
+    atomic_store(&at->broken, 1); /* only now: other threads need one all the time */
+    return true;
+}
+
 struct shim_pool *shim_pool(uint64_t now)
 {
     struct shim_pool *at = shim_pool_peek();
-    if (usable(at) && second_passed(&looked_ms, now) && replaced(at))
-        atomic_store(&at->broken, 1);
     if (usable(at))
         return at;
     if (!shim.path[0])

@@ -4,22 +4,23 @@
  *
  * A socket belongs to the namespace that its thread was in when it was made, for ever. The socket
  * itself can be asked (SO_NETNS_COOKIE), and is, with one exception that saves a system call in most
- * connects: a socket that socket() has just made in this process is where the last such one was,
- * as long as the clock's tick (some ms) is the same and the process has never called setns() or
- * unshare(). What can be wrong with that is a child that clone(CLONE_NEWNET) made, or a bare
- * system call, and then only for the rest of a tick in which no interface of the new namespace
- * has been brought up yet.
+ * connects: a socket that socket() has made in this tick of the clock (some ms) is where the last
+ * such one was, if the process has never called setns() or unshare(). Wrong can that be about a
+ * child that clone(CLONE_NEWNET) made, a bare setns(), or a socket received at the number of one
+ * that was closed unseen, and all that within one tick. Then the lease is the wrong namespace's:
+ * no clash comes of it before that one is reconciled and the quarantine is over.
  */
 #include "shim.h"
 
 #include <sched.h>
 
 #define LOCK_YIELDS 1000 /* then by naps of 1 ms */
-#define LOCK_NAPS 100
+#define LOCK_NAPS 5000 /* joining takes a few ms; somebody is stopped in the middle of it */
+#define FORK_NAPS 100
 
 static _Atomic uint64_t owner; /* pid << 32 | tid of the thread that is joining; 0: nobody */
 static _Atomic uint32_t wanders; /* the process changes namespaces: ask every socket */
-static _Atomic uint64_t seen; /* tick << 4 | index: where the last fresh socket was, and when */
+static _Atomic uint64_t seen; /* the last fresh socket: tick << 9 | rule << 4 | entry */
 
 /* What a wait for the lock may meet. */
 enum holding { HELD_BY_OTHER, HELD_BY_ME, HELD_BY_OTHER_PROCESS };
@@ -31,20 +32,21 @@ static enum holding holding(uint64_t now, uint64_t mine)
     return now >> 32 == mine >> 32 ? HELD_BY_OTHER : HELD_BY_OTHER_PROCESS;
 }
 
-bool netns_lock(unsigned naps)
+bool netns_lock(void)
 {
     uint64_t mine = (uint64_t)SYS(getpid) << 32 | (uint64_t)SYS(gettid);
     for (unsigned tries = 0;; tries++) {
         uint64_t now = 0;
         if (atomic_compare_exchange_strong(&owner, &now, mine))
             return true;
-        if (holding(now, mine) == HELD_BY_ME || !naps)
-            return false;
+        enum holding who = holding(now, mine);
         /* Forked in the middle: the owner is not in this process. (A vfork child may meet its
          * parent's owner, who needs less than this wait.) */
-        if (tries >= LOCK_YIELDS + naps)
-            return holding(now, mine) == HELD_BY_OTHER_PROCESS &&
-                   atomic_compare_exchange_strong(&owner, &now, mine);
+        if (who == HELD_BY_OTHER_PROCESS && tries >= LOCK_YIELDS + FORK_NAPS &&
+            atomic_compare_exchange_strong(&owner, &now, mine))
+            return true;
+        if (who == HELD_BY_ME || tries >= LOCK_YIELDS + LOCK_NAPS)
+            return false;
         if (tries < LOCK_YIELDS)
             SYS(sched_yield);
         else
@@ -103,14 +105,10 @@ static struct shim_netns *join(struct shim_pool *at, int fd, uint64_t cookie, bo
     return netns;
 }
 
-/* A namespace that is new to the pool may have connections that the pool does not know of. */
-static void adopt(struct shim_pool *at, const struct shim_netns *netns)
-{
-    uint64_t now = sys_now_ms();
-    if (lease_reconcile_due(&at->pool, netns->slot, now))
-        lease_reconcile(&at->pool, netns->slot, now);
-}
-
+/*
+ * A namespace that is new to the pool may have connections that the pool does not know of: they are
+ * taken in. So may one that is known, if this process comes from another pool at the same path.
+ */
 void netns_join_own(struct shim_pool *at, int fd)
 {
     bool is_new = false;
@@ -118,8 +116,8 @@ void netns_join_own(struct shim_pool *at, int fd)
     atomic_store(&seen, 0); /* entries of another pool */
     /* If it cannot be found out, the first connection's socket will do. */
     struct shim_netns *netns = cookie ? join(at, fd, cookie, &is_new) : NULL;
-    if (netns && is_new)
-        adopt(at, netns);
+    if (netns && (is_new || atomic_load(&shim.current)))
+        lease_reconcile(&at->pool, netns->slot, sys_now_ms());
 }
 
 /* A namespace met later (setns, a socket passed from elsewhere): its lock needs its own open file. */
@@ -146,7 +144,7 @@ static struct shim_netns *join_later(struct shim_pool *at, uint64_t cookie)
     }
     SYS(close, fd);
     if (netns && is_new && netns_is_own(netns))
-        adopt(at, netns);
+        lease_reconcile(&at->pool, netns->slot, sys_now_ms());
     return netns;
 }
 
@@ -165,7 +163,7 @@ static struct shim_netns *find(struct shim_pool *at, uint64_t cookie)
 static struct shim_netns *find_or_join(struct shim_pool *at, uint64_t cookie)
 {
     struct shim_netns *netns = find(at, cookie);
-    if (netns || !netns_lock(LOCK_NAPS))
+    if (netns || !netns_lock())
         return netns;
     netns = find(at, cookie);
     if (!netns)
@@ -180,19 +178,30 @@ struct shim_netns *netns_of(struct shim_pool *at, int fd)
     return cookie ? find_or_join(at, cookie) : NULL;
 }
 
-struct shim_netns *netns_of_fresh(struct shim_pool *at, int fd, uint64_t now, bool *sure)
+/* What is remembered in @seen, without the entry. */
+static uint64_t seen_at(uint64_t now, uint32_t rule)
+{
+    return now << 5 | (rule & (POLICY_RULES - 1));
+}
+
+_Static_assert(POLICY_RULES == 32 && SHIM_NETNS == 16, "seen has 5 bits for one, 4 for the other");
+
+struct shim_netns *netns_of_fresh(struct shim_pool *at, int fd, uint64_t now, uint32_t rule,
+                                  bool *sure)
 {
     uint64_t last = atomic_load_explicit(&seen, memory_order_relaxed);
     struct shim_netns *netns = &at->netns[last & (SHIM_NETNS - 1)];
-    *sure = last >> 4 == now && !atomic_load_explicit(&wanders, memory_order_relaxed) &&
+    *sure = last >> 4 == seen_at(now, rule) &&
+            !atomic_load_explicit(&wanders, memory_order_relaxed) &&
             atomic_load_explicit(&netns->cookie, memory_order_acquire);
     return *sure ? netns : netns_of(at, fd);
 }
 
-void netns_remember(const struct shim_pool *at, const struct shim_netns *netns, uint64_t now)
+void netns_remember(const struct shim_pool *at, const struct shim_netns *netns, uint64_t now,
+                    uint32_t rule)
 {
     if (!atomic_load_explicit(&wanders, memory_order_relaxed))
-        atomic_store_explicit(&seen, now << 4 | (uint64_t)(netns - at->netns),
+        atomic_store_explicit(&seen, seen_at(now, rule) << 4 | (uint64_t)(netns - at->netns),
                               memory_order_relaxed);
 }
 

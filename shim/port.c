@@ -103,35 +103,52 @@ static bool connectable(int fd)
     return true;
 }
 
+/* The rule for the destination, in the pool that is there now. Return: READY, or what to do instead. */
+static enum port_answer find_rule(struct attempt *attempt, int fd)
+{
+    if (shim_pool_peek())
+        guard_once();
+    do {
+        attempt->at = shim_pool(attempt->began);
+        if (!attempt->at)
+            return faulty(fd, &attempt->dest);
+        if (!pool_match(&attempt->at->pool, &attempt->dest, &attempt->verdict)) {
+            port_pass(fd);
+            return PORT_PASS;
+        }
+    } while (shim_pool_moved(attempt->at, attempt->began));
+    return PORT_READY;
+}
+
+/* The namespace, and whether its settings may be taken as known. Return: false: it has no holder. */
+static bool find_netns(struct attempt *attempt, int fd)
+{
+    attempt->netns = attempt->fresh ? netns_of_fresh(attempt->at, fd, attempt->began,
+                                                     attempt->verdict.rule, &attempt->sure)
+                                    : netns_of(attempt->at, fd);
+    return attempt->netns != NULL;
+}
+
 enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockaddr *address,
                             socklen_t length)
 {
     if (!address_copy(&attempt->address, address, length) ||
         !dest_from_sockaddr((struct sockaddr *)&attempt->address, length, &attempt->dest))
         return PORT_PASS;
-    if (shim_pool_peek())
-        guard_once();
     attempt->began = sys_now_ms();
-    struct shim_pool *at = shim_pool(attempt->began);
-    if (!at)
-        return faulty(fd, &attempt->dest);
-    if (!pool_match(&at->pool, &attempt->dest, &attempt->verdict)) {
-        port_pass(fd);
+    enum port_answer answer = find_rule(attempt, fd);
+    if (answer != PORT_READY)
+        return answer;
+    struct hint hint = hint_get(fd);
+    attempt->fresh = hint_is_fresh(hint, attempt->began);
+    if (!attempt->fresh && !connectable(fd))
         return PORT_PASS;
-    }
-    enum hint_kind kind = hint_get(fd).kind;
-    if (kind != HINT_FRESH && !connectable(fd))
-        return PORT_PASS;
-    attempt->at = at;
     attempt->fd = fd;
-    attempt->fresh = kind == HINT_FRESH;
     attempt->sure = attempt->waiting = attempt->bound = attempt->again = false;
-    attempt->netns = attempt->fresh ? netns_of_fresh(at, fd, attempt->began, &attempt->sure)
-                                    : netns_of(at, fd);
-    if (!attempt->netns)
+    if (!find_netns(attempt, fd))
         return faulty(fd, &attempt->dest);
-    attempt->lane = (uint32_t)pool_lane_find(&at->pool, &attempt->dest, true);
-    attempt->by_bind = kind == HINT_BOUND;
+    attempt->lane = (uint32_t)pool_lane_find(&attempt->at->pool, &attempt->dest, true);
+    attempt->by_bind = hint.kind == HINT_BOUND;
     attempt->name_length = 0;
     search_begin(attempt);
     return PORT_READY;
@@ -201,6 +218,15 @@ static void restore_address(struct attempt *attempt)
     SYS(bind, attempt->fd, &attempt->name, attempt->name_length);
 }
 
+/* Whether a new datagram socket goes the socket's way: no address, mark or device of its own. */
+static bool routed_plainly(const struct attempt *attempt)
+{
+    int mark = 0, device = 0;
+    return addr_is_any((const struct sockaddr *)&attempt->name) &&
+           sock_get(attempt->fd, SOL_SOCKET, SO_MARK, &mark) == 0 && !mark &&
+           sock_get(attempt->fd, SOL_SOCKET, SOCK_DEVICE, &device) == 0 && !device;
+}
+
 /*
  * The address that the connection will have as its source: what the program bound, or what a
  * datagram to the destination would have. Return: 0; -EXDEV: that cannot be found out; -errno: there
@@ -229,7 +255,7 @@ static int source_of(const struct attempt *attempt, struct dest *source)
     if (!result && !dest_from_sockaddr((struct sockaddr *)&name, length, source))
         result = -EXDEV;
     bool no_way = result == -EADDRNOTAVAIL || result == -ENETUNREACH || result == -EHOSTUNREACH;
-    return !result || no_way ? result : -EXDEV;
+    return !result || (no_way && routed_plainly(attempt)) ? result : -EXDEV;
 }
 
 /*
@@ -519,7 +545,7 @@ static uint16_t port_in_doubt(const struct attempt *attempt)
     if (port != attempt->lease.port)
         return port;
     if (attempt->fresh)
-        netns_remember(attempt->at, attempt->netns, attempt->began);
+        netns_remember(attempt->at, attempt->netns, attempt->began, attempt->verdict.rule);
     return 0;
 }
 

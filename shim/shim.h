@@ -71,7 +71,7 @@ struct shim_netns {
 };
 
 #define SHIM_NETNS 16 /* network namespaces that one process can use */
-#define SHIM_POOLS 4 /* pools that one process can use, one after the other */
+#define SHIM_POOLS 64 /* pools that one process can use, one after the other */
 
 /* One attachment to a pool file. Stays mapped: other threads may be in it. */
 struct shim_pool {
@@ -109,10 +109,15 @@ void shim_start(void);
 /**
  * shim_pool - the pool to use now, or NULL: none (shim_fault_pending() says why).
  * @now: sys_now_ms().
- * Looks once a second whether it is still the one at its path, and tries again, at most once a
- * second, if there was none or it is no longer live. Any thread.
+ * Tries again, at most once a second, if there was none or it is no longer live. Any thread.
  */
 struct shim_pool *shim_pool(uint64_t now);
+
+/**
+ * shim_pool_moved - look, once a second, whether another pool has taken the place of @at; then open
+ * that one. Return: true: @at is not to be used any more, ask shim_pool() again.
+ */
+bool shim_pool_moved(struct shim_pool *at, uint64_t now);
 
 /** shim_pool_peek - the pool as it is, without trying. */
 static inline struct shim_pool *shim_pool_peek(void)
@@ -132,14 +137,16 @@ bool shim_same_file(int fd, struct shim_pool *at, bool remember);
 struct shim_netns *netns_of(struct shim_pool *at, int fd);
 
 /**
- * netns_of_fresh - the same for a socket that socket() has just made in this process.
- * @now: sys_now_ms(). @sure: whether it was known from another socket in the same tick, and so was
- *       all that netns_remember() vouched for.
+ * netns_of_fresh - the same for a socket that socket() has made in this process in this tick.
+ * @now: sys_now_ms(). @rule: that matches. @sure: whether it was known from another socket of this
+ *       rule in the same tick, and so was all that netns_remember() vouched for.
  */
-struct shim_netns *netns_of_fresh(struct shim_pool *at, int fd, uint64_t now, bool *sure);
+struct shim_netns *netns_of_fresh(struct shim_pool *at, int fd, uint64_t now, uint32_t rule,
+                                  bool *sure);
 
 /** netns_remember - a fresh socket was in @netns in this tick, and got the port it should have. */
-void netns_remember(const struct shim_pool *at, const struct shim_netns *netns, uint64_t now);
+void netns_remember(const struct shim_pool *at, const struct shim_netns *netns, uint64_t now,
+                    uint32_t rule);
 
 /** netns_join_own - join the namespace that the process starts in. @fd: the open pool file. */
 void netns_join_own(struct shim_pool *at, int fd);
@@ -149,10 +156,10 @@ bool netns_is_own(const struct shim_netns *netns);
 
 /**
  * netns_lock - one thread at a time attaches to pools and joins namespaces.
- * @naps: how many ms to wait; 0: do not. Return: false: somebody is at it, or this very thread is,
- * below a signal handler; true: call netns_unlock().
+ * Return: true: call netns_unlock(); false: this very thread has it, below a signal handler, or
+ * somebody else for seconds.
  */
-bool netns_lock(unsigned naps);
+bool netns_lock(void);
 void netns_unlock(void);
 
 /* ---- check.c ---- */
@@ -212,7 +219,7 @@ void guard_once(void);
 
 enum hint_kind {
     HINT_NONE = 0,
-    HINT_FRESH = 1, /* socket() made it: TCP, not bound, as far as is known */
+    HINT_FRESH = 1, /* socket() made it: TCP, not bound, as far as is known; when: lane, port */
     HINT_DEFERRED = 2, /* bind(addr, 0) was put off: bind.c */
     HINT_LEASED = 3, /* connected with a lease */
     HINT_BOUND = 4, /* bound by this library, and not connected: the connection failed, or bind.c */
@@ -249,6 +256,12 @@ struct hint hint_get(int fd);
 
 /** hint_take - recall and forget, for a descriptor that is being closed. */
 struct hint hint_take(int fd);
+
+/** hint_fresh - socket() has made @fd. @now: sys_now_ms(). */
+void hint_fresh(int fd, uint64_t now);
+
+/** hint_is_fresh - whether @hint says so of this very tick: later, much may have happened unseen. */
+bool hint_is_fresh(struct hint hint, uint64_t now);
 
 /** hint_range - let go of all descriptors first..last. */
 void hint_range(unsigned first, unsigned last);
@@ -331,6 +344,7 @@ int sock_tcp_state(int fd);
 void sock_disconnect(int fd);
 
 #define SOCK_RANGE 51 /* IP_LOCAL_PORT_RANGE, linux/in.h since 6.3 */
+#define SOCK_DEVICE 62 /* SO_BINDTOIFINDEX, asm-generic/socket.h since 5.1 */
 #define SOCK_NO_PORT 24 /* IP_BIND_ADDRESS_NO_PORT */
 #define SOCK_DEFERRED 0x00010001 /* SOCK_RANGE's value after bind(addr, 0): see bind.c */
 

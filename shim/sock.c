@@ -33,7 +33,7 @@ static bool on_stack(const void *first, const void *last)
     if (PAGE(first) == PAGE(here) && PAGE(last) == PAGE(here))
         return true;
     return top > here && top - here < STACK_LEAST && (uintptr_t)first > here &&
-           (uintptr_t)last < top;
+           (uintptr_t)last > (uintptr_t)first && (uintptr_t)last < top;
 }
 
 bool address_copy(struct sockaddr_storage *copy, const void *address, socklen_t length)

@@ -129,6 +129,8 @@ static void case_errors(void)
     memcpy(page + 4096 - sizeof(good), &good, sizeof(good));
     int fd = tcp();
     say("EFAULT", connect(fd, (struct sockaddr *)16, sizeof(good)));
+    say("EFAULT at the very end", connect(fd, (struct sockaddr *)-8, sizeof(good)));
+    say("EFAULT and around", connect(fd, (struct sockaddr *)-100, 128));
     say("NULL", connect(fd, NULL, sizeof(good)));
     say("EFAULT at the end", connect(fd, (struct sockaddr *)(page + 4096 - 8), sizeof(good)));
     say("short", connect(fd, (struct sockaddr *)&good, 8));
@@ -151,6 +153,7 @@ static void case_errors(void)
     close(fd);
     fd = tcp();
     say("bind EFAULT", bind(fd, (struct sockaddr *)16, sizeof(good)));
+    say("bind EFAULT at the very end", bind(fd, (struct sockaddr *)-1, sizeof(good)));
     zero.sin_addr.s_addr = inet_addr("192.0.2.1");
     say("bind EADDRNOTAVAIL", bind(fd, (struct sockaddr *)&zero, sizeof(zero)));
     int value = 0;

@@ -473,13 +473,88 @@ def check_replacing(tap):
         client.end()
 
 
+def check_adoption_after_rest(tap):
+    with pool_folder() as folder:
+        path = small_pool(folder)
+        env = fptest.environment(FIXPORT_POOL=path)
+        plain, other = Commanded(dict(os.environ)), Commanded(env)
+        plain.tell("bound 7000 50005")
+        ports = {other.tell("connect 7000") for _ in range(10)}
+        other.tell("reset")
+        deadline = time.monotonic() + 30
+        listed = ""
+        while listed.count("\n") != 1 and time.monotonic() < deadline:
+            run([fptest.POOL_TOOL, "reclaim", "--pool", path], dict(os.environ))
+            time.sleep(0.2)  # a lease younger than a second is left alone
+            listed = run([fptest.POOL_TOOL, "list", "--pool", path], dict(os.environ)).stdout
+        late, third = Commanded(env, inside=plain), Commanded(env)
+        taken = {third.tell("connect 7000") for _ in range(10)}
+        tap.point(len(ports) == 10 and "50005" not in taken and len(taken) == 10,
+                  "so is one whose port another namespace has just given back", ports, taken)
+        for commanded in (plain, other, late, third):
+            commanded.end()
+
+
+# Threads that connect all the time, and how many ports were not in 61000-61999.
+BUSY = """
+import socket, sys, threading, time
+server = socket.create_server(("127.0.0.1", 7000), backlog=4096)
+def serve():
+    while True:
+        server.accept()[0].close()
+threading.Thread(target=serve, daemon=True).start()
+end, counts = time.monotonic() + float(sys.argv[1]), [0, 0]
+def dial():
+    while time.monotonic() < end:
+        s = socket.socket()
+        try:
+            s.connect(("127.0.0.1", 7000))
+            counts[not 61000 <= s.getsockname()[1] <= 61999] += 1
+        except OSError:
+            pass
+        s.close()
+        time.sleep(0.001)
+threads = [threading.Thread(target=dial) for _ in range(8)]
+for thread in threads:
+    thread.start()
+print("ready", flush=True)
+for thread in threads:
+    thread.join()
+print(*counts)
+"""
+
+
+def check_replacing_under_threads(tap):
+    with pool_folder() as folder:
+        path = os.path.join(folder, "pool")
+
+        def make(name):
+            run([fptest.POOL_TOOL, "create", "--pool", name, "-p", "61000-61999", "-t", LOOPBACK],
+                dict(os.environ))
+
+        make(path)
+        busy = subprocess.Popen(["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh",
+                                 sys.executable, "-c", BUSY, "5"], stdout=subprocess.PIPE, text=True,
+                                env=fptest.environment(FIXPORT_POOL=path))
+        busy.stdout.readline()
+        for _ in range(3):
+            make(path + ".new")
+            os.rename(path + ".new", path)
+            time.sleep(1.2)  # it looks once a second
+        inside, outside = map(int, busy.communicate()[0].split())
+        tap.point(inside > 0 and outside == 0, "a pool replaced under 8 threads: no port out of range",
+                  f"{inside} in the range, {outside} not")
+
+
 def check_between_namespaces(tap):
     if subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False).returncode:
         tap.cannot("between namespaces", "making network namespaces needs root")
         return
     check_giving_back(tap)
     check_adoption(tap)
+    check_adoption_after_rest(tap)
     check_replacing(tap)
+    check_replacing_under_threads(tap)
 
 
 # ---- a system on which something fails ----
