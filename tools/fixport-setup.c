@@ -51,10 +51,10 @@ static const struct setup_command commands[] = {
     {"apply", "[--config FILE] [--role ROLE[,ROLE]] [--confirm SECONDS] [--force] [--json]",
      "do it, all or nothing",
      TAKES_SITE | TAKES_ROOT | TAKES_AS_JSON | TAKES_FORCING | TAKES_CONFIRM, setup_apply},
-    {"confirm", "[--json]", "keep what apply --confirm has done",
-     TAKES_ROOT | TAKES_AS_JSON, setup_confirm},
-    {"status", "[--json]", "compare what is with what was applied",
-     TAKES_ROOT | TAKES_AS_JSON, setup_status},
+    {"confirm", "[--json]", "keep what apply --confirm has done", TAKES_ROOT | TAKES_AS_JSON,
+     setup_confirm},
+    {"status", "[--json]", "compare what is with what was applied", TAKES_ROOT | TAKES_AS_JSON,
+     setup_status},
     {"undo", "[--force] [--json]", "put everything back to what it was before the first apply",
      TAKES_ROOT | TAKES_AS_JSON | TAKES_FORCING, setup_undo},
     {"boot", "[--json]", "set again what does not outlast a reboot; for the systemd unit",
@@ -120,7 +120,7 @@ static const struct option long_options[] = {
 struct parse {
     struct setup_options options;
     const char *root;
-    unsigned given; /* enum takes */
+    unsigned given;      /* enum takes */
     const char *instead; /* the subcommand that --help and --version stand for */
 };
 
@@ -222,10 +222,8 @@ static int parse_fits(const struct setup_command *command, const struct parse *p
         unsigned takes;
         const char *options;
     } known[] = {
-        {TAKES_SITE, "--config and --role"},
-        {TAKES_ROOT, "--root"},
-        {TAKES_AS_JSON, "--json"},
-        {TAKES_FORCING, "--force"},
+        {TAKES_SITE, "--config and --role"}, {TAKES_ROOT, "--root"},
+        {TAKES_AS_JSON, "--json"},           {TAKES_FORCING, "--force"},
         {TAKES_CONFIRM, "--confirm"},
     };
     for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)

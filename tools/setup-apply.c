@@ -38,10 +38,10 @@ static int apply_check(struct work *work, struct setup_error *error)
 {
     for (size_t i = 0; i < work->next.count; i++) {
         struct journal_entry *entry = &work->next.entry[i];
-        int result = persist_is_saved(entry, work->next.persist)
-                         ? apply_check_saved(entry, error)
-                         : change_check(entry->type, entry->name, entry->wanted, &entry->after,
-                                        error);
+        int result =
+            persist_is_saved(entry, work->next.persist)
+                ? apply_check_saved(entry, error)
+                : change_check(entry->type, entry->name, entry->wanted, &entry->after, error);
         if (result < 0)
             return -1;
         entry->done = true;
@@ -72,10 +72,9 @@ static int apply_end(struct journal *next, struct setup_error *error)
     return journal_save(next, error);
 }
 
-static int apply_try(struct work *work, unsigned confirm, struct setup_error *error)
+static int apply_try(struct work *work, struct setup_error *error)
 {
-    if (apply_begin(work, confirm, error) < 0 || apply_steps(work, error) < 0 ||
-        apply_check(work, error) < 0)
+    if (apply_steps(work, error) < 0 || apply_check(work, error) < 0)
         return -1;
     return apply_end(&work->next, error);
 }
@@ -101,6 +100,20 @@ static int apply_back(const struct setup_options *options, const struct work *wo
     if (!rolled)
         say_error(0, "rolling back failed too: %s", worse.text);
     return apply_failed(options, rolled, signal ? 128 + signal : SETUP_ERROR, error);
+}
+
+/* The journal could not be written: if it is not there, there is nothing to roll back. */
+static int apply_not_begun(const struct setup_options *options, const struct work *work,
+                           const struct setup_error *error)
+{
+    struct setup_error ignored;
+    struct journal journal = {.count = 0};
+    bool begun = journal_load(&journal, &ignored) == 1 && journal.phase == JOURNAL_APPLYING;
+    journal_free(&journal);
+    if (begun)
+        return apply_back(options, work, error);
+    say_error(0, "%s", error->text);
+    return apply_failed(options, true, SETUP_ERROR, error);
 }
 
 /* @result: "applied", "unchanged". */
@@ -154,7 +167,9 @@ static int apply_all(const struct setup_options *options, struct work *work)
         return say_error(SETUP_ERROR, "%s", error.text);
     if (!work->plan.count)
         return apply_nothing(options, work);
-    if (apply_try(work, options->confirm, &error) == 0)
+    if (apply_begin(work, options->confirm, &error) < 0)
+        return apply_not_begun(options, work, &error);
+    if (apply_try(work, &error) == 0)
         return apply_said(options, work, "applied");
     return apply_back(options, work, &error);
 }
@@ -166,7 +181,8 @@ static int apply_unconfirmed(struct journal *journal, bool *has, struct setup_er
         return 0;
     if (time(NULL) >= journal->deadline)
         return rollback_reload(journal, has, "an earlier apply was not confirmed in time", error);
-    return setup_fail(error, "an apply waits for its confirmation until %s: confirm or undo it first",
+    return setup_fail(error,
+                      "an apply waits for its confirmation until %s: confirm or undo it first",
                       text_when(journal->deadline));
 }
 

@@ -15,9 +15,8 @@ static int boot_run(const struct journal *journal, size_t *changed, struct setup
         return -1;
     for (size_t i = 0; i < journal->count; i++) {
         const struct journal_entry *entry = &journal->entry[i];
-        int result = entry->type->lasting
-                         ? 0
-                         : change_to(entry->type, entry->name, entry->wanted, &one);
+        int result =
+            entry->type->lasting ? 0 : change_to(entry->type, entry->name, entry->wanted, &one);
         if (result < 0) {
             say_error(0, "%s", one.text);
             *error = one;

@@ -131,7 +131,8 @@ static int confirm_late(struct journal *journal, struct setup_error *error)
     bool has;
     if (rollback_reload(journal, &has, "the confirmation comes too late", error) < 0)
         return -1;
-    return setup_fail(error, "the confirmation came too late: everything is as it was before the apply");
+    return setup_fail(error,
+                      "the confirmation came too late: everything is as it was before the apply");
 }
 
 static int confirm_run(struct journal *journal, struct setup_error *error)
@@ -154,8 +155,9 @@ int setup_confirm(const struct setup_options *options)
     if (result == 0)
         result = journal_load(&journal, &error);
     if (result == 0)
-        result = setup_fail(&error, "no apply waits for a confirmation here: nothing is applied (it "
-                                    "may have been rolled back)");
+        result =
+            setup_fail(&error, "no apply waits for a confirmation here: nothing is applied (it "
+                               "may have been rolled back)");
     else if (result == 1)
         result = confirm_run(&journal, &error);
     journal_free(&journal);

@@ -495,7 +495,8 @@ static void redirects_accepted(struct facts *facts, struct findings *findings, i
     if (!*dev || !redirects_are_accepted(family, dev) || !redirects_short_cut(facts, family, dev))
         return;
     struct finding *finding =
-        finding_add(findings, "redirects-accepted", SEVERITY_WARNING,
+        finding_add(findings, "redirects-accepted",
+                    family == 4 ? SEVERITY_INFO : SEVERITY_WARNING, /* our gateway sends none */
                     "this machine believes ICMP redirects on %s, where the gateway and what is "
                     "behind it both are",
                     dev);

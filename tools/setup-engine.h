@@ -19,6 +19,9 @@
 /** text_count - "1 change", "2 changes": in one of four static buffers used in turn. */
 const char *text_count(size_t count, const char *noun);
 
+/** text_are - "1 resource is", "2 resources are"; in a static buffer. */
+const char *text_are(size_t count, const char *noun);
+
 /** text_when - seconds since 1970 as local time, in a static buffer. */
 const char *text_when(int64_t when);
 
@@ -104,7 +107,10 @@ int change_do(const struct change *change, struct setup_error *error);
 int change_to(const struct resource_type *type, const char *name, const char *wanted,
               struct setup_error *error);
 
-/** change_check - read a resource again: is it @wanted? @now: what was read; malloc'd; may be NULL. */
+/**
+ * change_check - read a resource again: is it @wanted?
+ * @now: what was read, malloc'd; may be NULL.
+ */
 int change_check(const struct resource_type *type, const char *name, const char *wanted, char **now,
                  struct setup_error *error);
 

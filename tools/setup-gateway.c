@@ -2,18 +2,24 @@
 /*
  * The role "gateway": forwarding, and the firewall between the pods' side and everything outside.
  *
- * The pods' side are the pods' blocks and the nodes' addresses, because what a node translates
- * leaves it under the node's address. What passes from one side to the other is ours to decide:
+ * The pods' side are the pods' blocks and, towards hosts, the nodes' addresses, because what a node
+ * translates leaves it under the node's address. What passes from one side to the other is ours to
+ * decide:
  *
  *   FORWARD (or DOCKER-USER) ─ FIXPORT-FORWARD
- *       from a pod or node ─ FIXPORT-PODS-OUT    to a pod or node: none of our business
+ *       from a pod         ─ FIXPORT-PODS-OUT    to a pod or node: none of our business
  *                                to a host, tcp ─ FIXPORT-PODS-OUT-TCP     ports decide
  *                                else rejected
+ *       from a node        ─ FIXPORT-NODES-OUT   to a host ─ FIXPORT-PODS-OUT
+ *                                else none of our business
  *       to a pod           ─ FIXPORT-PODS-IN     from a host, tcp ─ FIXPORT-PODS-IN-TCP
  *                                else rejected
  *       to a node          ─ FIXPORT-NODES-IN    from a host, tcp ─ FIXPORT-NODES-IN-TCP
- *                                else rejected
- *       else               none of our business; with exclusive = yes rejected
+ *                                else none of our business
+ *       else               none of our business
+ *
+ * A node fetches images and is administrated: so what it does with others than hosts passes on to
+ * whatever rules there are. With exclusive = yes nothing is none of our business, and rejected.
  *
  * The first level is reached by "goto": a return from there leaves FIXPORT-FORWARD altogether, so
  * each direction is looked at once. Addresses and ports are matched in different chains, so N
@@ -29,6 +35,7 @@
  */
 #include "setup-roles.h"
 
+#include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -176,11 +183,17 @@ static void chain_forward(const struct firewall *wall, const char *chain)
 {
     const struct block_list *pods = &wall->roles->pods, *nodes = &wall->roles->nodes;
     rules_for(wall, chain, "-s", pods, "", "from pods", "-g FIXPORT-PODS-OUT");
-    rules_for(wall, chain, "-s", nodes, "", "from nodes", "-g FIXPORT-PODS-OUT");
+    rules_for(wall, chain, "-s", nodes, "", "from nodes",
+              wall->site->exclusive ? "-g FIXPORT-PODS-OUT" : "-g FIXPORT-NODES-OUT");
     rules_for(wall, chain, "-d", pods, "", "to pods", "-g FIXPORT-PODS-IN");
     rules_for(wall, chain, "-d", nodes, "", "to nodes", "-g FIXPORT-NODES-IN");
     if (wall->site->exclusive)
         rule_reject(wall, chain, "nothing else is forwarded");
+}
+
+static void chain_nodes_out(const struct firewall *wall, const char *chain)
+{
+    rules_for(wall, chain, "-d", &wall->roles->hosts, "", "to hosts", "-g FIXPORT-PODS-OUT");
 }
 
 static void chain_pods_out(const struct firewall *wall, const char *chain)
@@ -231,7 +244,8 @@ static void chain_nodes_in(const struct firewall *wall, const char *chain)
     rules_answers(wall, chain);
     rules_for(wall, chain, "-s", &wall->roles->hosts, " -p tcp", "from hosts",
               "-j FIXPORT-NODES-IN-TCP");
-    rule_reject(wall, chain, "anything else to nodes");
+    if (wall->site->exclusive)
+        rule_reject(wall, chain, "anything else to nodes");
 }
 
 /* Node ports are how the cluster is reached without routes: from any port, the hosts' pool is for
@@ -246,7 +260,7 @@ static void chain_nodes_in_tcp(const struct firewall *wall, const char *chain)
         rules_ports(wall, chain, &site->host_services, &wall->pool, true, "answers of hosts");
 }
 
-enum { HAS_PODS = 1, HAS_NODES = 2, HAS_HOSTS = 4 };
+enum { HAS_PODS = 1, HAS_NODES = 2, HAS_HOSTS = 4, HAS_OTHERS = 8 };
 
 /* Sorted. Each is there if something of its family leads to it: one of @sides, and all of @and. */
 static const struct {
@@ -258,6 +272,7 @@ static const struct {
     {SETUP_CHAIN, 0, 0, chain_forward},
     {"FIXPORT-NODES-IN", HAS_NODES, 0, chain_nodes_in},
     {"FIXPORT-NODES-IN-TCP", HAS_NODES, HAS_HOSTS, chain_nodes_in_tcp},
+    {"FIXPORT-NODES-OUT", HAS_NODES, HAS_OTHERS, chain_nodes_out},
     {"FIXPORT-PODS-IN", HAS_PODS, 0, chain_pods_in},
     {"FIXPORT-PODS-IN-TCP", HAS_PODS, HAS_HOSTS, chain_pods_in_tcp},
     {"FIXPORT-PODS-OUT", HAS_PODS | HAS_NODES, 0, chain_pods_out},
@@ -269,7 +284,8 @@ static bool chain_used(const struct firewall *wall, size_t i)
 {
     unsigned has = (blocks_have_family(&wall->roles->pods, wall->family) ? HAS_PODS : 0) |
                    (blocks_have_family(&wall->roles->nodes, wall->family) ? HAS_NODES : 0) |
-                   (blocks_have_family(&wall->roles->hosts, wall->family) ? HAS_HOSTS : 0);
+                   (blocks_have_family(&wall->roles->hosts, wall->family) ? HAS_HOSTS : 0) |
+                   (wall->site->exclusive ? 0 : HAS_OTHERS);
     return (!chains[i].sides || has & chains[i].sides) && (has & chains[i].and) == chains[i].and;
 }
 
@@ -403,6 +419,53 @@ static int gateway_accept_ra(struct roles *roles, const char *device)
     return needed ? role_sysctl(roles, name, "2", "keep the router's own default route") : 0;
 }
 
+/* Those that forwarded already, or did before us. */
+static int gateway_interfaces(struct roles *roles, int family, bool ours)
+{
+    char folder[64], name[SYSCTL_NAME];
+    const struct dirent *entry;
+    int result = 0;
+    snprintf(folder, sizeof(folder), "/proc/sys/net/ipv%d/conf", family);
+    DIR *list = opendir(folder);
+    while (list && result == 0 && (entry = readdir(list))) {
+        char *now = NULL;
+        if (*entry->d_name == '.' || strcmp(entry->d_name, "all") == 0)
+            continue;
+        machine_sysctl(family, entry->d_name, "forwarding", name, sizeof(name));
+        result = resource_sysctl.read(name, &now, roles->error);
+        if (result == 0 && (journal_find(roles->journal, &resource_sysctl, name) ||
+                            (!ours && now && strcmp(now, "1") == 0)))
+            result = role_sysctl(roles, name, "1", "know what it was, for the way back");
+        free(now);
+    }
+    if (list)
+        closedir(list);
+    return result;
+}
+
+/*
+ * When a machine becomes a router or ceases to be one, the kernel sets more than it was asked for:
+ * whether it listens to redirects (IPv4), and the forwarding of every interface, whatever that was.
+ * So these are resources too, and stand before @master: on the way back, last first, they are put
+ * right after it.
+ */
+static int gateway_switch(struct roles *roles, int family, const char *master)
+{
+    char *now = NULL;
+    bool ours = journal_find(roles->journal, &resource_sysctl, master);
+    if (resource_sysctl.read(master, &now, roles->error) < 0)
+        return -1;
+    bool switched = ours || (now && strcmp(now, "0") == 0);
+    free(now);
+    if (switched && gateway_interfaces(roles, family, ours) < 0)
+        return -1;
+    if (switched && family == 4 &&
+        role_sysctl(roles, "net.ipv4.conf.all.accept_redirects", "0",
+                    "not be told ways around the firewall") < 0)
+        return -1;
+    return role_sysctl(roles, master, "1", "pass packets on between pods and hosts");
+}
+
 static int gateway_forwarding6(struct roles *roles)
 {
     struct devices seen = {.count = 0};
@@ -412,15 +475,13 @@ static int gateway_forwarding6(struct roles *roles)
     for (size_t i = 0; i < seen.count; i++)
         if (gateway_accept_ra(roles, seen.name[i]) < 0)
             return -1;
-    return role_sysctl(roles, "net.ipv6.conf.all.forwarding", "1",
-                       "pass packets on between pods and hosts");
+    return gateway_switch(roles, 6, "net.ipv6.conf.all.forwarding");
 }
 
 static int gateway_forwarding(struct roles *roles)
 {
     if (blocks_have_family(&roles->pods, 4) &&
-        role_sysctl(roles, "net.ipv4.ip_forward", "1", "pass packets on between pods and hosts") <
-            0)
+        gateway_switch(roles, 4, "net.ipv4.ip_forward") < 0)
         return -1;
     if (blocks_have_family(&roles->pods, 6) && gateway_forwarding6(roles) < 0)
         return -1;
@@ -466,7 +527,10 @@ int gateway_want(struct roles *roles)
     if (site_pool_ports(&roles->site->config.policy, &pool) < 0)
         return role_refuse(roles, "[pool] and [rule] have more than %d ranges of ports together",
                            PORTRANGE_MAX);
-    if (role_pod_routes(roles, false) < 0 || gateway_forwarding(roles) < 0)
+    /* On a node the CNI has made the routes to all pods already. */
+    if (!roles->self && role_pod_routes(roles, false) < 0)
+        return -1;
+    if (gateway_forwarding(roles) < 0)
         return -1;
     return gateway_rules(roles, 4, &pool) < 0 ? -1 : gateway_rules(roles, 6, &pool);
 }

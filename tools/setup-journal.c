@@ -111,9 +111,10 @@ int journal_use(const struct journal *journal, struct setup_error *error)
 static json_t *entry_to_json(const struct journal_entry *entry)
 {
     return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:b, s:b}", "type", entry->type->name,
-                     "name", entry->name, "why", json_text(entry->why), "before", json_text(entry->before),
-                     "previous", json_text(entry->previous), "wanted", json_text(entry->wanted),
-                     "after", json_text(entry->after), "done", entry->done, "dropped", entry->dropped);
+                     "name", entry->name, "why", json_text(entry->why), "before",
+                     json_text(entry->before), "previous", json_text(entry->previous), "wanted",
+                     json_text(entry->wanted), "after", json_text(entry->after), "done",
+                     entry->done, "dropped", entry->dropped);
 }
 
 /* NULL for an entry makes the whole NULL: a text that is not UTF-8 has no place in JSON. */
@@ -145,7 +146,8 @@ static int word_find(const char *word, const char *const *words, size_t count)
 
 static int journal_bad(struct setup_error *error, const char *why)
 {
-    return setup_fail(error, "%s is damaged (%s): nothing was changed; put back a good copy of it, or"
+    return setup_fail(error,
+                      "%s is damaged (%s): nothing was changed; put back a good copy of it, or"
                       " undo by hand what status and doctor show, and remove it",
                       setup_path(SETUP_JOURNAL), why);
 }
@@ -174,9 +176,10 @@ static int entry_from_json(json_t *json, struct journal *journal)
     const char *type_name, *name;
     json_t *why, *before, *previous, *wanted, *after;
     int done, dropped;
-    if (json_unpack_ex(json, NULL, JSON_STRICT, "{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:b, s:b}", "type",
-                       &type_name, "name", &name, "why", &why, "before", &before, "previous",
-                       &previous, "wanted", &wanted, "after", &after, "done", &done, "dropped", &dropped) < 0)
+    if (json_unpack_ex(json, NULL, JSON_STRICT, "{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:b, s:b}",
+                       "type", &type_name, "name", &name, "why", &why, "before", &before,
+                       "previous", &previous, "wanted", &wanted, "after", &after, "done", &done,
+                       "dropped", &dropped) < 0)
         return -1;
     const struct resource_type *type = resource_type_find(type_name);
     if (!type || !name_valid(type, name) || journal_find(journal, type, name))
@@ -197,9 +200,11 @@ static int roles_from_json(const json_t *list, unsigned *roles)
     size_t i;
     json_t *value;
     *roles = 0;
-    json_array_foreach(list, i, value) {
+    json_array_foreach(list, i, value)
+    {
         struct parse_reason why;
-        unsigned role = json_is_string(value) ? site_roles_parse(json_string_value(value), &why) : 0;
+        unsigned role =
+            json_is_string(value) ? site_roles_parse(json_string_value(value), &why) : 0;
         if (!role)
             return -1;
         *roles |= role;
@@ -213,9 +218,7 @@ static int entries_from_json(const json_t *list, struct journal *journal)
     json_t *value;
     if (!json_is_array(list) || json_array_size(list) > JOURNAL_ENTRIES)
         return -1;
-    json_array_foreach(list, i, value)
-        if (entry_from_json(value, journal) < 0)
-            return -1;
+    json_array_foreach(list, i, value) if (entry_from_json(value, journal) < 0) return -1;
     return 0;
 }
 
@@ -303,8 +306,8 @@ static int file_from_json(json_t *json, struct journal *journal, struct setup_er
     const char *sum;
     char expected[40];
     json_t *own, *earlier;
-    if (json_unpack_ex(json, NULL, JSON_STRICT, "{s:s, s:o, s:o}", "checksum", &sum, "journal", &own,
-                       "earlier", &earlier) < 0)
+    if (json_unpack_ex(json, NULL, JSON_STRICT, "{s:s, s:o, s:o}", "checksum", &sum, "journal",
+                       &own, "earlier", &earlier) < 0)
         return journal_bad(error, "not of the form that is written here");
     checksum_print(own, earlier, expected);
     if (strcmp(sum, expected) != 0)
@@ -327,8 +330,8 @@ static int journal_trusted(int fd, struct setup_error *error)
         return setup_fail(error, "%s is user %u's, not root's: it is not believed", path,
                           (unsigned)st.st_uid);
     if (st.st_mode & 022)
-        return setup_fail(error, "%s can be written to by others than its owner: it is not believed",
-                          path);
+        return setup_fail(
+            error, "%s can be written to by others than its owner: it is not believed", path);
     return st.st_size > JOURNAL_MAX ? setup_fail(error, "%s is too large", path) : 0;
 }
 
@@ -409,8 +412,11 @@ int journal_save(const struct journal *journal, struct setup_error *error)
         result = rename(new, path);
     if (result == 0)
         result = folder_sync(dir);
-    if (result < 0)
+    if (result < 0) {
         setup_fail(error, "%s cannot be written: %s", path, strerror(errno));
+        unlink(new);
+        rmdir(dir); /* if it was made for this */
+    }
     json_decref(json);
     return result;
 }

@@ -7,7 +7,9 @@
  * of theirs (priority srcnat - 10) decides first: once an address translation is set up for a
  * connection, later rules do not change it.
  *   keep     masquerade: to the node's address; the port stays while it is free there, and the
- *            pool, which all pods of the node share, sees to that
+ *            pool, which all pods of the node share, sees to that. The range that it is in must be
+ *            named: else a port that the same pod used towards another address shortly before gets
+ *            the translation that it had there, which is a random one of the CNI's (tried)
  *   none     "snat to ip saddr": a translation to what it is already. An accept would not do: the
  *            next chain would still be asked
  *   confine  keep, and any other port of a pod is moved into the range, so that programs without
@@ -33,16 +35,6 @@ static void range_print(FILE *out, struct portrange range)
     fprintf(out, range.hi > range.lo ? "%u-%u" : "%u", range.lo, range.hi);
 }
 
-static void ports_print(FILE *out, const struct portset *ports)
-{
-    fputs(ports->count > 1 ? "{ " : "", out);
-    for (uint32_t i = 0; i < ports->count; i++) {
-        fputs(i ? ", " : "", out);
-        range_print(out, ports->range[i]);
-    }
-    fputs(ports->count > 1 ? " }" : "", out);
-}
-
 /* "ip saddr { pods } ip daddr { hosts } " */
 static void rule_begin(FILE *out, const struct roles *roles, int family)
 {
@@ -54,18 +46,27 @@ static void rule_begin(FILE *out, const struct roles *roles, int family)
     fputc(' ', out);
 }
 
+static void rule_keep(FILE *out, const struct roles *roles, struct portrange range, int family)
+{
+    rule_begin(out, roles, family);
+    fputs("tcp sport ", out);
+    range_print(out, range);
+    fputs(" masquerade to :", out);
+    range_print(out, range);
+    fputs(" comment \"fixport: keep the port\"\n", out);
+}
+
 static void rules_print(FILE *out, const struct roles *roles, const struct portset *ports,
                         int family)
 {
-    rule_begin(out, roles, family);
     if (roles->site->snat == SNAT_NONE) {
+        rule_begin(out, roles, family);
         fprintf(out, "meta l4proto tcp snat to %s saddr comment \"fixport: as it is\"\n",
                 family == 4 ? "ip" : "ip6");
         return;
     }
-    fputs("tcp sport ", out);
-    ports_print(out, ports);
-    fputs(" masquerade comment \"fixport: keep the port\"\n", out);
+    for (uint32_t i = 0; i < ports->count; i++)
+        rule_keep(out, roles, ports->range[i], family);
     if (roles->site->snat != SNAT_CONFINE)
         return;
     rule_begin(out, roles, family);

@@ -14,7 +14,7 @@
 
 struct persist_tool {
     const char *program;
-    const char *needs; /* a file without which the program cannot do it; NULL: none */
+    const char *needs;   /* a file without which the program cannot do it; NULL: none */
     char *command[2][4]; /* for IPv4 and IPv6; the second may be empty */
     const char *saved[2];
 };
@@ -137,10 +137,9 @@ static bool persist_due(const struct work *work)
 void persist_change(struct work *work)
 {
     const struct persist_tool *tool = persist_tool();
-    struct journal_entry *entry =
-        tool && work->next.persist == PERSIST_DISTRIBUTION
-            ? journal_find(&work->next, &resource_file, tool->saved[0])
-            : NULL;
+    struct journal_entry *entry = tool && work->next.persist == PERSIST_DISTRIBUTION
+                                      ? journal_find(&work->next, &resource_file, tool->saved[0])
+                                      : NULL;
     if (!entry || !persist_due(work))
         return;
     struct change change = {

@@ -25,9 +25,8 @@ json_t *work_json(const struct work *work)
     for (size_t i = 0; i < work->plan.count; i++)
         json_array_append_new(changes, change_json(&work->plan.change[i]));
     return json_pack("{s:s, s:o, s:I, s:b, s:o}", "config", work->config, "roles",
-                     json_roles(work->next.roles), "resources",
-                     (json_int_t)work->plan.looked_at, "guessed", work->guessed, "changes",
-                     changes);
+                     json_roles(work->next.roles), "resources", (json_int_t)work->plan.looked_at,
+                     "guessed", work->guessed, "changes", changes);
 }
 
 /* What kubeadm would undo with its next upgrade. */
@@ -79,10 +78,8 @@ static void plan_say(const struct work *work)
     plan_print(&work->plan);
     plan_snippet(work, stdout);
     if (!work->plan.count)
-        printf("Nothing to change: %s as %s for role %s.\n",
-               text_count(work->plan.looked_at, "resource"),
-               work->plan.looked_at == 1 ? "is wanted" : "are wanted",
-               text_roles(work->next.roles));
+        printf("Nothing to change: %s as wanted for role %s.\n",
+               text_are(work->plan.looked_at, "resource"), text_roles(work->next.roles));
     else
         printf("%s to change of %zu for role %s; 'fixport-setup apply' does it.\n",
                text_count(work->plan.count, "resource"), work->plan.looked_at,

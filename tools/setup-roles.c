@@ -2,9 +2,10 @@
 /*
  * What the roles want of this machine, taken together: each role's file adds its own, and what
  * several of them need in one place (the routes, the reserved ports) is collected and added once,
- * at the end. Then everything is put in the order in which it is safe to apply: files, settings of
- * the kernel, the pool, routes, rules; the API server's manifest last, because its restart takes
- * longest and nothing here waits for it.
+ * at the end. Then everything is put in the order in which it is safe to apply: files, the pool,
+ * routes, rules, and only then settings of the kernel, so that nothing is forwarded before the rules
+ * are there (going back, it ends before they go); the API server's manifest last, because its
+ * restart takes longest and nothing here waits for it.
  */
 #include "setup-roles.h"
 
@@ -465,8 +466,8 @@ static int each_role(struct roles *roles)
 static int rank(const struct resource *resource)
 {
     const struct resource_type *const order[] = {
-        &resource_file,   &resource_link,     &resource_sysctl, &resource_pool,
-        &resource_routes, &resource_iptables, &resource_nft,    &resource_nodeports,
+        &resource_file,     &resource_link, &resource_pool,   &resource_routes,
+        &resource_iptables, &resource_nft,  &resource_sysctl, &resource_nodeports,
     };
     int at = 0;
     while (at < (int)(sizeof(order) / sizeof(order[0])) && order[at] != resource->type)

@@ -111,7 +111,7 @@ static void status_table(const struct status *status)
     for (size_t i = 0; i < status->journal.count; i++) {
         const struct journal_entry *entry = status->line[i].entry;
         int needs = say_width(type_label(entry->type, entry->name));
-        width = needs > width && needs <= 60 ? needs : width;
+        width = needs > width && needs <= 72 ? needs : width;
     }
     putchar('\n');
     say_cell("RESOURCE", width);
@@ -127,8 +127,8 @@ static void status_table(const struct status *status)
 
 static void status_differences(const struct status *status)
 {
-    bool under_way = status->journal.phase == JOURNAL_APPLYING ||
-                     status->journal.phase == JOURNAL_UNDOING;
+    bool under_way =
+        status->journal.phase == JOURNAL_APPLYING || status->journal.phase == JOURNAL_UNDOING;
     for (size_t i = 0; !under_way && i < status->journal.count; i++) {
         const struct status_line *line = &status->line[i];
         if (line->good || strcmp(line->word, "unreadable") == 0)
@@ -150,7 +150,7 @@ static void status_say(const struct status *status)
     status_differences(status);
     if (status->bad && !status->interrupted && !status->busy)
         printf("\n%s not as applied; 'fixport-setup apply' mends it.\n",
-               status->bad == 1 ? "1 resource is" : text_count(status->bad, "resource"));
+               text_are(status->bad, "resource"));
 }
 
 static json_t *status_lines(const struct status *status)
@@ -162,8 +162,8 @@ static json_t *status_lines(const struct status *status)
         json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:s, s:b, s:o, s:o}", "type",
                                               entry->type->name, "name", entry->name, "why",
                                               json_text(entry->why), "state", line->word, "good",
-                                              line->good, "applied", json_text(entry->after),
-                                              "now", json_text(line->now)));
+                                              line->good, "applied", json_text(entry->after), "now",
+                                              json_text(line->now)));
     }
     return list;
 }
@@ -185,8 +185,9 @@ static json_t *status_object(const struct status *status)
 static int status_failed(const struct setup_error *error)
 {
     if (geteuid() != 0 && access(setup_path(SETUP_STATE_DIR), X_OK) < 0 && errno == EACCES)
-        return say_error(SETUP_ERROR, "what was applied is kept in %s, which only root can read: "
-                                      "run status as root",
+        return say_error(SETUP_ERROR,
+                         "what was applied is kept in %s, which only root can read: "
+                         "run status as root",
                          setup_path(SETUP_STATE_DIR));
     return say_error(SETUP_ERROR, "%s", error->text);
 }

@@ -17,6 +17,14 @@ const char *text_count(size_t count, const char *noun)
     return buf;
 }
 
+const char *text_are(size_t count, const char *noun)
+{
+    static char buf[64];
+    snprintf(buf, sizeof(buf), "%zu %s", count, noun);
+    snprintf(buf + strlen(buf), sizeof(buf) - strlen(buf), count == 1 ? " is" : "s are");
+    return buf;
+}
+
 const char *text_when(int64_t when)
 {
     static char buf[32];

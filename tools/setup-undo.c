@@ -37,6 +37,22 @@ static void walk_sweep(const struct journal_entry *entry)
     file_sweep(entry->name, *above ? above : "/");
 }
 
+/* As change_to(), but for the setting of an interface that has gone: there is nothing to put back. */
+static int walk_back(const struct journal_entry *entry, const char *state,
+                     struct setup_error *error)
+{
+    char *now = NULL;
+    walk_sweep(entry);
+    if (entry->type == &resource_sysctl) {
+        int result = entry->type->read(entry->name, &now, error);
+        bool gone = !now;
+        free(now);
+        if (result < 0 || gone)
+            return result;
+    }
+    return change_to(entry->type, entry->name, state, error);
+}
+
 int rollback_run(const struct journal *journal, struct setup_error *error)
 {
     bool failed = false;
@@ -44,8 +60,7 @@ int rollback_run(const struct journal *journal, struct setup_error *error)
     signals_deaf(true);
     for (size_t i = journal->count; i-- > 0;) {
         const struct journal_entry *entry = &journal->entry[i];
-        walk_sweep(entry);
-        if (change_to(entry->type, entry->name, entry->previous, &one) < 0)
+        if (walk_back(entry, entry->previous, &one) < 0)
             walk_failed(&failed, &one, error);
     }
     signals_deaf(false);
@@ -88,7 +103,8 @@ static int undo_drifted(const struct journal_entry *entry, struct setup_error *e
     char *now = NULL;
     if (entry->type->read(entry->name, &now, error) < 0)
         return -1;
-    bool drifted = !state_fits(now, entry->after) && !state_fits(now, entry->before);
+    bool gone = entry->type == &resource_sysctl && !now;
+    bool drifted = !gone && !state_fits(now, entry->after) && !state_fits(now, entry->before);
     if (drifted) {
         say_error(0, "%s was changed since:", type_label(entry->type, entry->name));
         text_difference(entry->after, now, stderr);
@@ -108,10 +124,10 @@ static int undo_check(const struct journal *journal, struct setup_error *error)
     }
     if (!drifted)
         return 0;
-    return setup_fail(error, "%s not as fixport-setup left %s; nothing was undone. --force undoes "
-                             "it all the same",
-                      drifted == 1 ? "one resource is" : text_count(drifted, "resource"),
-                      drifted == 1 ? "it" : "them");
+    return setup_fail(error,
+                      "%s not as fixport-setup left %s; nothing was undone. --force undoes it all "
+                      "the same",
+                      text_are(drifted, "resource"), drifted == 1 ? "it" : "them");
 }
 
 static int undo_walk(const struct journal *journal, size_t *changed, struct setup_error *error)
@@ -120,8 +136,7 @@ static int undo_walk(const struct journal *journal, size_t *changed, struct setu
     struct setup_error one = {.text = ""};
     for (size_t i = journal->count; i-- > 0 && !signals_seen();) {
         const struct journal_entry *entry = &journal->entry[i];
-        walk_sweep(entry);
-        int result = change_to(entry->type, entry->name, entry->before, &one);
+        int result = walk_back(entry, entry->before, &one);
         if (result < 0)
             walk_failed(&failed, &one, error);
         else
@@ -158,8 +173,9 @@ static int undo_failed(const struct setup_options *options, const struct setup_e
                            signal ? json_string(strsignal(signal)) : json_error(error)));
     if (!signal)
         return say_error(SETUP_ERROR, "%s", error->text);
-    return say_error(128 + signal, "stopped by signal %d (%s): 'fixport-setup undo' goes on from here",
-                     signal, strsignal(signal));
+    return say_error(128 + signal,
+                     "stopped by signal %d (%s): 'fixport-setup undo' goes on from here", signal,
+                     strsignal(signal));
 }
 
 static int undo_done(const struct setup_options *options, size_t resources, size_t changed)
@@ -169,7 +185,7 @@ static int undo_done(const struct setup_options *options, size_t resources, size
                            "resources", (json_int_t)resources, "changed", (json_int_t)changed,
                            "error"));
     else if (resources)
-        printf("Undone: %s as before; %s.\n", text_count(resources, "resource"),
+        printf("Undone: %s as before; %s.\n", text_are(resources, "resource"),
                changed ? text_count(changed, "change") : "nothing had to be changed");
     else
         printf("Nothing to undo: nothing is applied here.\n");

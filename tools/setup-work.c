@@ -122,6 +122,16 @@ static int work_entries(struct work *work, struct setup_error *error)
     return result;
 }
 
+/* The setting of an interface that has gone: there is nothing to put back. */
+static void work_drop(struct journal_entry *entry)
+{
+    entry->dropped = true;
+    if (entry->type == &resource_sysctl && !entry->previous) {
+        free(entry->wanted);
+        entry->wanted = NULL;
+    }
+}
+
 static int work_dropped(struct work *work, struct setup_error *error)
 {
     int result = 0;
@@ -131,7 +141,7 @@ static int work_dropped(struct work *work, struct setup_error *error)
             continue;
         result = work_entry(work, old->type, old->name, old->before,
                             "not wanted any more: back to what it was before", error);
-        work->next.entry[work->next.count - 1].dropped = true;
+        work_drop(&work->next.entry[work->next.count - 1]);
     }
     return result;
 }

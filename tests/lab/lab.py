@@ -7,7 +7,6 @@ each machine, then traffic both ways, a reboot, and undo.
     FIXPORT_BUILD=build tests/lab/lab.py [CASE...]
 """
 
-import concurrent.futures
 import os
 import re
 import sys
@@ -21,9 +20,9 @@ import siteconf  # noqa: E402
 import state  # noqa: E402
 from network import Kind, STATIONS  # noqa: E402
 from siteconf import (BUSY_PORT, FEW_PORTS, FEW_SERVICE, FREE_PORT, HOST_PORTS,  # noqa: E402
-                      HOST_SERVICE, IDLE_SERVICE, NODE_PORTS, OTHER_SERVICE, POD_PORTS,
-                      POD_SERVICE, SSH, Wish)
-from trial import MANIFEST, Trial, impossible  # noqa: E402
+                      HOST_SERVICE, IDLE_SERVICES, NODE_PORTS, NOT_HOST_PORTS, OTHER_SERVICE,
+                      POD_PORTS, POD_SERVICE, SSH, Wish)
+from trial import MANIFEST, Trial, at_once, impossible  # noqa: E402
 
 FAMILIES = (4, 6)
 PROGRAMS = ("curl", "python3", "nc")
@@ -31,8 +30,9 @@ NO_CONNECTION = 7  # curl's exit status; it is another one if nothing came
 IMPATIENT = ("--connect-timeout", "1")  # where nothing will come
 
 
-def local(port):
-    return ("--local-port", str(port))
+def local(ports):
+    """curl binds to one of them: both families at once need two."""
+    return ("--local-port", str(ports))
 
 
 def unlucky(ask):
@@ -83,11 +83,20 @@ def problem_moved(tap, trial):
               answer.text, moved)
 
 
+def problem_found(tap, trial):
+    """What doctor says of it."""
+    expected = {"host-a": "route-missing", "gateway": "forward-dropped", "node1": "snat-random"}
+    for name, what in expected.items():
+        found = trial.findings(name)
+        tap.point(any(finding["id"] == what for finding in found),
+                  f"without fixport, doctor on {name} finds {what}", *found)
+
+
 # ---- setting up and taking back ----
 
 
 def apply_all(tap, trial):
-    """From one configuration file, each machine after the other."""
+    """From one configuration file, on all machines."""
     for name, done in trial.setup_all("plan").items():
         tap.point(done.returncode == 2, f"plan on {name} has something to do", done.stdout,
                   done.stderr)
@@ -97,15 +106,18 @@ def apply_all(tap, trial):
     for name, done in trial.setup_all("plan").items():
         tap.point(done.returncode == 0, f"plan on {name} has nothing to do after apply",
                   done.stdout, done.stderr)
+    for name, found in trial.on_all(trial.findings).items():
+        tap.point(not found, f"doctor on {name} finds no error after apply", *found)
 
 
 def apply_again(tap, trial):
-    for computer in trial:
-        before = state.of_machine(computer, exact=True)
-        done = trial.setup(computer.name, "apply")
-        changed = state.difference(before, state.of_machine(computer, exact=True))
+    def exactly():
+        return trial.on_all(lambda name: state.of_machine(trial[name], exact=True))
+    before, again, after = exactly(), trial.setup_all("apply"), exactly()
+    for name, done in again.items():
+        changed = state.difference(before[name], after[name])
         tap.point(done.returncode == 0 and not changed,
-                  f"a second apply on {computer.name} changes nothing, not even a file's time",
+                  f"a second apply on {name} changes nothing, not even a file's time",
                   done.stdout, done.stderr, *changed)
 
 
@@ -116,8 +128,9 @@ def check_status(tap, trial, when):
 
 
 def undo_all(tap, trial, before):
-    for name, done in trial.setup_all("undo").items():
-        changed = state.difference(before[name], state.of_machine(trial[name]))
+    undone, after = trial.setup_all("undo"), snapshot(trial)
+    for name, done in undone.items():
+        changed = state.difference(before[name], after[name])
         tap.point(done.returncode == 0 and not changed,
                   f"after undo on {name} everything is as before", done.stdout, done.stderr,
                   *changed)
@@ -167,10 +180,14 @@ def both_ways(tap, trial, programs=PROGRAMS):
 
 
 def refused(tap, trial, what, where, to, port, **how):
-    for family in FAMILIES:
-        answer = unlucky(lambda: trial.ask(where, to, port, family=family, **how))
+    def ask(family):
+        return trial.ask(where, to, port, family=family, **how)
+    chosen = "options" in how  # a port that is not random, and can be had once
+    answers = at_once(lambda family: ask(family) if chosen else unlucky(lambda: ask(family)),
+                      FAMILIES)
+    for family, answer in zip(FAMILIES, answers):
         tap.point(not answer and answer.status == NO_CONNECTION,
-                  f"rejected at once: {what} (IPv{family})", answer)
+                  f"rejected: {what} (IPv{family})", answer)
 
 
 def closed(tap, trial):
@@ -179,24 +196,23 @@ def closed(tap, trial):
         refused(tap, trial, "a pod's port outside the range", "pod-c", "host-a", HOST_SERVICE,
                 shim=False)
     refused(tap, trial, "a host's port outside the range", "host-a", "pod-c", POD_SERVICE,
-            shim=False, options=local(59999))
+            shim=False, options=local(NOT_HOST_PORTS))
     refused(tap, trial, "a service that was not opened, on a host", "pod-c", "host-a",
             OTHER_SERVICE)
     refused(tap, trial, "a service that was not opened, on a pod", "host-a", "pod-c",
             OTHER_SERVICE)
     # the answers' way is no way in
     refused(tap, trial, "a connection that looks like an answer", "host-a", "pod-c", BUSY_PORT,
-            shim=False, options=local(IDLE_SERVICE))
+            shim=False, options=local(IDLE_SERVICES))
 
 
 def two_pods(tap, trial):
-    """Two pods behind one node and one destination: each holds 24 connections and renews them. Ports
+    """Two pods behind one node and one destination, each with 24 connections that it renews. Ports
     drawn without knowing of each other would meet many times: 200 are not many for 144."""
     pods = ("pod-c", "pod-c2")
     for family in FAMILIES:
-        with concurrent.futures.ThreadPoolExecutor() as together:
-            running = list(together.map(
-                lambda pod: trial.hold(pod, "host-b", FEW_SERVICE, 24, 3, family=family), pods))
+        running = at_once(
+            lambda pod: trial.hold(pod, "host-b", FEW_SERVICE, 24, 3, family=family), pods)
         entries = trial.tracked("node1", "host-b", FEW_SERVICE, family)
         pairs = [pair for one in running for pair in one.finish()]
         tap.point(len(pairs) == 2 * 24 * 3 and all(mine == seen and seen in FEW_PORTS
@@ -224,6 +240,13 @@ def nothing_tracked(tap, trial):
         tap.equal(text, "", f"all that went through a gateway that tracks nothing (IPv{family})")
 
 
+def kept(tap, trial):
+    """problem_moved() has left the node a translation of this port of this pod, to another host: it
+    must not be used for this one, too."""
+    works(tap, trial, "pod-c", "host-a", HOST_SERVICE, [FREE_PORT], source(trial, "pod-c", 4),
+          shim=False, options=local(FREE_PORT))
+
+
 def confined(tap, trial):
     """Programs without the shim, moved into the range by the node."""
     for family in FAMILIES:
@@ -235,7 +258,7 @@ def confined(tap, trial):
 
 
 def snapshot(trial):
-    return {computer.name: state.of_machine(computer) for computer in trial}
+    return trial.on_all(lambda name: state.of_machine(trial[name]))
 
 
 def case_story(tap):
@@ -244,7 +267,9 @@ def case_story(tap):
         before = snapshot(trial)
         problem(tap, trial)
         problem_moved(tap, trial)
+        problem_found(tap, trial)
         apply_all(tap, trial)
+        kept(tap, trial)
         control_plane(tap, trial)
         both_ways(tap, trial)
         closed(tap, trial)
@@ -278,6 +303,7 @@ def case_legacy(tap):
         problem(tap, trial)
         problem_moved(tap, trial)
         apply_all(tap, trial)
+        kept(tap, trial)
         both_ways(tap, trial, ("curl",))
         confined(tap, trial)
         closed(tap, trial)
@@ -301,10 +327,11 @@ def case_docker(tap):
 
 def case_plain(tap):
     """What plain masquerading does to two pods, with and without fixport."""
-    with Trial(Kind(cni="plain"), Wish(snat="confine", exclusive="yes")) as trial:
+    with Trial(Kind(cni="plain"), Wish(snat="confine", exclusive="yes", address=False)) as trial:
         before = snapshot(trial)
         problem_moved(tap, trial)
         apply_all(tap, trial)
+        kept(tap, trial)
         both_ways(tap, trial, ("curl",))
         confined(tap, trial)
         two_pods(tap, trial)
@@ -334,6 +361,37 @@ def case_confirm(tap):
         changed = state.difference(before, state.of_machine(trial["gateway"]))
         tap.point(done.returncode == 0 and not changed, "and can be undone", done.stdout,
                   done.stderr, *changed)
+
+
+def case_flat(tap):
+    """One wire: what keeps the traffic on its way through the gateway are routes, and that nobody
+    is told of a shorter one."""
+    with Trial(Kind(flat=True), Wish(snat="none")) as trial:
+        before = snapshot(trial)
+        apply_all(tap, trial)
+        both_ways(tap, trial, ("curl",))
+        closed(tap, trial)
+        for where, to in (("host-a", "pod-c"), ("node1", "host-a")):
+            for family in FAMILIES:
+                route = trial[where].must(["ip", "route", "get", STATIONS[to].address(family)])
+                tap.point(STATIONS["gateway"].address(family) in route,
+                          f"{where} still sends to {to} through the gateway (IPv{family})", route)
+        undo_all(tap, trial, before)
+
+
+def case_node_gateway(tap):
+    """The gateway is a node itself, and has a pod."""
+    with Trial(Kind(node_gateway=True), Wish(node_gateway=True)) as trial:
+        before = snapshot(trial)
+        apply_all(tap, trial)
+        both_ways(tap, trial, ("curl",))
+        for family in FAMILIES:
+            works(tap, trial, "pod-b", "host-a", HOST_SERVICE, POD_PORTS,
+                  source(trial, "pod-b", family), family=family)
+            works(tap, trial, "host-a", "pod-b", POD_SERVICE, HOST_PORTS,
+                  STATIONS["host-a"].address(family), family=family)
+        closed(tap, trial)
+        undo_all(tap, trial, before)
 
 
 def wait_for(condition, seconds=30):

@@ -65,7 +65,8 @@ def isolate():
     if os.environ.pop("FIXPORT_LAB_INSIDE", "") == str(os.getppid()):
         signal.signal(signal.SIGINT, signal.default_int_handler)  # init gets what it asks for only
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-        subprocess.run(["mount", "-n", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"], check=True)
+        subprocess.run(["mount", "-n", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"],
+                       check=True)
         os.mkdir(WORK)
         return
     os.environ["FIXPORT_LAB_INSIDE"] = "0"  # what getppid() says to the first of a pid namespace
@@ -73,12 +74,12 @@ def isolate():
 
 
 class Machine:
-    """One machine, or a pod of @node."""
+    """One machine, which keeps its files in @folder, or a pod of @node."""
 
-    def __init__(self, name, node=None):
+    def __init__(self, name, folder, node=None):
         self.name = name
         self.node = node
-        folder = os.path.join(WORK, name)
+        folder = os.path.join(folder, name)
         if not node and not os.path.isdir(folder):
             os.makedirs(os.path.join(folder, "lib"))
             shutil.copytree("/etc", os.path.join(folder, "etc"), symlinks=True)

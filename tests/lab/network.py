@@ -8,15 +8,18 @@
 It is one network of addresses, 192.168.31.0/24, with the gateway between its two halves: it
 answers ARP and neighbour discovery for the other side's machines, as a firewall does that was put
 into a LAN without new addresses. So nothing gets around it, by whichever address it is sent.
+With Kind.flat it is one wire, and the gateway is a machine like all others on it.
 
 What is here before fixport comes: the addresses, the cluster's own routes between its nodes, a
 CNI's masquerading on the nodes (CNI), and an administrator's firewall on the gateway (FIREWALL).
 The hosts know nothing of the pods. Everything is there for IPv6 as well.
 """
 
+import shutil
+import tempfile
 from dataclasses import dataclass
 
-from machine import Machine
+from machine import WORK, Machine
 
 
 @dataclass(frozen=True)
@@ -34,20 +37,23 @@ class Station:
 GATEWAY = Station("gateway", "192.168.31.2", "fd00:31::2")
 HOSTS = [Station("host-a", "192.168.31.67", "fd00:31::67"),
          Station("host-b", "192.168.31.130", "fd00:31::130")]
-NODES = [Station("node1", "192.168.31.17", "fd00:31::17"),
-         Station("node2", "192.168.31.45", "fd00:31::45")]
+WORKERS = [Station("node1", "192.168.31.17", "fd00:31::17"),
+           Station("node2", "192.168.31.45", "fd00:31::45")]
 BRIDGES = {"node1": ("10.200.1.1/24", "fd00:200:1::1/64"),
-           "node2": ("10.200.36.1/24", "fd00:200:36::1/64")}
+           "node2": ("10.200.36.1/24", "fd00:200:36::1/64"),
+           "gateway": ("10.200.3.1/24", "fd00:200:3::1/64")}
 PODS = [(Station("pod-c", "10.200.1.91", "fd00:200:1::91"), "node1"),
         (Station("pod-c2", "10.200.1.92", "fd00:200:1::92"), "node1"),
         (Station("pod-d", "10.200.36.5", "fd00:200:36::5"), "node2"),
-        (Station("pod-e", "10.200.1.93", "fd00:200:1::93"), "node2")]
+        (Station("pod-e", "10.200.1.93", "fd00:200:1::93"), "node2"),
+        (Station("pod-b", "10.200.3.7", "fd00:200:3::7"), "gateway")]  # Kind.node_gateway
 BORROWED = PODS[3][0]  # on node2, with an address of node1's block
-STATIONS = {s.name: s for s in [GATEWAY, *HOSTS, *NODES, *(pod for pod, _ in PODS)]}
+STATIONS = {s.name: s for s in [GATEWAY, *HOSTS, *WORKERS, *(pod for pod, _ in PODS)]}
 
 CLUSTER = {4: "10.200.0.0/16", 6: "fd00:200::/32"}
 BLOCK = {("node1", 4): "10.200.1.0/24", ("node1", 6): "fd00:200:1::/64",
-         ("node2", 4): "10.200.36.0/24", ("node2", 6): "fd00:200:36::/64"}
+         ("node2", 4): "10.200.36.0/24", ("node2", 6): "fd00:200:36::/64",
+         ("gateway", 4): "10.200.3.0/24", ("gateway", 6): "fd00:200:3::/64"}
 MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
 
 # Table nat of a node, as these components write it. {block}: the node's pods; {cluster}: all.
@@ -110,14 +116,16 @@ class Kind:
     iptables: str = "nft"  # the backend that CNI and administrator use
     untracked: bool = False  # the gateway tracks no connections at all
     forwarding: bool = True  # the gateway forwards before fixport comes
+    flat: bool = False  # the gateway is not between the others
+    node_gateway: bool = False  # the gateway is a node as well
 
 
 class Network:
-    """All machines, by name; use as a context. The machines' files are those of the lab's earlier
-    network, if there was one: to make it again is to start all machines anew."""
+    """All machines, by name; use as a context."""
 
     def __init__(self, kind):
         self.kind = kind
+        self.folder = tempfile.mkdtemp(dir=WORK)
         self.machines = {}
         self.interfaces = 0
 
@@ -133,35 +141,52 @@ class Network:
         return self
 
     def __exit__(self, *_):
+        self._halt()
+        shutil.rmtree(self.folder)
+
+    def _halt(self):
         for machine in reversed(self.machines.values()):
             machine.halt()
         self.machines = {}
 
     def reboot(self):
-        """Starts all machines anew: their networks are as at first, and so are their firewalls."""
-        self.__exit__()
-        self.__enter__()
+        """Starts all machines anew: their files are kept, their networks are as at first."""
+        self._halt()
+        self._build()
 
     def __iter__(self):
         """The machines that are set up: all but pods and the switches."""
-        return (self.machines[s.name] for s in [*HOSTS, GATEWAY, *NODES])
+        return (self.machines[s.name] for s in [*HOSTS, GATEWAY, *WORKERS])
 
     def _build(self):
         self.interfaces = 0
-        self._machine("switch")
-        self["switch"].ip("".join(f"link add {side} type bridge mcast_snooping 0\n"
-                                  f"link set {side} up\n" for side in ("hosts", "nodes")))
+        self._switch()
         for host in HOSTS:
             self._plug(self._machine(host.name), "hosts")
             self._address(host)
         self._gateway()
-        for node in NODES:
+        for node in WORKERS:
+            self._plug(self._machine(node.name), "nodes")
+            self._address(node)
+        for node in self.nodes():
             self._node(node)
         for pod, node in PODS:
-            self._pod(pod, node)
+            if STATIONS[node] in self.nodes():
+                self._pod(pod, node)
+
+    def nodes(self):
+        return [*WORKERS, GATEWAY] if self.kind.node_gateway else WORKERS
+
+    def _switch(self):
+        switch = self._machine("switch")
+        for side in ("hosts", "nodes"):
+            switch.ip(f"link add {side} type bridge mcast_snooping 0\nlink set {side} up\n")
+        if self.kind.flat:
+            switch.ip("link add cable type veth peer name elbac\n"
+                      "link set cable master hosts up\nlink set elbac master nodes up\n")
 
     def _machine(self, name, node=None):
-        machine = self.machines[name] = Machine(name, node)
+        machine = self.machines[name] = Machine(name, self.folder, node)
         # duplicate address detection would make the first second of each address a useless one
         machine.sysctl(ipv6__conf__all__accept_dad=0, ipv6__conf__default__accept_dad=0,
                        ipv6__conf__all__accept_ra=0, ipv6__conf__default__accept_ra=0)
@@ -188,50 +213,52 @@ class Network:
         machine = self._machine(GATEWAY.name)
         on = int(self.kind.forwarding)
         machine.sysctl(ipv4__ip_forward=on, ipv6__conf__all__forwarding=on)
-        for interface, side in (("eth0", "hosts"), ("eth1", "nodes")):
-            self._plug(machine, side, interface)
-            machine.sysctl(**{f"ipv4__conf__{interface}__proxy_arp": 1,
-                              f"ipv6__conf__{interface}__proxy_ndp": 1,
-                              f"ipv4__neigh__{interface}__proxy_delay": 0,
-                              f"ipv6__neigh__{interface}__proxy_delay": 0})
+        self._plug(machine, "hosts")
         self._address(GATEWAY)
-        machine.ip(f"addr add {GATEWAY.ipv6}/128 dev eth1 nodad\n" +
-                   "".join(f"route add {node.address(f)} dev eth1\n"
-                           f"neigh add proxy {node.ipv6} dev eth0\n" if f == 6 else
-                           f"route add {node.address(f)} dev eth1\n"
-                           for node in NODES for f in (4, 6)) +
-                   "".join(f"neigh add proxy {host.ipv6} dev eth1\n" for host in HOSTS))
+        if not self.kind.flat:
+            self._plug(machine, "nodes", "eth1")
+            self._between(machine)
         for family in (4, 6):
             self.restore(machine, family, "filter", FIREWALL[self.kind.firewall])
             if self.kind.untracked:
                 self.restore(machine, family, "raw", "-A PREROUTING -j CT --notrack\n")
 
+    @staticmethod
+    def _between(machine):
+        """The gateway answers on each side for those of the other; without the usual delay."""
+        for interface in ("eth0", "eth1"):
+            machine.sysctl(**{f"ipv4__conf__{interface}__proxy_arp": 1,
+                              f"ipv6__conf__{interface}__proxy_ndp": 1,
+                              f"ipv4__neigh__{interface}__proxy_delay": 0,
+                              f"ipv6__neigh__{interface}__proxy_delay": 0})
+        machine.ip(f"addr add {GATEWAY.ipv6}/128 dev eth1 nodad\n" +
+                   "".join(f"neigh add proxy {host.ipv6} dev eth1\n" for host in HOSTS) +
+                   "".join(f"neigh add proxy {node.ipv6} dev eth0\n"
+                           f"route add {node.ipv4} dev eth1\n"
+                           f"route add {node.ipv6} dev eth1\n" for node in WORKERS))
+
     def _node(self, node):
-        machine = self._machine(node.name)
-        self._plug(machine, "nodes")
-        self._address(node)
+        """Makes a machine a node: the bridge of its pods, and what the CNI does."""
+        machine = self[node.name]
         machine.sysctl(ipv4__ip_forward=1, ipv6__conf__all__forwarding=1)
         ipv4, ipv6 = BRIDGES[node.name]
         machine.ip(f"link add cni0 address {self._mac()} type bridge mcast_snooping 0\n"
                    "link set cni0 up\n"
                    f"addr add {ipv4} dev cni0\n"
                    f"addr add {ipv6} dev cni0 nodad\n")
-        self._cluster_routes(machine, node)
         for family in (4, 6):
+            machine.ip("".join(self._cluster_routes(node, family)))
             self.restore(machine, family, "nat", CNI[self.kind.cni].format(
                 block=BLOCK[node.name, family], cluster=CLUSTER[family],
                 multicast=MULTICAST[family]))
 
-    @staticmethod
-    def _cluster_routes(machine, node):
-        """What the CNI does: to the other node's block, and to the address that node2 borrowed."""
-        for family in (4, 6):
-            for other in NODES:
-                if other is not node:
-                    machine.ip(f"route add {BLOCK[other.name, family]} via "
-                               f"{other.address(family)}\n")
-            there = f"via {NODES[1].address(family)}" if node is NODES[0] else "dev cni0"
-            machine.ip(f"route add {BORROWED.address(family)} {there}\n")
+    def _cluster_routes(self, node, family):
+        """To the other nodes' blocks, and to the address that node2 has borrowed."""
+        for other in self.nodes():
+            if other is not node:
+                yield f"route add {BLOCK[other.name, family]} via {other.address(family)}\n"
+        lender = "dev cni0" if node.name == "node2" else f"via {WORKERS[1].address(family)}"
+        yield f"route add {BORROWED.address(family)} {lender}\n"
 
     def _pod(self, pod, node):
         machine = self._machine(pod.name, self[node])

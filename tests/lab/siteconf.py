@@ -8,7 +8,8 @@ HOST_PORTS = range(60101, 61000)  # hosts towards pods; inside the kernel's own 
 FEW_PORTS = range(62001, 62201)  # pods towards host-b, port FEW_SERVICE
 HOST_SERVICE, FEW_SERVICE, POD_SERVICE = 60001, 60005, 8088
 FREE_PORT, BUSY_PORT = 61600, 61500  # of POD_PORTS; on the second one a pod listens
-IDLE_SERVICE = 60002  # opened for pods, nothing listens
+IDLE_SERVICES = "60002-60003"  # opened for pods, nothing listens
+NOT_HOST_PORTS = "59998-59999"
 OTHER_SERVICE, SSH = 45000, 22  # listening everywhere; opened nowhere, or for the administrator
 NODE_PORTS = "30000-31999"
 
@@ -18,7 +19,7 @@ roles = host
 [machine host-b]
 roles = host
 [machine gateway]
-roles = gateway
+roles = {roles}
 [machine node1]
 roles = node, control-plane
 [machine node2]
@@ -32,6 +33,7 @@ address = 192.168.31.45, fd00:31::45
 # the last two are borrowed from node1
 pods = 10.200.36.0/24, fd00:200:36::/64, 10.200.1.93, fd00:200:1::93
 
+{more}
 [pods]
 services = 8088
 [hosts]
@@ -39,7 +41,7 @@ addresses = 192.168.31.67, 192.168.31.128/25, fd00:31::67, fd00:31::130
 services = 60001-60005
 ports = 60101-60999
 [gateway]
-address = 192.168.31.2, fd00:31::2
+{address}
 stateful = {stateful}
 exclusive = {exclusive}
 [snat]
@@ -56,6 +58,12 @@ to = 192.168.31.130:60005, [fd00:31::130]:60005
 ports = 62001-62200
 [rule hosts]
 to = 192.168.31.67, 192.168.31.128/25, fd00:31::67, fd00:31::130
+"""
+
+NODE_GATEWAY = """\
+[node gateway]
+address = 192.168.31.2, fd00:31::2
+pods = 10.200.3.0/24, fd00:200:3::/64
 """
 
 MANIFEST = """\
@@ -83,6 +91,11 @@ class Wish:
     stateful: str = "yes"
     exclusive: str = "no"
     iptables: str = "auto"
+    address: bool = True  # the gateway's: without, hosts and nodes send to each other
+    node_gateway: bool = False
 
     def text(self):
-        return SITE.format(**vars(self))
+        wish = dict(vars(self), more=NODE_GATEWAY if self.node_gateway else "",
+                    roles="gateway, node" if self.node_gateway else "gateway",
+                    address="address = 192.168.31.2, fd00:31::2" if self.address else "")
+        return SITE.format(**wish)

@@ -22,8 +22,8 @@ COMMANDS = {
 LOCKS = {"/run/lock/fixport-setup.lock", "/run/xtables.lock"}  # empty, and may stay
 FOLDERS = ("/etc", "/var/lib", "/run")
 # Counters, the time of day, and what the kernel counts by itself.
-VOLATILE = re.compile(r"\[\d+:\d+\]|^# (Generated|Completed|Warning).*\n|counter packets \d+ bytes \d+",
-                      re.M)
+VOLATILE = re.compile(r"\[\d+:\d+\]|^# (Generated|Completed|Warning).*\n|"
+                      r"counter packets \d+ bytes \d+", re.M)
 UNSTEADY = re.compile(r"conntrack_count|/conntrack_buckets|random|unix/|/stat|netfilter/nf_log")
 
 

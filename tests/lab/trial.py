@@ -4,6 +4,8 @@
 For the test and for the demonstration.
 """
 
+import concurrent.futures
+import json
 import os
 import re
 import shutil
@@ -24,7 +26,8 @@ SERVERS = {"host-a": [siteconf.HOST_SERVICE, siteconf.OTHER_SERVICE],
            "host-b": [siteconf.HOST_SERVICE, siteconf.FEW_SERVICE],
            "node1": [siteconf.SSH],
            "pod-c": [siteconf.POD_SERVICE, siteconf.OTHER_SERVICE, siteconf.BUSY_PORT],
-           "pod-d": [siteconf.POD_SERVICE], "pod-e": [siteconf.POD_SERVICE]}
+           "pod-d": [siteconf.POD_SERVICE], "pod-e": [siteconf.POD_SERVICE],
+           "pod-b": [siteconf.POD_SERVICE]}
 
 
 NEEDED = ("unshare", "nsenter", "ip", "iptables-nft", "iptables-legacy", "nft", "conntrack", "curl",
@@ -77,6 +80,12 @@ def client(tool, address, port, options=()):
             f"http://{address}:{port}/api/healthy/check"], ""
 
 
+def at_once(function, arguments):
+    """Return: the results, in the order of the arguments."""
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        return list(threads.map(function, arguments))
+
+
 class Held:
     """A client that holds its connections until finish()."""
 
@@ -108,8 +117,9 @@ class Trial(network.Network):
             with open(computer.path(CONFIG), "w", encoding="ascii") as file:
                 file.write(self.wish.text())
         self._manifest()
-        started = [self._serve(name, ports) for name, ports in SERVERS.items()]
-        for name, server in zip(SERVERS, started):
+        started = {name: self._serve(name, ports) for name, ports in SERVERS.items()
+                   if name in self.machines}
+        for name, server in started.items():
             if server.stdout.readline() != "ready\n":
                 raise machine.Failed(f"{name}: its server does not start")
 
@@ -126,12 +136,24 @@ class Trial(network.Network):
 
     def setup(self, name, *argv, timeout=60):
         """fixport-setup on a machine. Return: as subprocess.run()."""
-        config = ["--config", CONFIG] if argv[0] in ("plan", "apply") else []
+        config = ["--config", CONFIG] if argv[0] in ("plan", "apply", "doctor") else []
         return self[name].run(["fixport-setup", *config, *argv], env=environment(), timeout=timeout)
 
     def setup_all(self, *argv):
         """The same on all machines. Return: {name: result}."""
-        return {computer.name: self.setup(computer.name, *argv) for computer in self}
+        return self.on_all(lambda name: self.setup(name, *argv))
+
+    def on_all(self, function):
+        """Calls a function with each machine's name, at the same time. Return: {name: result}."""
+        names = [computer.name for computer in self]
+        return dict(zip(names, at_once(function, names)))
+
+    def findings(self, name):
+        """Return: the errors that fixport-setup doctor finds on a machine, as a list of dicts."""
+        done = self.setup(name, "doctor", "--json")
+        if done.returncode not in (0, 2):
+            raise machine.Failed(f"doctor on {name}: {done.stdout}{done.stderr}")
+        return [finding for finding in json.loads(done.stdout) if finding["severity"] == "error"]
 
     def boot(self, name):
         """What the machine's own unit starts at boot. Return: as subprocess.run()."""
@@ -160,8 +182,9 @@ class Trial(network.Network):
 
         Return: a set of (client's address, its port, its port after masquerading).
         """
-        text = self[where].must(["conntrack", "-L", "-f", f"ipv{family}", "-p", "tcp", "--orig-dst",
-                                 network.STATIONS[to].address(family), "--orig-port-dst", str(port)])
+        address = network.STATIONS[to].address(family)
+        text = self[where].must(["conntrack", "-L", "-f", f"ipv{family}", "-p", "tcp",
+                                 "--orig-dst", address, "--orig-port-dst", str(port)])
         found = re.findall(r"src=(\S+) dst=\S+ sport=(\d+) .*src=.* dport=(\d+)", text)
         return {(address, int(mine), int(out)) for address, mine, out in found}
 

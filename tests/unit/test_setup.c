@@ -26,10 +26,10 @@
 
 enum fault {
     FAULT_NONE,
-    FAULT_DIE, /* as if by SIGKILL */
-    FAULT_FAIL, /* the tool says no */
+    FAULT_DIE,    /* as if by SIGKILL */
+    FAULT_FAIL,   /* the tool says no */
     FAULT_SIGNAL, /* SIGTERM comes */
-    FAULT_WRONG, /* the tool says yes, and does something else */
+    FAULT_WRONG,  /* the tool says yes, and does something else */
 };
 
 /* The machine. A point is a reading or a step; the fault comes at the one that is counted down. */
@@ -326,7 +326,8 @@ static void begin(void)
 {
     snprintf(root, sizeof(root), "/tmp/fixport-unit-XXXXXX");
     cr_assert(mkdtemp(root));
-    machine = mmap(NULL, sizeof(*machine), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    machine =
+        mmap(NULL, sizeof(*machine), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     cr_assert_neq(machine, MAP_FAILED);
     machine_set(start);
     config = config_a;
@@ -455,7 +456,8 @@ static void killed(command *which, bool first_a, command *then, const char *name
         int status = run_plain(setup_status);
         bool under_way = strstr(journal_bytes(&size), "\"applying\"") ||
                          strstr(journal_bytes(&size), "\"undoing\"");
-        cr_assert_eq(status, under_way ? SETUP_CHANGES : SETUP_OK, "%s %d: %d", name, point, status);
+        cr_assert_eq(status, under_way ? SETUP_CHANGES : SETUP_OK, "%s %d: %d", name, point,
+                     status);
         cr_assert_eq(run_plain(then), SETUP_OK, "%s %d", name, point);
         if (then == setup_apply) {
             cr_assert(machine_has(config), "%s, point %d", name, point);
@@ -670,8 +672,8 @@ Test(setup, locked)
 
 static void refused(const char *bytes, size_t size, const char *what, int round)
 {
-    static command *const commands[] = {setup_plan, setup_apply, setup_undo, setup_status,
-                                        setup_boot, setup_confirm};
+    static command *const commands[] = {setup_plan,   setup_apply, setup_undo,
+                                        setup_status, setup_boot,  setup_confirm};
     struct machine before = *machine;
     size_t after;
     journal_put(bytes, size);
