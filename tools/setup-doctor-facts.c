@@ -234,6 +234,7 @@ int facts_gather(struct facts *facts, const struct setup_options *options)
         return SETUP_ERROR;
     if (machine_look(&facts->machine, &error) < 0)
         return say_error(SETUP_ERROR, "%s", error.text);
+    machine_choose_gateway(&facts->machine, &facts->site);
     gather_roles(facts, options->roles);
     gather_ports(facts);
     gather_firewall(facts);

@@ -79,6 +79,36 @@ const struct machine_address *machine_has(const struct machine *machine, const u
     return NULL;
 }
 
+static int gateway_suits(const uint8_t addr[16], const void *arg)
+{
+    const struct machine *machine = arg;
+    if (machine_has(machine, addr))
+        return 2;
+    for (size_t i = 0; i < machine->count; i++) {
+        struct block network = {.prefix = machine->item[i].prefix};
+        memcpy(network.addr, machine->item[i].addr, 16);
+        address_mask(network.addr, network.prefix);
+        if (block_has(&network, addr))
+            return 1;
+    }
+    return 0;
+}
+
+void machine_choose_gateway(const struct machine *machine, struct site *site)
+{
+    site_choose_gateway(site, gateway_suits, machine);
+}
+
+int site_place(struct site *site, struct setup_error *error)
+{
+    struct machine machine = {.count = 0};
+    int result = machine_look(&machine, error);
+    if (!result)
+        machine_choose_gateway(&machine, site);
+    machine_free(&machine);
+    return result;
+}
+
 const char *machine_networks(const struct machine *machine, int family, char *buf, size_t size)
 {
     char text[BLOCK_TEXT];

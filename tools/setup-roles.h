@@ -49,6 +49,11 @@ void machine_free(struct machine *machine);
 /** machine_has - the entry with exactly @addr, or NULL. */
 const struct machine_address *machine_has(const struct machine *machine, const uint8_t addr[16]);
 
+/**
+ * machine_choose_gateway - site_choose_gateway(): an own address, else one on a connected network.
+ */
+void machine_choose_gateway(const struct machine *machine, struct site *site);
+
 /** machine_networks - "192.168.31.0/24 (eth0), ..." for messages, "none". Return: @buf. */
 const char *machine_networks(const struct machine *machine, int family, char *buf, size_t size);
 

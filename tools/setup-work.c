@@ -33,7 +33,10 @@ static int work_config(struct work *work, const char *config)
     if (length >= PATH_MAX)
         return say_error(SETUP_ERROR, "%.60s...: the path is too long", path);
     struct config_error error;
-    return site_load(path, &work->site, &error) < 0 ? say_error(SETUP_ERROR, "%s", error.text) : 0;
+    struct setup_error trouble;
+    if (site_load(path, &work->site, &error) < 0)
+        return say_error(SETUP_ERROR, "%s", error.text);
+    return site_place(&work->site, &trouble) < 0 ? say_error(SETUP_ERROR, "%s", trouble.text) : 0;
 }
 
 static int work_roles(struct work *work, unsigned roles)

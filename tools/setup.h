@@ -322,6 +322,11 @@ struct journal_entry *journal_find(const struct journal *journal,
 int roles_want(const struct site *site, unsigned roles, const struct journal *journal,
                const char *config_path, struct resources *resources, struct setup_error *error);
 
+/* ---- setup-machine.c ---- */
+
+/** site_place - of a gateway with a leg in each network, choose the one that this machine sees. */
+int site_place(struct site *site, struct setup_error *error);
+
 /* ---- setup-apply.c: plan, apply, roll back, undo, boot ---- */
 
 /* One resource that is not as it shall be. */

@@ -330,8 +330,8 @@ static int lists_read(struct draft *draft)
         error = list_read(draft, config_file_section(file, SECTION_HOSTS), KEY_ADDRESSES, false,
                           &draft->hosts);
     if (!error)
-        error = pair_read(draft, config_file_section(file, SECTION_GATEWAY), &draft->gateway,
-                          &draft->site->gateway);
+        error = list_read(draft, config_file_section(file, SECTION_GATEWAY), KEY_ADDRESS, true,
+                          &draft->gateway);
     return error;
 }
 
@@ -340,7 +340,35 @@ static int lists_keep(const struct draft *draft)
 {
     const struct placed_list *pods = draft->pods.count ? &draft->pods : &draft->node_pods;
     int error = blocks_copy(draft, pods, 0, true, &draft->site->pods);
-    return error ? error : blocks_copy(draft, &draft->hosts, 0, true, &draft->site->hosts);
+    if (!error)
+        error = blocks_copy(draft, &draft->hosts, 0, true, &draft->site->hosts);
+    if (!error)
+        error = blocks_copy(draft, &draft->gateway, 0, false, &draft->site->gateways);
+    return error;
+}
+
+static int suits_all(const uint8_t addr[16], const void *arg)
+{
+    (void)addr;
+    (void)arg;
+    return 0;
+}
+
+void site_choose_gateway(struct site *site, int (*suits)(const uint8_t addr[16], const void *arg),
+                         const void *arg)
+{
+    int best[2] = {-1, -1};
+    site->gateway = (struct address_pair){.has4 = false};
+    for (size_t i = 0; i < site->gateways.count; i++) {
+        const struct block *block = &site->gateways.item[i];
+        bool v4 = block_is_v4(block);
+        int suit = suits(block->addr, arg);
+        if (suit <= best[v4])
+            continue;
+        best[v4] = suit;
+        *(v4 ? &site->gateway.has4 : &site->gateway.has6) = true;
+        memcpy(v4 ? site->gateway.addr4 : site->gateway.addr6, block->addr, 16);
+    }
 }
 
 static void site_begin(struct site *site)
@@ -374,6 +402,8 @@ int site_load(const char *path, struct site *site, struct config_error *error)
         result = draft_read(&draft);
     if (result)
         site_free(site);
+    else
+        site_choose_gateway(site, suits_all, NULL);
     free(draft.node_pods.item);
     free(draft.nodes.item);
     free(draft.pods.item);
@@ -391,6 +421,7 @@ void site_free(struct site *site)
     free(site->machine);
     free(site->pods.item);
     free(site->hosts.item);
+    free(site->gateways.item);
     memset(site, 0, sizeof(*site));
 }
 

@@ -22,7 +22,7 @@
  *   ports = 60001-60999               source ports of hosts towards pods: the hosts' own pool
  *
  *   [gateway]
- *   address = 192.168.31.2            if traffic goes through it: at most one per family
+ *   address = 192.168.31.2            if traffic goes through it; one for each network it is on
  *   stateful = yes                    answers by connection tracking, or "no": by mirrored rules
  *   exclusive = no                    reject everything else forwarded, not only pods <-> outside
  *
@@ -109,7 +109,8 @@ struct site {
     struct block_list hosts;
     struct portset host_services; /* count 0: none */
     struct portset host_ports;    /* count 0: hosts get no pool */
-    struct address_pair gateway;  /* neither: traffic goes straight from node to host */
+    struct block_list gateways;   /* all addresses of the gateway, single, in the file's order */
+    struct address_pair gateway;  /* the one to use; neither: traffic goes straight to the node */
     bool stateful;
     bool exclusive;
     enum site_snat snat;
@@ -136,6 +137,14 @@ struct site {
  * Return: 0 or as config_load(). Not for several threads at once.
  */
 int site_load(const char *path, struct site *site, struct config_error *error);
+
+/**
+ * site_choose_gateway - set @site->gateway to the gateway's address that suits this machine best.
+ * @suits: 0 for an address that is of no use, else the more the better; called with @arg.
+ * Of several that are equal the first in the file is taken, as it is if none is of use.
+ */
+void site_choose_gateway(struct site *site, int (*suits)(const uint8_t addr[16], const void *arg),
+                         const void *arg);
 
 /** site_free - give back what a site holds; a site of zeros is fine. */
 void site_free(struct site *site);

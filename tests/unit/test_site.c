@@ -392,7 +392,6 @@ Test(site, bad_addresses)
     expect_bad("[node a]", "address", "192.168.31.0/24", "one address is needed, without '/'");
     expect_bad("[node a]", "address", "node1.example.com", "is no address");
     expect_bad("[node a]", "address", "10.0.0.1, 10.0.0.2", "10.0.0.2 is a second IPv4 address");
-    expect_bad("[gateway]", "address", "fd00::1,fd00::2", "fd00::2 is a second IPv6 address");
     expect_bad("[gateway]", "address", "", "nothing is given");
     expect_line(POOL "[node a]\npods = 10.1.0.0/16\n",
                 "[node a]: no address is given: address = ADDRESS is needed");
@@ -644,6 +643,30 @@ Test(site, ports_of_all_rules)
     take("[rule a]\nports = 1-65535\n");
     cr_assert_eq(site_pool_ports(&site.config.policy, &set), 0);
     expect_ports(&set, "1-65535");
+}
+
+/* ---- the gateway ---- */
+
+/* Suits as much as its last byte says. */
+static int last_byte(const uint8_t addr[16], const void *arg)
+{
+    (void)arg;
+    return addr[15];
+}
+
+Test(site, of_several_gateways_the_one_that_suits)
+{
+    take("[gateway]\naddress = 192.168.31.2, 10.0.0.9, fd00::1, 10.1.0.9, fd00:1::7\n");
+    cr_assert_eq(site.gateways.count, 5);
+    cr_assert(site.gateway.has4 && site.gateway.has6);
+    cr_expect_eq(site.gateway.addr4[15], 2, "the first, as long as nobody has chosen");
+    cr_expect_eq(site.gateway.addr6[15], 1);
+    site_choose_gateway(&site, last_byte, NULL);
+    cr_expect_eq(site.gateway.addr4[13], 0, "of equals the first");
+    cr_expect_eq(site.gateway.addr4[15], 9);
+    cr_expect_eq(site.gateway.addr6[15], 7);
+    take("[gateway]\nstateful = no\n");
+    cr_expect(!site.gateway.has4 && !site.gateway.has6);
 }
 
 /* ---- anything at all ---- */
