@@ -34,21 +34,30 @@ static int apply_check_saved(struct journal_entry *entry, struct setup_error *er
     return 0;
 }
 
+/*
+ * Read again, is it as asked? What a later step has changed as well is set once more: the kernel
+ * sets some of its settings with others.
+ */
+static int apply_check_entry(struct journal_entry *entry, struct setup_error *error)
+{
+    if (change_to(entry->type, entry->name, entry->wanted, error) < 0)
+        return -1;
+    return change_check(entry->type, entry->name, entry->wanted, &entry->after, error);
+}
+
 static int apply_check(struct work *work, struct setup_error *error)
 {
     for (size_t i = 0; i < work->next.count; i++) {
         struct journal_entry *entry = &work->next.entry[i];
-        int result =
-            persist_is_saved(entry, work->next.persist)
-                ? apply_check_saved(entry, error)
-                : change_check(entry->type, entry->name, entry->wanted, &entry->after, error);
-        if (result < 0)
+        bool saved = persist_is_saved(entry, work->next.persist);
+        if ((saved ? apply_check_saved(entry, error) : apply_check_entry(entry, error)) < 0)
             return -1;
         entry->done = true;
     }
-    return signals_seen() ? setup_fail(error, "stopped by signal %d (%s)", signals_seen(),
-                                       strsignal(signals_seen()))
-                          : 0;
+    if (!signals_seen())
+        return 0;
+    return setup_fail(error, "stopped by signal %d (%s)", signals_seen(),
+                      strsignal(signals_seen()));
 }
 
 static int apply_begin(struct work *work, unsigned confirm, struct setup_error *error)
@@ -60,7 +69,7 @@ static int apply_begin(struct work *work, unsigned confirm, struct setup_error *
     next->earlier = work->has_old ? journal_to_json(&work->old) : NULL;
     if (confirm && watcher_start(next->when, next->deadline, confirm, error) < 0)
         return -1;
-    return journal_save(next, error);
+    return journal_save(next, error) < 0 ? -1 : watcher_begun(error);
 }
 
 /* From now on it is kept, or waits to be. */

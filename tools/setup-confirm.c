@@ -2,17 +2,19 @@
 /*
  * apply --confirm: who has locked himself out cannot type "undo". So before the first step a
  * process is put aside that rolls back when the time is over, and leaves alone what was confirmed,
- * undone or applied anew meanwhile: the journal tells. It belongs to no terminal and no session,
- * holds no lock while it waits, and needs nothing of the process that made it. After a reboot, in
- * its place, boot rolls back.
+ * undone or applied anew meanwhile: the journal tells. It belongs to no terminal, holds no lock
+ * while it waits, and needs nothing of the process that made it. After a reboot, in its place, boot
+ * rolls back.
  */
 #include "setup-engine.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <syslog.h>
 #include <time.h>
@@ -20,18 +22,44 @@
 
 #define WATCHER_TRIES 10
 #define WATCHER_PAUSE 3 /* s between tries */
-
-/* By a clock that runs on while the machine sleeps, and that nobody sets. */
-static void watcher_wait(const struct timespec *until)
-{
-    while (clock_nanosleep(CLOCK_BOOTTIME, TIMER_ABSTIME, until, NULL) == EINTR)
-        ;
-}
+#define WATCHER_LOOK 2  /* s between looks at the journal */
 
 static bool watcher_concerns(const struct journal *journal, int64_t when, int64_t deadline)
 {
     bool waits = journal->phase == JOURNAL_UNCONFIRMED || journal->phase == JOURNAL_APPLYING;
     return waits && journal->when == when && journal->deadline == deadline;
+}
+
+/* Whether it is still ours to wait for; a journal that cannot be read may be. */
+static bool watcher_looks(int64_t when, int64_t deadline)
+{
+    struct setup_error ignored;
+    struct journal journal = {.count = 0};
+    int result = journal_load(&journal, &ignored);
+    bool concerns = result < 0 || (result == 1 && watcher_concerns(&journal, when, deadline));
+    journal_free(&journal);
+    return concerns;
+}
+
+/*
+ * Until the journal is on disk there is nothing to look at: the apply says when, or ends without.
+ * By a clock that runs on while the machine sleeps, and that nobody sets. What has nothing to do
+ * with us any more is no reason to stay.
+ */
+static void watcher_wait(int64_t when, int64_t deadline, const struct timespec *until, int apply)
+{
+    struct pollfd begun = {.fd = apply, .events = POLLIN};
+    struct timespec now;
+    poll(&begun, 1, (int)(deadline - when) * 1000);
+    close(apply);
+    for (clock_gettime(CLOCK_BOOTTIME, &now); now.tv_sec < until->tv_sec;
+         clock_gettime(CLOCK_BOOTTIME, &now)) {
+        if (!watcher_looks(when, deadline))
+            _exit(0);
+        now.tv_sec += WATCHER_LOOK;
+        clock_nanosleep(CLOCK_BOOTTIME, TIMER_ABSTIME, now.tv_sec < until->tv_sec ? &now : until,
+                        NULL);
+    }
 }
 
 /* Return: 0 if there is nothing left to do. */
@@ -53,7 +81,7 @@ static int watcher_try(int64_t when, int64_t deadline)
 }
 
 /*
- * Own descriptors, so that no terminal, pipe or lock is kept; own session, so that none ends us.
+ * Own descriptors, so that no terminal, pipe or lock is kept; apart, so that no logout ends us.
  * TERM does: when the machine goes down, boot takes over.
  */
 static void watcher_detach(void)
@@ -73,15 +101,14 @@ static void watcher_detach(void)
         close(null);
 }
 
-static void watcher_run(int64_t when, int64_t deadline, const struct timespec *until, int ready)
+static void watcher_run(int64_t when, int64_t deadline, const struct timespec *until, int apply)
 {
     struct setup_error error;
     struct timespec pause = {.tv_sec = WATCHER_PAUSE};
     watcher_detach();
-    if (write(ready, "", 1) != 1)
+    if (write(apply, "", 1) != 1)
         _exit(1);
-    close(ready);
-    watcher_wait(until);
+    watcher_wait(when, deadline, until, apply);
     signals_watch();
     openlog("fixport-setup", LOG_PID, LOG_DAEMON);
     if (lock_take(LOCK_WAIT, &error) < 0)
@@ -92,38 +119,48 @@ static void watcher_run(int64_t when, int64_t deadline, const struct timespec *u
 }
 
 /* Twice forked: no child of a process that may live on and never wait for it. */
-static void watcher_fork(int64_t when, int64_t deadline, const struct timespec *until, int ready)
+static void watcher_fork(int64_t when, int64_t deadline, const struct timespec *until, int apply)
 {
     pid_t pid = fork();
     if (pid == 0)
-        watcher_run(when, deadline, until, ready);
+        watcher_run(when, deadline, until, apply);
     _exit(pid < 0);
 }
+
+/* Our end of the socket pair: a byte from there is "ready", one to there "it is on disk". */
+static int watcher_fd = -1;
 
 int watcher_start(int64_t when, int64_t deadline, unsigned seconds, struct setup_error *error)
 {
     struct timespec until;
-    int ready[2];
+    int ends[2];
     char byte;
     fflush(NULL);
     clock_gettime(CLOCK_BOOTTIME, &until);
     until.tv_sec += seconds;
-    if (pipe2(ready, O_CLOEXEC) < 0)
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
         return setup_fail(error, "the roll back cannot be armed: %s", strerror(errno));
     pid_t pid = fork();
-    if (pid == 0) {
-        close(ready[0]);
-        watcher_fork(when, deadline, &until, ready[1]);
-    }
     int why = errno;
-    close(ready[1]);
+    if (pid == 0) {
+        close(ends[0]);
+        watcher_fork(when, deadline, &until, ends[1]);
+    }
+    close(ends[1]);
     if (pid > 0)
         waitpid(pid, NULL, 0);
-    bool armed = pid > 0 && read(ready[0], &byte, 1) == 1;
-    close(ready[0]);
-    return armed ? 0
-                 : setup_fail(error, "the roll back cannot be armed: %s",
-                              pid < 0 ? strerror(why) : "no process for it");
+    watcher_fd = ends[0];
+    if (pid > 0 && read(watcher_fd, &byte, 1) == 1)
+        return 0;
+    return setup_fail(error, "the roll back cannot be armed: %s",
+                      pid < 0 ? strerror(why) : "no process for it");
+}
+
+int watcher_begun(struct setup_error *error)
+{
+    if (watcher_fd < 0 || write(watcher_fd, "", 1) == 1)
+        return 0;
+    return setup_fail(error, "the process that would roll back is gone: %s", strerror(errno));
 }
 
 static int confirm_late(struct journal *journal, struct setup_error *error)

@@ -210,6 +210,12 @@ int journal_begin(struct journal *journal, bool *has, struct setup_error *error)
  */
 int watcher_start(int64_t when, int64_t deadline, unsigned seconds, struct setup_error *error);
 
+/**
+ * watcher_begun - tell it, if there is one, that the journal is on disk: from then on it goes when
+ * the journal is not about it any more.
+ */
+int watcher_begun(struct setup_error *error);
+
 /* ---- setup-systemd.c ---- */
 
 /** systemd_concerns - whether systemd must read its units again after a resource has changed. */

@@ -452,12 +452,12 @@ static int gateway_interfaces(struct roles *roles, int family, bool ours)
 static int gateway_switch(struct roles *roles, int family, const char *master)
 {
     char *now = NULL;
-    bool ours = journal_find(roles->journal, &resource_sysctl, master);
+    const struct journal_entry *ours = journal_find(roles->journal, &resource_sysctl, master);
     if (resource_sysctl.read(master, &now, roles->error) < 0)
         return -1;
-    bool switched = ours || (now && strcmp(now, "0") == 0);
+    bool switched = state_equal(ours ? ours->before : now, "0");
     free(now);
-    if (switched && gateway_interfaces(roles, family, ours) < 0)
+    if (switched && gateway_interfaces(roles, family, ours != NULL) < 0)
         return -1;
     if (switched && family == 4 &&
         role_sysctl(roles, "net.ipv4.conf.all.accept_redirects", "0",
@@ -480,8 +480,7 @@ static int gateway_forwarding6(struct roles *roles)
 
 static int gateway_forwarding(struct roles *roles)
 {
-    if (blocks_have_family(&roles->pods, 4) &&
-        gateway_switch(roles, 4, "net.ipv4.ip_forward") < 0)
+    if (blocks_have_family(&roles->pods, 4) && gateway_switch(roles, 4, "net.ipv4.ip_forward") < 0)
         return -1;
     if (blocks_have_family(&roles->pods, 6) && gateway_forwarding6(roles) < 0)
         return -1;

@@ -13,6 +13,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define LOCK_TRIES 10
+#define LOCK_PAUSE 20000 /* us between tries */
+
 static int lock_fd = -1;
 
 /* The folders of the lock under the root: on a real system they are there. */
@@ -39,16 +42,25 @@ static int lock_open(struct setup_error *error)
     return fd < 0 ? setup_fail(error, "%s: %s", path, strerror(errno)) : fd;
 }
 
+/* lock_is_held() has the lock for a moment: that is no reason to give up. */
+static int lock_get(int fd, enum lock_wait wait)
+{
+    int result = -1, tries = 0;
+    errno = EINTR;
+    while (result < 0 && (errno == EINTR || (errno == EWOULDBLOCK && tries++ < LOCK_TRIES))) {
+        if (errno == EWOULDBLOCK)
+            usleep(LOCK_PAUSE);
+        result = flock(fd, wait == LOCK_TRY ? LOCK_EX | LOCK_NB : LOCK_EX);
+    }
+    return result;
+}
+
 int lock_take(enum lock_wait wait, struct setup_error *error)
 {
     int fd = lock_open(error);
     if (fd < 0)
         return -1;
-    int result;
-    do
-        result = flock(fd, wait == LOCK_TRY ? LOCK_EX | LOCK_NB : LOCK_EX);
-    while (result < 0 && errno == EINTR);
-    if (result < 0) {
+    if (lock_get(fd, wait) < 0) {
         int why = errno;
         close(fd);
         if (why == EWOULDBLOCK)

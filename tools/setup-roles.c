@@ -3,8 +3,8 @@
  * What the roles want of this machine, taken together: each role's file adds its own, and what
  * several of them need in one place (the routes, the reserved ports) is collected and added once,
  * at the end. Then everything is put in the order in which it is safe to apply: files, the pool,
- * routes, rules, and only then settings of the kernel, so that nothing is forwarded before the rules
- * are there (going back, it ends before they go); the API server's manifest last, because its
+ * routes, rules, and only then settings of the kernel, so that nothing is forwarded before the
+ * rules are there (going back, it ends before they go); the API server's manifest last, because its
  * restart takes longest and nothing here waits for it.
  */
 #include "setup-roles.h"

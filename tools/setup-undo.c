@@ -37,7 +37,7 @@ static void walk_sweep(const struct journal_entry *entry)
     file_sweep(entry->name, *above ? above : "/");
 }
 
-/* As change_to(), but for the setting of an interface that has gone: there is nothing to put back. */
+/* As change_to(); of an interface that has gone there is no setting to put back. */
 static int walk_back(const struct journal_entry *entry, const char *state,
                      struct setup_error *error)
 {

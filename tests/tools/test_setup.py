@@ -9,7 +9,7 @@ routes, the settings, and every file with its bytes, mode and owner. Tools that 
 the last thing that fixport-setup sees are played by wrappers that come first in PATH.
 
     FIXPORT_BUILD=build tests/tools/test_setup.py [WORD...]   only the tests with WORD in their name
-    FIXPORT_SETUP_ROUNDS   how many times it is killed at a random moment, each (20)
+    FIXPORT_SETUP_ROUNDS   how many times it is killed at a random moment, each (12)
 """
 
 import fcntl
@@ -28,7 +28,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import fptest  # noqa: E402
 
 SETUP = os.path.join(fptest.BUILD, "tools", "fixport-setup")
-ROUNDS = int(os.environ.get("FIXPORT_SETUP_ROUNDS", "20"))
+ROUNDS = int(os.environ.get("FIXPORT_SETUP_ROUNDS", "12"))
 ROLES = "gateway,node,control-plane"
 UNSHARE = ["unshare", "--mount", "--net", "--uts"]
 MANIFEST_PATH = "/etc/kubernetes/manifests/kube-apiserver.yaml"
@@ -407,6 +407,41 @@ def test_drift(test):
     run(["iptables-nft", "-I", "FIXPORT-FORWARD", "-s", "10.9.9.9", "-j", "ACCEPT"])
     test.expect(machine("undo", "--force"), 0, "undo --force")
     test.unchanged("after undo --force all is as before")
+
+
+def test_a_router_already(test):
+    """Forwarding was on before: then it stays, and nothing comes with it."""
+    machine = test.machine
+    for name in ("ipv4.ip_forward", "ipv6.conf.all.forwarding"):
+        run(["sysctl", "-w", f"net.{name}=1"])
+    before = machine.state()
+    test.expect(machine("apply"), 0, "a router already: apply")
+    exact = machine.state(exact=True)
+    test.expect(machine("apply"), 0, "a second apply", r"^Nothing to change", "stdout")
+    test.unchanged("a second apply changes nothing", exact, exact=True)
+    test.expect(machine("undo"), 0, "undo")
+    test.unchanged("a router already: after undo still", before)
+    for name in ("ipv6.conf.all.forwarding", "ipv4.ip_forward"):
+        run(["sysctl", "-w", f"net.{name}=0"])
+    for name in ("ipv4.conf.all.accept_redirects=0", "ipv4.conf.wire.forwarding=1",
+                 "ipv6.conf.lan.forwarding=1"):
+        run(["sysctl", "-w", f"net.{name}"])
+
+
+def test_interface_gone(test):
+    """The settings of an interface that has gone meanwhile are nobody's to put back."""
+    machine = test.machine
+    for then in ("undo", "apply"):
+        run(["ip", "link", "add", "extra", "type", "veth", "peer", "name", "other"])
+        run(["sysctl", "-w", "net.ipv4.conf.extra.forwarding=1"])
+        test.expect(machine("apply"), 0, "apply with an interface that forwards")
+        run(["ip", "link", "del", "extra"])
+        test.expect(machine("status"), 2, "it goes: status",
+                    r"^sysctl net.ipv4.conf.extra.forwarding +missing", "stdout")
+        test.expect(machine(then), 0, f"it goes: {then}")
+    test.expect(machine("status"), 0, "status then")
+    test.expect(machine("undo"), 0, "undo")
+    test.unchanged("after undo all is as before")
 
 
 RESTORES = ("iptables-nft-restore", "ip6tables-nft-restore")
