@@ -342,7 +342,7 @@ static char *unit_text(const struct roles *roles)
 
 static int unit_add(struct roles *roles)
 {
-    if (roles->site->persist != PERSIST_OWN || !(roles->roles & ~(unsigned)ROLE_CONTROL_PLANE))
+    if (roles->site->persist == PERSIST_NONE || !(roles->roles & ~(unsigned)ROLE_CONTROL_PLANE))
         return 0; /* the manifest lasts by itself */
     char *text = unit_text(roles);
     char *state = file_state(0644, text);
