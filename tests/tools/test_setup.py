@@ -976,6 +976,9 @@ def test_empty_machine(test):
 
 
 def main():
+    # A shell that runs this in the background has SIGINT ignored, and fixport-setup would respect it.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     in_own_machine()
     scratch = os.environ["FIXPORT_TEST_SCRATCH"]
     done = run(["sh", "-c", BEFORE, "sh", scratch])
