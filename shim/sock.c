@@ -9,14 +9,14 @@
 #include <string.h>
 
 #define STACK_LEAST (8u << 20) /* nothing else is mapped so near below the first thread's stack */
-#define PAGE(pointer) ((uintptr_t)(pointer) / 4096) /* the smallest page size there is */
+#define PAGE(address) ((address) / 4096) /* the smallest page size there is */
 
 /*
  * Whether eight bytes can be read, without touching them: rt_sigprocmask(2) copies its new mask
  * first and only then finds that it does not know what to do with it (kernel/signal.c). It is the
  * cheapest system call that looks at a pointer and changes nothing.
  */
-static bool readable(const void *at)
+static bool readable(uintptr_t at)
 {
     return SYS(rt_sigprocmask, ~0, at, NULL, 8) != -EFAULT;
 }
@@ -26,14 +26,13 @@ static bool readable(const void *at)
  * this frame's page, or between it and the top of the first thread's stack, where the kernel has
  * put AT_RANDOM's bytes (fs/binfmt_elf.c).
  */
-static bool on_stack(const void *first, const void *last)
+static bool on_stack(uintptr_t first, uintptr_t last)
 {
     uintptr_t here = (uintptr_t)__builtin_frame_address(0);
     uintptr_t top = shim.stack_top;
     if (PAGE(first) == PAGE(here) && PAGE(last) == PAGE(here))
         return true;
-    return top > here && top - here < STACK_LEAST && (uintptr_t)first > here &&
-           (uintptr_t)last > (uintptr_t)first && (uintptr_t)last < top;
+    return top > here && top - here < STACK_LEAST && first > here && last < top;
 }
 
 bool address_copy(struct sockaddr_storage *copy, const void *address, socklen_t length)
@@ -41,9 +40,12 @@ bool address_copy(struct sockaddr_storage *copy, const void *address, socklen_t 
     /* NULL is readable() because it means "no mask" there. */
     if (!address || length < sizeof(struct sockaddr_in) || length > sizeof(*copy))
         return false;
-    const char *last = (const char *)address + length - 8;
-    if (!on_stack(address, last + 7) &&
-        (!readable(address) || (PAGE(last + 7) != PAGE(address) && !readable(last))))
+    uintptr_t first = (uintptr_t)address;
+    uintptr_t last = first + length - 1;
+    if (last < first)
+        return false;
+    if (!on_stack(first, last) &&
+        (!readable(first) || (PAGE(last) != PAGE(first) && !readable(last - 7))))
         return false;
     memcpy(copy, address, length);
     if (length < sizeof(struct sockaddr_in6))
