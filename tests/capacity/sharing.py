@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: MIT
+"""K destinations x N ports at the same time, all of them, in one namespace and in several."""
+
+from place import BY_BIND, BY_RANGE, NO_OPTION, Client, Places, Pool
+
+WAYS = [("by range", BY_RANGE, None), ("by bind", BY_BIND, None),
+        ("without IP_LOCAL_PORT_RANGE", BY_RANGE, NO_OPTION)]
+
+# destinations, ports, lanes of the pool, threads
+ONE = [(1, 8000, None, 1), (10, 1000, None, 4), (100, 150, None, 1), (20, 500, 8, 1),
+       (100, 100, 8, 4)]
+SEVERAL = [(1, 5000, None, 1), (10, 500, None, 2), (100, 60, None, 1), (20, 60, 8, 1)]
+
+
+def fill(pool, places, destinations, each, threads, fake):
+    """Every place tries to have all. Return: what each client said."""
+    clients = [Client(place, pool, "hold", "-d", destinations, "-n", each, "-t", threads, "-r",
+                      pool.ports, tag=tag, fake=fake)
+               for tag, place in enumerate(places, 1)]
+    said = [client.said() for client in clients]
+    entries = pool.entries()
+    for client in clients:
+        client.kill()
+    return said, entries
+
+
+def total(said, name):
+    return sum(one.get(name, 0) for one in said)
+
+
+def check_case(tap, places, case, way, fake):
+    destinations, each, lanes, threads = case
+    ports = f"40000-{40000 + each - 1}"
+    with Pool(ports, destinations, lanes) as pool:
+        said, entries = fill(pool, places, destinations, each, threads, fake)
+        wanted = destinations * each
+        refused = (len(places) - 1) * wanted
+        wrong = sum(total(said, name) for name in ("failed", "outside", "clash"))
+        tap.point(total(said, "made") == wanted == entries and total(said, "refused") == refused
+                  and not wrong,
+                  f"sharing: {destinations} x {each} at once, {len(places)} namespace(s), "
+                  f"{threads} thread(s), {lanes or 'default'} lanes, {way}",
+                  *said, f"{entries} in the ledger", pool.said())
+        left = pool.reclaim() and pool.leases()
+        tap.point(left["used"] == left["letgo"] == 0,
+                  "sharing: nothing is in use after reclaim", left)
+
+
+def check(tap):
+    for way, sysctls, fake in WAYS:
+        for case in ONE:
+            with Places(1, *sysctls, connections=case[0] * case[1]) as places:
+                check_case(tap, places, case, way, fake)
+        for case in SEVERAL:
+            with Places(3, *sysctls, connections=case[0] * case[1]) as places:
+                check_case(tap, places, case, way, fake)
