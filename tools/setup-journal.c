@@ -386,12 +386,17 @@ static int journal_write(const char *path, json_t *json)
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0)
         return -1;
+    FILE *file = fdopen(fd, "w"); /* jansson writes in small pieces */
+    if (!file) {
+        close(fd);
+        return -1;
+    }
     errno = EIO;
-    int result = json_dumpfd(json, fd, JSON_INDENT(1));
-    if (result == 0)
-        result = fsync(fd);
+    int result = json_dumpf(json, file, JSON_INDENT(1));
+    if (result == 0 && (fflush(file) != 0 || fsync(fd) < 0))
+        result = -1;
     int why = errno;
-    close(fd);
+    fclose(file);
     errno = why;
     return result;
 }
