@@ -9,6 +9,7 @@
 #include "bench.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -21,7 +22,8 @@ struct many {
     pthread_barrier_t barrier;
     const struct row *row;
     enum way way;
-    int count; /* connections for each thread, in this batch */
+    int count;               /* connections for each thread, in this batch */
+    _Atomic uint64_t cpu_ns; /* of all threads, in this batch */
 };
 
 static struct many *many;
@@ -31,7 +33,8 @@ static void *many_thread(void *unused)
     (void)unused;
     for (;;) {
         pthread_barrier_wait(&many->barrier);
-        run_connects(many->row, many->way, many->count);
+        double each = run_connects(many->row, many->way, many->count).cpu_ns;
+        atomic_fetch_add(&many->cpu_ns, (uint64_t)(each * many->count));
         pthread_barrier_wait(&many->barrier);
     }
     return NULL;
@@ -69,9 +72,12 @@ struct sample run_many(const struct row *row, enum way way, int count)
     if (!many)
         many_begin(row, way);
     many->count = count;
+    atomic_store(&many->cpu_ns, 0);
     pthread_barrier_wait(&many->barrier);
     double began = now_ns();
     pthread_barrier_wait(&many->barrier);
     double made = (double)count * PROCESSES * THREADS;
-    return (struct sample){.ns = (now_ns() - began) / made, .made = made};
+    return (struct sample){.ns = (now_ns() - began) / made,
+                           .cpu_ns = (double)atomic_load(&many->cpu_ns) / made,
+                           .made = made};
 }

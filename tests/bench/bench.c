@@ -91,7 +91,7 @@ static void say_special(const struct row *row, int way, int rounds, double ratio
 static void say_times(const struct row *row, int rounds)
 {
     printf("  %-30s %10s    %7s    %-16s %s\n", "", "median", "ratio", "half of them",
-           row->job == JOB_MANY ? "" : "ratio of cpu time");
+           "ratio of cpu time");
     for (int way = 0; way < WAY_COUNT; way++) {
         if (!has_way(row, way))
             continue;
@@ -102,10 +102,8 @@ static void say_times(const struct row *row, int rounds)
         double high = quantile_of(row, way, rounds, RATIO, 0.75);
         printf("  %-30s %10.3f us %7.3f x  %6.3f - %-8.3f", way_names[way], ns / 1000, ratio, low,
                high);
-        if (row->job != JOB_MANY) {
-            printf(" %7.3f x", cpu);
-            note(row, way, "cpu_ratio", cpu);
-        }
+        printf(" %7.3f x", cpu);
+        note(row, way, "cpu_ratio", cpu);
         note(row, way, "ns", ns);
         note(row, way, "ratio", ratio);
         note(row, way, "ratio_q1", low);
