@@ -3,28 +3,60 @@
  * boot: what the unit runs. The journal says what the machine shall be, and boot sets what does not
  * last by itself; files are there already. It reads no configuration: what comes up is what was
  * applied, not what somebody has written since. One resource that fails does not keep the others
- * from coming up, least of all the firewall's rules.
+ * from coming up, least of all the firewall's rules; but without these nothing is forwarded.
  */
 #include "setup-engine.h"
 
+#include <stdlib.h>
+#include <string.h>
+
+/* Whether setting it lets packets through the machine. */
+static bool boot_opens(const struct journal_entry *entry)
+{
+    size_t length = strlen(entry->name);
+    static const char suffix[] = "forwarding";
+    return entry->type == &resource_sysctl &&
+           (strcmp(entry->name, "net.ipv4.ip_forward") == 0 ||
+            (length >= sizeof(suffix) - 1 &&
+             strcmp(entry->name + length - (sizeof(suffix) - 1), suffix) == 0));
+}
+
+/* As change_to(); of an interface that has gone there is no setting to make. */
+static int boot_set(const struct journal_entry *entry, struct setup_error *error)
+{
+    char *now = NULL;
+    if (entry->type == &resource_sysctl) {
+        int result = entry->type->read(entry->name, &now, error);
+        bool gone = !now;
+        free(now);
+        if (result < 0 || gone)
+            return result;
+    }
+    return change_to(entry->type, entry->name, entry->wanted, error);
+}
+
 static int boot_run(const struct journal *journal, size_t *changed, struct setup_error *error)
 {
-    bool failed = false;
+    bool failed = false, unguarded = false;
     struct setup_error one = {.text = ""};
     if (journal_use(journal, error) < 0)
         return -1;
     for (size_t i = 0; i < journal->count; i++) {
         const struct journal_entry *entry = &journal->entry[i];
-        int result =
-            entry->type->lasting ? 0 : change_to(entry->type, entry->name, entry->wanted, &one);
+        if (entry->type->lasting || (unguarded && boot_opens(entry)))
+            continue;
+        int result = boot_set(entry, &one);
         if (result < 0) {
             say_error(0, "%s", one.text);
             *error = one;
             failed = true;
+            unguarded = unguarded || entry->type == &resource_iptables;
         } else {
             *changed += (size_t)result;
         }
     }
+    if (unguarded)
+        say_error(0, "the firewall's rules are not there: forwarding is not turned on");
     return failed ? setup_fail(error, "not everything that was applied could be set") : 0;
 }
 

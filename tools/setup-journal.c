@@ -401,6 +401,16 @@ static int journal_write(const char *path, json_t *json)
     return result;
 }
 
+/* What is refused when it is read must not be written. */
+static bool file_readable(json_t *json)
+{
+    struct journal check = {.count = 0};
+    struct setup_error ignored;
+    bool readable = file_from_json(json, &check, &ignored) == 1;
+    journal_free(&check);
+    return readable;
+}
+
 int journal_save(const struct journal *journal, struct setup_error *error)
 {
     char path[PATH_MAX], new[PATH_MAX], dir[PATH_MAX];
@@ -410,6 +420,11 @@ int journal_save(const struct journal *journal, struct setup_error *error)
     json_t *json = file_to_json(journal);
     if (!json)
         return setup_fail(error, "%s cannot be written: what is there now is not all UTF-8", path);
+    if (!file_readable(json)) {
+        json_decref(json);
+        return setup_fail(error, "%s would not be readable again: a path in the configuration has "
+                                 "\"..\" in it, or there is too much to remember", path);
+    }
     int result = folder_make(dir);
     if (result == 0)
         result = journal_write(new, json);

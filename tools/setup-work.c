@@ -194,7 +194,7 @@ static enum site_iptables work_iptables(const struct work *work)
 {
     if (!journal_has_iptables(&work->next))
         return IPTABLES_AUTO;
-    return strstr(iptables_tool(4, "save"), "legacy") ? IPTABLES_LEGACY : IPTABLES_NFT;
+    return iptables_is_legacy() ? IPTABLES_LEGACY : IPTABLES_NFT;
 }
 
 static int work_machine(struct work *work, struct setup_error *error)

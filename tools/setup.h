@@ -39,7 +39,7 @@
 #define SETUP_TABLE "fixport" /* the nft table, family ip or ip6 */
 #define SETUP_STATE_DIR "/var/lib/fixport" /* journal.json, backups; mode 0700 */
 #define SETUP_JOURNAL SETUP_STATE_DIR "/journal.json"
-#define SETUP_LOCK "/run/lock/fixport-setup.lock"
+#define SETUP_LOCK "/run/fixport-setup.lock" /* not /run/lock: anybody may write there */
 #define SETUP_TAG "fixport:" /* every iptables rule's comment begins so */
 
 enum setup_exit {

@@ -33,7 +33,7 @@ ROLES = "gateway,node,control-plane"
 UNSHARE = ["unshare", "--mount", "--net", "--uts"]
 MANIFEST_PATH = "/etc/kubernetes/manifests/kube-apiserver.yaml"
 JOURNAL = "/var/lib/fixport/journal.json"
-LOCK = "/run/lock/fixport-setup.lock"
+LOCK = "/run/fixport-setup.lock"
 
 SITE = """\
 [node node1]

@@ -166,6 +166,11 @@ char *kubeadm_snippet(const struct portrange *ports)
     return NULL;
 }
 
+bool iptables_is_legacy(void)
+{
+    return false;
+}
+
 int site_place(struct site *site, struct setup_error *error)
 {
     (void)site;
