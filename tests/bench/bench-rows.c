@@ -34,7 +34,7 @@ const char *const way_names[WAY_COUNT] = {
     {.name = "short-" #ports_, .what = "short connections, closed by the client, one destination," \
      " " #ports_ " ports", .to = SHORT_SERVER, .job = JOB_SHORT, .base = WAY_KERNEL,               \
      .ways = BIT(WAY_KERNEL) | BIT(WAY_RANDOM) | BIT(WAY_BLIND) | BIT(WAY_REUSE) | SHIMS,          \
-     .batch = 150, .rounds = 20, .ports = (ports_)}
+     .batch = 150, .rounds = 16, .ports = (ports_)}
 #define TOGETHER(ports_, dests_)                                                                   \
     {.name = "together-" #ports_ "x" #dests_, .what = "connections at once, " #ports_ " ports x "  \
      #dests_ " destinations", .to = LOOPBACK, .job = JOB_TOGETHER, .base = WAY_KERNEL,             \
@@ -67,7 +67,7 @@ const struct row rows[] = {
     TOGETHER(100, 80),
     TOGETHER(10, 800),
     {.name = "many", .what = "socket+connect+close, 8 processes x 8 threads on one pool",
-     .to = LOOPBACK, .job = JOB_MANY, .ways = PAIR, .batch = 150, .rounds = 31,
+     .to = LOOPBACK, .job = JOB_MANY, .ways = PAIR, .batch = 100, .rounds = 31,
      .ports = RANGE_SIZE},
     DEAD(2, 5000),
     DEAD(100, 100),
