@@ -19,7 +19,7 @@ def run(place, pool, *arguments):
 
 def check_recycling(tap, way, sysctls):
     """Each side's end is over before the client goes on: then no port may be found missing."""
-    for count, total in ((1000, 20000), (100, 10000), (10, 5000), (1, 1000)):
+    for count, total in ((1000, 20000), (100, 5000), (10, 3000), (1, 500)):
         with Places(1, *sysctls) as (place,), Pool(ports_of(count), 1) as pool:
             said, status = run(place, pool, "-n", total)
             tap.point(status == 0 and said.get("made") == total and not said["outside"] and
