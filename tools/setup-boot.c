@@ -21,7 +21,13 @@ static bool boot_opens(const struct journal_entry *entry)
              strcmp(entry->name + length - (sizeof(suffix) - 1), suffix) == 0));
 }
 
-/* As change_to(); of an interface that has gone there is no setting to make. */
+/* Without these the machine would pass on what it must not, or as it must not. */
+static bool boot_guards(const struct journal_entry *entry)
+{
+    return entry->type == &resource_iptables || entry->type == &resource_nft;
+}
+
+/* As change_from(); of an interface that has gone there is no setting to make. */
 static int boot_set(const struct journal_entry *entry, struct setup_error *error)
 {
     char *now = NULL;
@@ -32,7 +38,7 @@ static int boot_set(const struct journal_entry *entry, struct setup_error *error
         if (result < 0 || gone)
             return result;
     }
-    return change_to(entry->type, entry->name, entry->wanted, error);
+    return change_from(entry->type, entry->name, entry->before, entry->wanted, error);
 }
 
 static int boot_run(const struct journal *journal, size_t *changed, struct setup_error *error)
@@ -50,7 +56,7 @@ static int boot_run(const struct journal *journal, size_t *changed, struct setup
             say_error(0, "%s", one.text);
             *error = one;
             failed = true;
-            unguarded = unguarded || entry->type == &resource_iptables;
+            unguarded = unguarded || boot_guards(entry);
         } else {
             *changed += (size_t)result;
         }

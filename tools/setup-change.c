@@ -51,6 +51,44 @@ bool state_fits(const char *now, const char *wanted)
     return state_equal(now, wanted) || (state_nothing(now) && state_nothing(wanted));
 }
 
+const char *entry_left(const struct journal_entry *entry)
+{
+    return entry->done ? entry->after : entry->wanted;
+}
+
+/* What it would be now if nobody had touched our part; malloc'd, or NULL. */
+static char *entry_expected(const struct journal_entry *entry, const char *now)
+{
+    struct setup_error ignored;
+    char *expected = NULL;
+    if (state_merge(entry->type, entry->name, entry->before, entry_left(entry), now, &expected,
+                    &ignored) < 0)
+        expected = state_copy(entry_left(entry));
+    return expected;
+}
+
+bool entry_fits(const struct journal_entry *entry, const char *now)
+{
+    char *expected = entry_expected(entry, now);
+    bool fits = state_fits(now, expected);
+    free(expected);
+    return fits;
+}
+
+bool entry_is_ours(const struct journal_entry *entry, const char *now)
+{
+    char *expected = entry_expected(entry, now);
+    bool fits = state_fits(now, expected);
+    if (!fits && now && expected && entry->type->content) {
+        char *have = entry->type->content(now), *had = entry->type->content(expected);
+        fits = state_equal(have, had);
+        free(have);
+        free(had);
+    }
+    free(expected);
+    return fits;
+}
+
 const char *type_label(const struct resource_type *type, const char *name)
 {
     static char buffers[4][PATH_MAX + 64];
@@ -129,5 +167,21 @@ int change_to(const struct resource_type *type, const char *name, const char *wa
             result = change.steps.count != 0;
     }
     change_free(&change);
+    return result;
+}
+
+int change_from(const struct resource_type *type, const char *name, const char *base,
+                const char *to, struct setup_error *error)
+{
+    char *now = NULL, *merged = NULL;
+    if (!type->merge)
+        return change_to(type, name, to, error);
+    int result = type->read(name, &now, error);
+    if (result == 0)
+        result = state_merge(type, name, base, to, now, &merged, error);
+    if (result == 0)
+        result = change_to(type, name, merged, error);
+    free(now);
+    free(merged);
     return result;
 }

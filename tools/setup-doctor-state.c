@@ -263,7 +263,7 @@ static void journal_drift(const struct facts *facts, struct findings *findings)
         struct setup_error error;
         char *now = NULL;
         if (!entry->done || !journal_is_plain(entry->type) ||
-            entry->type->read(entry->name, &now, &error) < 0 || state_fits(now, entry->after)) {
+            entry->type->read(entry->name, &now, &error) < 0 || entry_fits(entry, now)) {
             free(now);
             continue;
         }

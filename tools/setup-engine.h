@@ -108,6 +108,22 @@ int change_to(const struct resource_type *type, const char *name, const char *wa
               struct setup_error *error);
 
 /**
+ * change_from - as change_to(), from @base to @to: of what others share with us only our part is
+ * changed, whatever the rest is by now.
+ */
+int change_from(const struct resource_type *type, const char *name, const char *base,
+                const char *to, struct setup_error *error);
+
+/** entry_fits - whether @now is as @entry was applied, with whatever others have added since. */
+bool entry_fits(const struct journal_entry *entry, const char *now);
+
+/** entry_is_ours - as entry_fits(), and others may have moved it: what undo takes away unforced. */
+bool entry_is_ours(const struct journal_entry *entry, const char *now);
+
+/** entry_left - what the last apply has left: its .after, or while that is not known .wanted. */
+const char *entry_left(const struct journal_entry *entry);
+
+/**
  * change_check - read a resource again: is it @wanted?
  * @now: what was read, malloc'd; may be NULL.
  */

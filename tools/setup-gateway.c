@@ -289,10 +289,14 @@ static bool chain_used(const struct firewall *wall, size_t i)
     return (!chains[i].sides || has & chains[i].sides) && (has & chains[i].and) == chains[i].and;
 }
 
-/* Where Docker owns FORWARD, its own chain for administrators is the place to be. */
+/*
+ * Where Docker owns FORWARD, its own chain for administrators is the place to be. Where Docker is
+ * installed it will, when it is started: what stood in FORWARD would then be below its rules.
+ */
 static void jump_print(const struct firewall *wall)
 {
-    const char *from = iptables_has_chain(wall->family, "DOCKER-USER") ? "DOCKER-USER" : "FORWARD";
+    bool docker = run_exists("dockerd") || iptables_has_chain(wall->family, "DOCKER-USER");
+    const char *from = docker ? "DOCKER-USER" : "FORWARD";
     fprintf(wall->out, "1 -A %s", from);
     rule_end(wall, "between pods and hosts", "-j " SETUP_CHAIN);
 }

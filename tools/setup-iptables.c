@@ -20,6 +20,11 @@
  * it. A state that is only a note is "". Deleting tables is nft's work: where it is not installed
  * nothing is noted, and an empty table stays.
  *
+ * Docker makes DOCKER-USER when it starts, and keeps what it finds there: a chain of that name and
+ * the jump "-A FORWARD -j DOCKER-USER", which it moves to the top. So where the chain is not there
+ * (yet: after a reboot we may be first) it is made as Docker would, with a note,
+ * FIXPORT-NEW-DOCKER-USER, and goes with us if Docker has never come.
+ *
  * With iptables-legacy a table that has once been looked at is there until reboot: so it is not
  * looked at if it is not there, and one that came with our rules stays, empty.
  */
@@ -34,6 +39,9 @@
 #define PREFIX "FIXPORT-"
 #define NOTE "FIXPORT-NEW-"
 #define NOTE_TABLE NOTE "TABLE"
+#define DOCKER "DOCKER-USER"
+#define DOCKER_JUMP "-j " DOCKER
+#define NOTE_DOCKER NOTE DOCKER
 #define CHAIN_MOST 128 /* bytes of a chain's name (nft's limit; iptables' is 29), with the NUL */
 
 /* ---- which iptables ---- */
@@ -214,6 +222,11 @@ static bool is_own(const char *name)
 static bool is_note(const char *name)
 {
     return strncmp(name, NOTE, strlen(NOTE)) == 0;
+}
+
+static bool is_docker(const char *name)
+{
+    return strcmp(name, DOCKER) == 0;
 }
 
 static bool rule_jumps_to_own(const char *rule)
@@ -436,6 +449,21 @@ static bool table_has_note(const struct table *table)
 
 /* ---- the resource ---- */
 
+/* The jumps' positions are as good as others leave them. */
+static char *iptables_content(const char *state)
+{
+    char *text;
+    const char *line;
+    size_t length;
+    FILE *out = state_open(&text);
+    while ((line = state_line(&state, &length))) {
+        size_t number = strspn(line, "0123456789");
+        fprintf(out, "%.*s\n", (int)(length - number), line + number);
+    }
+    state_close(out);
+    return text;
+}
+
 static int name_family(const char *name)
 {
     return strcmp(name, "ipv6") == 0 ? 6 : 4;
@@ -511,6 +539,21 @@ static int nft_has_chain(int family, const char *chain)
 
 /* ---- steps ---- */
 
+/* Whether DOCKER-USER is of our making, and Docker has not come: nothing of its is there. */
+static bool docker_is_ours(const struct table *now)
+{
+    const struct chain *docker = table_find(now, DOCKER);
+    if (!docker || !table_find(now, NOTE_DOCKER))
+        return false;
+    for (size_t i = 0; i < docker->count; i++)
+        if (!rule_jumps_to_own(docker->rule[i]))
+            return false;
+    for (size_t i = 0; i < now->chains; i++)
+        if (&now->chain[i] != docker && strncmp(now->chain[i].name, "DOCKER", 6) == 0)
+            return false;
+    return true;
+}
+
 static bool chain_equal(const struct chain *a, const struct chain *b)
 {
     if (!a || !b || a->count != b->count)
@@ -533,19 +576,49 @@ static bool jumps_equal(const struct table *a, const struct table *b)
     return true;
 }
 
+/* Whether a jump is wanted from DOCKER-USER, and it is not there. */
+static bool docker_missing(const struct table *to, const struct table *now)
+{
+    bool wanted = false;
+    for (size_t i = 0; i < to->jumps; i++)
+        wanted = wanted || is_docker(to->jump[i].chain);
+    return wanted && !table_find(now, DOCKER);
+}
+
+static void restore_note_chain(FILE *out, const struct table *now, const char *name)
+{
+    const struct chain *chain = table_find(now, name);
+    if (chain && chain->builtin && nft_has_chain(now->family, name) == 0)
+        fprintf(out, ":" NOTE "%s - [0:0]\n", name);
+}
+
 /* The notes for what iptables-nft will make because of us. */
 static void restore_notes(FILE *out, const struct table *to, const struct table *now)
 {
     int there = legacy || !run_exists("nft") ? -1 : nft_has_chain(to->family, NULL);
     if (there == 0)
         fprintf(out, ":%s - [0:0]\n", NOTE_TABLE);
-    for (size_t i = 0; there == 1 && i < to->jumps; i++) {
-        const char *name = to->jump[i].chain;
-        const struct chain *chain = table_find(now, name);
-        bool first = i == 0 || strcmp(to->jump[i - 1].chain, name) != 0;
-        if (first && chain && chain->builtin && nft_has_chain(to->family, name) == 0)
-            fprintf(out, ":" NOTE "%s - [0:0]\n", name);
-    }
+    for (size_t i = 0; there == 1 && i < to->jumps; i++)
+        if (i == 0 || strcmp(to->jump[i - 1].chain, to->jump[i].chain) != 0)
+            restore_note_chain(out, now, to->jump[i].chain);
+    if (there == 1 && docker_missing(to, now))
+        restore_note_chain(out, now, "FORWARD");
+}
+
+static void restore_docker(FILE *out)
+{
+    fputs(":" NOTE_DOCKER " - [0:0]\n:" DOCKER " - [0:0]\n"
+          "-I FORWARD 1 " DOCKER_JUMP "\n",
+          out);
+}
+
+static void restore_docker_away(FILE *out, const struct table *now)
+{
+    const struct chain *forward = table_find(now, "FORWARD");
+    for (size_t i = 0; forward && i < forward->count; i++)
+        if (strcmp(forward->rule[i], DOCKER_JUMP) == 0)
+            fputs("-D FORWARD " DOCKER_JUMP "\n", out);
+    fputs("-X " DOCKER "\n", out);
 }
 
 /* Only chains that differ are filled anew: the others keep their counters. */
@@ -569,13 +642,16 @@ static void restore_jumps_away(FILE *out, const struct table *from)
         fprintf(out, "-D %s %s\n", from->jump[i].chain, from->jump[i].rule);
 }
 
-/* How many rules a chain of others has besides jumps to us: beyond that there is no position. */
+/* How many rules a chain of others has besides what we have made: beyond that there is no
+ * position. */
 static unsigned chain_others(const struct table *now, const char *name)
 {
     const struct chain *chain = table_find(now, name);
+    bool docker = docker_is_ours(now);
     unsigned count = 0;
     for (size_t i = 0; chain && i < chain->count; i++)
-        count += !rule_jumps_to_own(chain->rule[i]);
+        count += !rule_jumps_to_own(chain->rule[i]) &&
+                 !(docker && strcmp(chain->rule[i], DOCKER_JUMP) == 0);
     return count;
 }
 
@@ -608,11 +684,12 @@ static void step_restore(struct steps *steps, int family, const char *text)
 /* Whether nothing but us is left in the table, so that it can go as a whole. */
 static bool table_is_ours(const struct table *now)
 {
+    bool docker = docker_is_ours(now);
     if (!table_find(now, NOTE_TABLE))
         return false;
     for (size_t i = 0; i < now->chains; i++) {
         const struct chain *chain = &now->chain[i];
-        if (is_own(chain->name) || is_note(chain->name))
+        if (is_own(chain->name) || is_note(chain->name) || (docker && is_docker(chain->name)))
             continue;
         if (!chain->builtin || !chain->accepts || chain_others(now, chain->name))
             return false;
@@ -658,6 +735,8 @@ static void steps_away(const struct table *from, const struct table *now, struct
     fputs("*filter\n", out);
     restore_jumps_away(out, from);
     restore_chains_away(out, from, &nothing);
+    if (docker_is_ours(now))
+        restore_docker_away(out, now);
     notes_away(out, more, now);
     fputs("COMMIT\n", out);
     state_close(out);
@@ -679,6 +758,8 @@ static void steps_to(const struct table *from, const struct table *to, const str
     fputs("*filter\n", out);
     if (!from->chains && !table_has_note(now))
         restore_notes(out, to, now);
+    if (docker_missing(to, now))
+        restore_docker(out);
     restore_fill(out, from, to);
     if (move) {
         restore_jumps_away(out, from);
@@ -720,4 +801,5 @@ const struct resource_type resource_iptables = {
     .read = iptables_read,
     .steps = iptables_steps,
     .canonical = iptables_canonical,
+    .content = iptables_content,
 };

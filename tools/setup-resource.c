@@ -118,6 +118,15 @@ void *state_grow(void *memory, size_t size)
     return grown;
 }
 
+int state_merge(const struct resource_type *type, const char *name, const char *base,
+                const char *to, const char *now, char **merged, struct setup_error *error)
+{
+    if (type->merge)
+        return type->merge(name, base, to, now, merged, error);
+    *merged = state_copy(to);
+    return 0;
+}
+
 const char *state_line(const char **at, size_t *length)
 {
     const char *line = *at;

@@ -241,20 +241,7 @@ void role_reserve(struct roles *roles, const struct portset *ports)
     roles->reserves = true;
 }
 
-/* Takes in what the kernel or the journal says; numbers that are no ports are passed over. */
-static void reserved_parse(const char *text, bool ports[65536])
-{
-    while (*text) {
-        char *end;
-        unsigned long lo = strtoul(text, &end, 10);
-        unsigned long hi = *end == '-' ? strtoul(end + 1, &end, 10) : lo;
-        for (unsigned long port = lo; port && port <= hi && port < 65536; port++)
-            ports[port] = true;
-        text = *end ? end + 1 : end;
-    }
-}
-
-/* As the kernel prints it: "8080,60001-60999". */
+/* Ours alone, as the kernel prints them: what others have reserved is added where it is set. */
 static char *reserved_print(const bool ports[65536])
 {
     char *text = NULL;
@@ -274,28 +261,10 @@ static char *reserved_print(const bool ports[65536])
     return text;
 }
 
-/* The ports that were reserved before we came: now, or as the journal remembers it. */
-static int reserved_before(struct roles *roles)
-{
-    char *now = NULL;
-    const struct journal_entry *entry = journal_find(roles->journal, &resource_sysctl, RESERVED);
-    if (entry) {
-        reserved_parse(entry->before ? entry->before : "", roles->reserve);
-        return 0;
-    }
-    if (resource_sysctl.read(RESERVED, &now, roles->error) < 0)
-        return -1;
-    reserved_parse(now ? now : "", roles->reserve);
-    free(now);
-    return 0;
-}
-
 static int reserved_add(struct roles *roles)
 {
     if (!roles->reserves)
         return 0;
-    if (reserved_before(roles) < 0)
-        return -1;
     char *text = reserved_print(roles->reserve);
     int result = role_sysctl(roles, RESERVED, text,
                              "keep the kernel's own choice of a port away from the pool's");

@@ -26,6 +26,13 @@ char *state_copy(const char *text);
 void *state_grow(void *memory, size_t size);
 
 /**
+ * state_merge - as resource_type.merge: @to for a type that has none.
+ * @merged: malloc'd, or NULL.
+ */
+int state_merge(const struct resource_type *type, const char *name, const char *base,
+                const char *to, const char *now, char **merged, struct setup_error *error);
+
+/**
  * state_line - the next line of a text.
  * @at: where to go on; behind the newline afterwards. @length: of the line without its newline.
  * Return: the line's begin; NULL: there is none left.

@@ -28,7 +28,7 @@ struct status {
 
 static const char *word_applied(const struct journal_entry *entry, const char *now, bool *good)
 {
-    *good = state_fits(now, entry->after);
+    *good = entry_fits(entry, now);
     if (*good)
         return "as applied";
     if (!now && entry->after)

@@ -2,6 +2,9 @@
 /*
  * Sysctls: read from /proc/sys, set by sysctl(8), which is what an administrator would type. Names
  * are as there: whichever of '.' and '/' comes first parts them, the other one is a character.
+ *
+ * One of them is a set to which everybody adds his own, net.ipv4.ip_local_reserved_ports: there
+ * what is asked for is added to what is there at that moment, and taken out of it again.
  */
 #include "setup-state.h"
 
@@ -109,40 +112,55 @@ static int sysctl_steps(const char *name, const char *from, const char *to, stru
     return 0;
 }
 
-static void ports_print(FILE *out, const char *before, unsigned lo, unsigned hi)
+/* ---- lists of ports ---- */
+
+#define PORTS 65536
+
+static bool is_ports(const char *name)
 {
-    fprintf(out, "%s%u", before, lo);
-    if (hi > lo)
-        fprintf(out, "-%u", hi);
+    return strstr(name, "reserved_ports");
 }
 
-/* A list of ports, as the kernel prints the same set: sorted, and neighbours joined. */
-static char *ports_canonical(const char *text)
+/* Which ports are in "8080,60001-60999". Return: whether it is a list of ports; NULL is empty. */
+static bool ports_parse(const char *text, bool has[PORTS])
 {
-    char *list, *end;
-    char *has = memset(state_grow(NULL, 65537), 0, 65537);
-    for (const char *at = text; *at; at = *end ? end + 1 : end) {
+    char *end;
+    memset(has, 0, PORTS * sizeof(*has));
+    for (const char *at = text ? text : ""; *at; at = *end ? end + 1 : end) {
         unsigned long lo = strtoul(at, &end, 10), hi = lo;
         if (*end == '-')
             hi = strtoul(end + 1, &end, 10);
-        if ((*end && *end != ',') || hi > 65535) {
-            free(has);
-            return NULL;
-        }
+        if ((*end && *end != ',') || hi >= PORTS)
+            return false;
         for (; lo <= hi; lo++)
-            has[lo] = 1;
+            has[lo] = true;
     }
+    return true;
+}
+
+/* As the kernel prints the set: sorted, and neighbours joined. */
+static char *ports_print(const bool has[PORTS])
+{
+    char *list;
+    const char *comma = "";
     FILE *out = state_open(&list);
-    for (unsigned lo = 0, hi, any = 0; lo < 65536; lo = hi + 1) {
-        for (hi = lo; has[lo] && has[hi + 1];)
+    for (unsigned lo = 0, hi; lo < PORTS; lo = hi + 1) {
+        for (hi = lo; has[lo] && hi + 1 < PORTS && has[hi + 1];)
             hi++;
         if (has[lo])
-            ports_print(out, any++ ? "," : "", lo, hi);
+            fprintf(out, hi > lo ? "%s%u-%u" : "%s%u", comma, lo, hi);
+        comma = has[lo] ? "," : comma;
     }
     state_close(out);
-    free(has);
     return list;
 }
+
+static int ports_refuse(const char *name, const char *text, struct setup_error *error)
+{
+    return setup_fail(error, "sysctl %s: '%.60s' is no list of ports", name, text);
+}
+
+/* ---- the resource ---- */
 
 static int sysctl_canonical(const char *name, const char *text, char **canonical,
                             struct setup_error *error)
@@ -152,12 +170,34 @@ static int sysctl_canonical(const char *name, const char *text, char **canonical
         return -1;
     *canonical = state_copy(text);
     sysctl_squeeze(*canonical);
-    if (strstr(name, "reserved_ports")) {
-        char *squeezed = *canonical;
-        *canonical = ports_canonical(squeezed);
-        free(squeezed);
+    if (!is_ports(name))
+        return 0;
+    bool has[PORTS];
+    bool good = ports_parse(*canonical, has);
+    free(*canonical);
+    *canonical = good ? ports_print(has) : NULL;
+    return good ? 0 : ports_refuse(name, text, error);
+}
+
+/* Reserved ports are everybody's: ours come and go, and the others' stay as they are now. */
+static int sysctl_merge(const char *name, const char *base, const char *to, const char *now,
+                        char **merged, struct setup_error *error)
+{
+    bool was[PORTS], shall[PORTS], has[PORTS];
+    if (!is_ports(name) || !now) {
+        *merged = state_copy(to);
+        return 0;
     }
-    return *canonical ? 0 : setup_fail(error, "sysctl %s: '%.60s' is no list of ports", name, text);
+    if (!ports_parse(base, was))
+        return ports_refuse(name, base, error);
+    if (!ports_parse(to, shall))
+        return ports_refuse(name, to, error);
+    if (!ports_parse(now, has))
+        return ports_refuse(name, now, error);
+    for (unsigned port = 0; port < PORTS; port++)
+        has[port] = was[port] == shall[port] ? has[port] : shall[port];
+    *merged = ports_print(has);
+    return 0;
 }
 
 const struct resource_type resource_sysctl = {
@@ -166,4 +206,5 @@ const struct resource_type resource_sysctl = {
     .read = sysctl_read,
     .steps = sysctl_steps,
     .canonical = sysctl_canonical,
+    .merge = sysctl_merge,
 };

@@ -37,8 +37,8 @@ static void walk_sweep(const struct journal_entry *entry)
     file_sweep(entry->name, *above ? above : "/");
 }
 
-/* As change_to(); of an interface that has gone there is no setting to put back. */
-static int walk_back(const struct journal_entry *entry, const char *state,
+/* As change_from(); of an interface that has gone there is no setting to put back. */
+static int walk_back(const struct journal_entry *entry, const char *from, const char *state,
                      struct setup_error *error)
 {
     char *now = NULL;
@@ -50,7 +50,7 @@ static int walk_back(const struct journal_entry *entry, const char *state,
         if (result < 0 || gone)
             return result;
     }
-    return change_to(entry->type, entry->name, state, error);
+    return change_from(entry->type, entry->name, from, state, error);
 }
 
 int rollback_run(const struct journal *journal, struct setup_error *error)
@@ -60,7 +60,7 @@ int rollback_run(const struct journal *journal, struct setup_error *error)
     signals_deaf(true);
     for (size_t i = journal->count; i-- > 0;) {
         const struct journal_entry *entry = &journal->entry[i];
-        if (walk_back(entry, entry->previous, &one) < 0)
+        if (walk_back(entry, entry->wanted, entry->previous, &one) < 0)
             walk_failed(&failed, &one, error);
     }
     signals_deaf(false);
@@ -97,14 +97,14 @@ int journal_begin(struct journal *journal, bool *has, struct setup_error *error)
     return 0;
 }
 
-/* Changed by somebody since: neither as we left it nor as it was before. Return: 1, 0, -1. */
+/* Ours was changed by somebody since: neither as we left it nor as before. Return: 1, 0, -1. */
 static int undo_drifted(const struct journal_entry *entry, struct setup_error *error)
 {
     char *now = NULL;
     if (entry->type->read(entry->name, &now, error) < 0)
         return -1;
     bool gone = entry->type == &resource_sysctl && !now;
-    bool drifted = !gone && !state_fits(now, entry->after) && !state_fits(now, entry->before);
+    bool drifted = !gone && !entry_is_ours(entry, now) && !state_fits(now, entry->before);
     if (drifted) {
         say_error(0, "%s was changed since:", type_label(entry->type, entry->name));
         text_difference(entry->after, now, stderr);
@@ -136,7 +136,7 @@ static int undo_walk(const struct journal *journal, size_t *changed, struct setu
     struct setup_error one = {.text = ""};
     for (size_t i = journal->count; i-- > 0 && !signals_seen();) {
         const struct journal_entry *entry = &journal->entry[i];
-        int result = walk_back(entry, entry->before, &one);
+        int result = walk_back(entry, entry_left(entry), entry->before, &one);
         if (result < 0)
             walk_failed(&failed, &one, error);
         else

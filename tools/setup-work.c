@@ -103,16 +103,25 @@ static int work_read(struct work *work, struct journal_entry *entry, struct setu
     return 0;
 }
 
+/* What was there before us: of what others share, what is there now without our part. */
+static int work_before(struct journal_entry *entry, const struct journal_entry *old,
+                       struct setup_error *error)
+{
+    if (old)
+        return state_merge(entry->type, entry->name, entry_left(old), old->before, entry->previous,
+                           &entry->before, error);
+    entry->before = state_copy(entry->previous);
+    return 0;
+}
+
 int work_entry(struct work *work, const struct resource_type *type, const char *name,
                const char *wanted, const char *why, struct setup_error *error)
 {
     const struct journal_entry *old = journal_find(&work->old, type, name);
     struct journal_entry *entry = journal_add(&work->next, type, name, why);
-    entry->wanted = state_copy(wanted);
-    if (work_read(work, entry, error) < 0)
+    if (work_read(work, entry, error) < 0 || work_before(entry, old, error) < 0)
         return -1;
-    entry->before = state_copy(old ? old->before : entry->previous);
-    return 0;
+    return state_merge(type, name, NULL, wanted, entry->before, &entry->wanted, error);
 }
 
 static int work_entries(struct work *work, struct setup_error *error)
@@ -128,11 +137,10 @@ static int work_entries(struct work *work, struct setup_error *error)
 /* The setting of an interface that has gone: there is nothing to put back. */
 static void work_drop(struct journal_entry *entry)
 {
+    bool gone = entry->type == &resource_sysctl && !entry->previous;
     entry->dropped = true;
-    if (entry->type == &resource_sysctl && !entry->previous) {
-        free(entry->wanted);
-        entry->wanted = NULL;
-    }
+    free(entry->wanted);
+    entry->wanted = gone ? NULL : state_copy(entry->before);
 }
 
 static int work_dropped(struct work *work, struct setup_error *error)

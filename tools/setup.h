@@ -160,6 +160,19 @@ struct resource_type {
      */
     int (*canonical)(const char *name, const char *text, char **canonical,
                      struct setup_error *error);
+    /**
+     * merge - what leads from @base to @to, done to @now: where ours is a part of what others add
+     * to and take from as well. NULL: all of it is ours, so the result is @to. Any of the states
+     * may be NULL. @merged: malloc'd, or NULL: absent.
+     */
+    int (*merge)(const char *name, const char *base, const char *to, const char *now,
+                 char **merged, struct setup_error *error);
+    /**
+     * content - @state without what depends on others' doing around us: if nothing but that has
+     * changed, undo takes ours away without being forced. NULL: nothing depends on others.
+     * Return: malloc'd.
+     */
+    char *(*content)(const char *state);
 };
 
 /*
@@ -172,6 +185,8 @@ struct resource_type {
  * link       name: absolute path. State: the target of a symlink.
  * sysctl     name: "net.ipv4.ip_forward". State: value, white space squeezed, no newline. Absent:
  *            the kernel does not have it; setting it then is an error. By sysctl(8) "sysctl -w".
+ *            Of ip_local_reserved_ports roles ask for their own ports only; others' stay, whenever
+ *            they came.
  * routes     name: "ipv4" or "ipv6". State: one line a route with our protocol in table main,
  *            "10.200.1.0/24 via 192.168.31.17", sorted (addresses numerically); "" and absent
  *            are the same (absent). By one "ip -batch -" (-4/-6); routes of others to the same
@@ -183,7 +198,8 @@ struct resource_type {
  *            left out. Absent: nothing of ours; steps to it leave iptables-save exactly as it was:
  *            what iptables-nft made by our coming (the table "filter", its chain FORWARD) is noted by
  *            an empty chain FIXPORT-NEW-... and goes too, if nobody else uses it. "": only such a
- *            note is there. Roles may write rules as setup-iptables-rule.c understands them.
+ *            note is there. A chain DOCKER-USER that is not there is made with its jump, as Docker
+ *            does, and noted too. Roles may write rules as setup-iptables-rule.c understands them.
  *            One "iptables-restore -w 5 --noflush" for everything.
  * nft        name: "ip" or "ip6". State: "table ip fixport { ... }" as "nft -s list table" has it.
  *            By one "nft -f -".
@@ -310,8 +326,8 @@ struct journal_entry *journal_find(const struct journal *journal,
 
 /**
  * roles_want - the resources that @roles of @site mean on this machine.
- * @journal: of an earlier apply, or NULL: values that are merged with what is there
- *           (ip_local_reserved_ports) are merged with what was there before us.
+ * @journal: of an earlier apply, or NULL: what it has set stays wanted where the kernel itself
+ *           gives no reason any more.
  * @config_path: absolute, of the site's file.
  * @resources: the result, free with resources_free() always.
  *

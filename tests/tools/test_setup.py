@@ -975,6 +975,150 @@ def test_empty_machine(test):
     subprocess.run(["iptables-nft-restore"], input=RULES, text=True, check=True)
 
 
+RESERVED = "net.ipv4.ip_local_reserved_ports"
+
+
+def test_reserved_ports_of_others(test):
+    """What the administrator reserves after the first apply is his, and stays."""
+    machine = test.machine
+
+    def reserve(ports):
+        run(["sysctl", "-w", f"{RESERVED}={ports}"])
+
+    def reserved(ports, name):
+        test.tap.equal(run(["sysctl", "-n", RESERVED]).stdout.strip(), ports, name)
+
+    test.expect(machine("apply"), 0, "apply")
+    reserve("5000,8080,9000-9010,62000-62999,64000")
+    test.expect(machine("status"), 0, "status is content with others' ports")
+    test.expect(machine("plan"), 0, "so is plan", r"^Nothing to change", "stdout")
+    test.expect(machine("boot"), 0, "boot", r"0 changes", "stdout")
+    test.expect(machine("apply"), 0, "a second apply")
+    reserved("5000,8080,9000-9010,62000-62999,64000", "all are there still")
+    machine.site(ports="62500-63999")
+    test.expect(machine("apply"), 0, "apply of other ports")
+    reserved("5000,8080,9000-9010,62500-64000", "ours are others, his are there still")
+    reserve("5000,8080")
+    test.expect(machine("status"), 2, "ours gone: status", rf"^sysctl {RESERVED} +changed", "stdout")
+    test.expect(machine("boot"), 0, "ours gone: boot")
+    reserved("5000,8080,62500-63999", "puts ours to his")
+    test.expect(machine("undo"), 0, "undo")
+    reserved("5000,8080", "takes only ours away")
+    reserve("8080,9000-9010")
+    test.unchanged("and then all is as before")
+    machine.site()
+    machine("apply")
+    reserve("5000,8080,9000-9010,62000-62999")
+    done = run([machine.setup, "--root", machine.root, "--config", machine.config, "--role",
+                "control-plane", "apply"], env=machine.environment(False))
+    test.expect(done, 0, "a role that reserves none")
+    reserved("5000,8080,9000-9010", "leaves his alone")
+    machine("undo")
+    reserve("8080,9000-9010")
+
+
+def docker_comes():
+    """What dockerd does to the chain FORWARD when it starts."""
+    for line in ("-N DOCKER-USER", "-A DOCKER-USER -j RETURN", "-D FORWARD -j DOCKER-USER",
+                 "-N DOCKER-FORWARD", "-I FORWARD -j DOCKER-FORWARD", "-I FORWARD -j DOCKER-USER"):
+        run(["iptables-nft", *line.split()])
+
+
+def docker_goes():
+    for line in ("-D FORWARD -j DOCKER-USER", "-D FORWARD -j DOCKER-FORWARD", "-F DOCKER-USER",
+                 "-X DOCKER-USER", "-X DOCKER-FORWARD"):
+        run(["iptables-nft", *line.split()])
+
+
+def guarded(test, name):
+    """Packets that are forwarded come to our chain, and are forwarded."""
+    rules = run(["iptables-nft-save", "-t", "filter"]).stdout
+    ours = re.search(r"^-A FORWARD -j DOCKER-USER\n", rules, re.M) and re.search(
+        r"^-A DOCKER-USER .*-j FIXPORT-FORWARD\n", rules, re.M)
+    good = ours and read("/proc/sys/net/ipv4/ip_forward") == "1\n"
+    test.tap.point(good, name, *([] if good else [rules]))
+
+
+def test_docker_starts_later(test):
+    """A reboot takes DOCKER-USER away; boot may be there before Docker."""
+    machine = test.machine
+    docker_comes()
+    before = machine.state()
+    test.expect(machine("apply"), 0, "Docker is there: apply")
+    guarded(test, "its chain has the jump to ours")
+    reboot(machine)
+    test.expect(machine("boot"), 0, "boot before Docker has come")
+    guarded(test, "guards the machine")
+    test.expect(machine("status"), 0, "status then")
+    docker_comes()
+    test.expect(machine("status"), 0, "status when Docker has come")
+    guarded(test, "the machine is guarded still")
+    test.expect(machine("undo"), 0, "undo")
+    test.unchanged("after undo all is as before, with Docker's", before)
+    test.expect(machine("apply"), 0, "apply again")
+    reboot(machine)
+    test.expect(machine("boot"), 0, "boot, and Docker does not come any more")
+    test.expect(machine("undo"), 0, "undo then")
+    test.unchanged("after undo nothing is left of Docker's chain")
+
+
+def test_docker_installed(test):
+    """Docker is installed and has not been started: its chain is where it will look for it."""
+    machine = test.machine
+    machine.wrap("true", "")
+    os.rename(os.path.join(machine.wrappers, "true"), os.path.join(machine.wrappers, "dockerd"))
+    test.expect(machine("apply", wrapped=True), 0, "Docker is not there yet: apply")
+    guarded(test, "DOCKER-USER is there, and has the jump to ours")
+    docker_comes()
+    test.expect(machine("apply", wrapped=True), 0, "Docker comes: apply", r"^Nothing", "stdout")
+    docker_goes()
+    test.expect(machine("undo", "--force"), 0, "undo when it has gone, with our jump")
+    test.unchanged("after undo all is as before")
+
+
+def test_others_around_ours(test):
+    """Rules of others above our jump are their business: undo takes only ours away."""
+    machine = test.machine
+    others = ["iptables-nft", "-I", "FORWARD", "-s", "10.9.9.9", "-j", "DROP"]
+    run(others)
+    run(others)
+    wanted = machine.state()
+    run(["iptables-nft", "-D", *others[2:]])
+    run(["iptables-nft", "-D", *others[2:]])
+    test.expect(machine("apply"), 0, "apply")
+    run(others)
+    run(others)
+    test.expect(machine("status"), 2, "a rule above ours: status shows it", r"^\+3 -A FORWARD",
+                "stdout")
+    test.expect(machine("undo"), 0, "undo needs no force")
+    test.unchanged("and leaves the others'", wanted)
+    test.expect(machine("apply"), 0, "apply")
+    run(["iptables-nft", "-I", "FIXPORT-FORWARD", "-j", "RETURN"])
+    test.expect(machine("undo"), 1, "a rule among ours: undo refuses", r"nothing was undone")
+    test.expect(machine("undo", "--force"), 0, "undo --force")
+    run(["iptables-nft", "-D", *others[2:]])
+    run(["iptables-nft", "-D", *others[2:]])
+    test.unchanged("and then all is as before")
+
+
+def test_boot_unguarded(test):
+    """Without the rules, of whichever tool, nothing is forwarded; the rest comes up."""
+    machine = test.machine
+    test.expect(machine("apply"), 0, "apply")
+    for tool in ("iptables-nft-restore", "nft"):
+        reboot(machine)
+        machine.wrap(tool, 'echo "tool: no" >&2; exit 1', STEPS[tool])
+        test.expect(machine("boot", wrapped=True), 1, f"{tool} fails: boot", r"not turned on")
+        machine.unwrap()
+        forward = read("/proc/sys/net/ipv4/ip_forward") + read(
+            "/proc/sys/net/ipv6/conf/all/forwarding")
+        test.tap.equal(forward, "0\n0\n", f"{tool} fails: nothing is forwarded")
+        test.tap.point("192.168.31.128/25" in run(["ip", "route"]).stdout,
+                       f"{tool} fails: the routes are there")
+        test.expect(machine("boot"), 0, f"{tool} works again: boot")
+        test.expect(machine("status"), 0, f"{tool} works again: status")
+
+
 def main():
     # A shell that runs this in the background has SIGINT ignored, and fixport-setup would respect it.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

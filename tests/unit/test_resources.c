@@ -344,6 +344,38 @@ Test(resources_sysctl, set_and_restored)
     there_and_back(&resource_sysctl, "net.ipv4.ip_local_port_range", "32768   60000\n");
 }
 
+/* What of @now is left, or added, when @base becomes @to. */
+static void merged(const char *base, const char *to, const char *now, const char *expected)
+{
+    char *text;
+    cr_assert_eq(state_merge(&resource_sysctl, "net.ipv4.ip_local_reserved_ports", base, to, now,
+                             &text, &why),
+                 0, "%s", why.text);
+    cr_assert_str_eq(text, expected);
+    free(text);
+}
+
+Test(resources_sysctl, reserved_ports_are_shared)
+{
+    char *text;
+    merged(NULL, "61000-61999", "", "61000-61999");
+    merged(NULL, "8081,61000-61999", "8080", "8080-8081,61000-61999");
+    merged(NULL, "0-65535", "7", "0-65535");
+    merged("8080", "8080,61000-61999", "7000,61500", "7000,61000-61999");
+    merged("8080,61000-61999", "8080", "7000,8080,61000-61999", "7000,8080");
+    merged("8080,61000-61999", "8080", "7000,61000-61999", "7000");
+    merged("8080,61000-61999", "8080", "7000,60990-62010", "7000,60990-60999,62000-62010");
+    merged("8080,61000-61999", "8080", "8080", "8080");
+    cr_assert_eq(state_merge(&resource_sysctl, "net.ipv4.ip_forward", "0", "1", "7", &text, &why),
+                 0);
+    cr_assert_str_eq(text, "1");
+    free(text);
+    cr_assert_eq(state_merge(&resource_sysctl, "net.ipv4.ip_local_reserved_ports", "80-x", "",
+                             "80", &text, &why),
+                 -1);
+    cr_assert_not_null(strstr(why.text, "'80-x' is no list of ports"));
+}
+
 Test(resources_sysctl, dots_and_slashes)
 {
     tool(NULL, "ip link add eth0.5 type veth peer name x");
@@ -576,6 +608,71 @@ Test(resources_iptables, among_others)
                        ":FIXPORT-FORWARD - [0:0]\n-A FIXPORT-FORWARD -j RETURN\n"
                        "1 -A DOCKER-USER -j FIXPORT-FORWARD\n");
     }
+}
+
+static const char rules_docker[] = ":FIXPORT-FORWARD - [0:0]\n-A FIXPORT-FORWARD -j RETURN\n"
+                                   "1 -A DOCKER-USER -j FIXPORT-FORWARD\n";
+
+/* Before Docker has come: its chain is made, and goes with ours if it never does. */
+Test(resources_iptables, before_docker)
+{
+    legacy_warm();
+    for (size_t i = 0; i < 2; i++) {
+        choose(backends[i]);
+        there_and_back(&resource_iptables, "ipv4", rules_docker);
+        there_and_back(&resource_iptables, "ipv6", rules_docker);
+        iptables(backends[i], "-A INPUT -s 1.2.3.4 -j DROP");
+        there_and_back(&resource_iptables, "ipv4", rules_docker);
+        iptables(backends[i], "-A FORWARD -s 1.2.3.4 -j DROP");
+        there_and_back(&resource_iptables, "ipv4", rules_docker);
+        bring(&resource_iptables, "ipv4", rules_docker);
+        char *saw = everything();
+        cr_assert_not_null(strstr(saw, "\n-A FORWARD -j DOCKER-USER\n-A FORWARD -s 1.2.3.4"),
+                           "%s", saw);
+        free(saw);
+        bring(&resource_iptables, "ipv4", NULL);
+        iptables(backends[i], "-F INPUT");
+        iptables(backends[i], "-F FORWARD");
+    }
+}
+
+/* As dockerd does it when it starts: what is there stays, and the jump goes to the top. */
+static void docker_comes(enum site_iptables which)
+{
+    iptables(which, "-A DOCKER-USER -j RETURN");
+    iptables(which, "-D FORWARD -j DOCKER-USER");
+    iptables(which, "-N DOCKER-FORWARD");
+    iptables(which, "-I FORWARD -j DOCKER-FORWARD");
+    iptables(which, "-I FORWARD -j DOCKER-USER");
+}
+
+Test(resources_iptables, docker_takes_its_chain_over)
+{
+    legacy_warm();
+    for (size_t i = 0; i < 2; i++) {
+        choose(backends[i]);
+        bring(&resource_iptables, "ipv4", rules_docker);
+        docker_comes(backends[i]);
+        char *state = look(&resource_iptables, "ipv4");
+        cr_assert_str_eq(state, rules_docker);
+        bring(&resource_iptables, "ipv4", NULL);
+        char *saw = everything();
+        cr_assert_null(strstr(saw, "FIXPORT"));
+        cr_assert_not_null(strstr(saw, "\n-A FORWARD -j DOCKER-USER\n-A FORWARD -j DOCKER-FORWARD\n"
+                                       "-A DOCKER-USER -j RETURN\n"),
+                           "%s", saw);
+        free(saw);
+        free(state);
+    }
+}
+
+Test(resources_iptables, positions_are_no_content)
+{
+    char *text = resource_iptables.content(":FIXPORT-FORWARD - [0:0]\n-A FIXPORT-FORWARD -j X\n"
+                                           "12 -A FORWARD -j FIXPORT-FORWARD\n");
+    cr_assert_str_eq(text, ":FIXPORT-FORWARD - [0:0]\n-A FIXPORT-FORWARD -j X\n"
+                           " -A FORWARD -j FIXPORT-FORWARD\n");
+    free(text);
 }
 
 Test(resources_iptables, a_table_without_forward)

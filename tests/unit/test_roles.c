@@ -305,7 +305,7 @@ Test(roles, host)
     expect("routes", "ipv4",
            "10.200.1.0/24 via 192.168.31.17\n10.200.1.77/32 via 192.168.31.45\n"
            "10.200.36.0/24 via 192.168.31.45\n");
-    expect("sysctl", "net.ipv4.ip_local_reserved_ports", "8080,61000-61150");
+    expect("sysctl", "net.ipv4.ip_local_reserved_ports", "61000-61099");
     expect("pool", "/run/fixport/pool", "1 pods 61000-61099 2 10.200.1.0/24 120000");
     expect("file", "/etc/iproute2/rt_protos.d/fixport.conf", "0644 0 0\n161 fixport\n");
     expect("link", "/etc/systemd/system/multi-user.target.wants/fixport-setup.service",
@@ -339,19 +339,6 @@ Test(roles, host_both_families)
     expect("routes", "ipv6", "fd00:200:1::/64 via fd00:31::2\n");
     expect("sysctl", "net.ipv6.conf.eth0.5.accept_redirects", "0");
     cr_assert_null(wanted("pool", "/run/fixport/pool"));
-}
-
-Test(roles, reserved_ports_go_back_to_what_they_were)
-{
-    struct journal_entry entry = {.type = &resource_sysctl,
-                                  .name = (char *)"net.ipv4.ip_local_reserved_ports",
-                                  .before = (char *)"5000"};
-    struct journal before = {.entry = &entry, .count = 1};
-    journal = &before;
-    own[0] = "192.168.31.67";
-    reserved = "5000,7000-7100";
-    want(POOL NODES HOSTS, ROLE_HOST);
-    expect("sysctl", "net.ipv4.ip_local_reserved_ports", "5000,61000-61099");
 }
 
 Test(roles, host_refused)
