@@ -139,7 +139,7 @@ static int node_routes_family(struct roles *roles, int family, const uint8_t *vi
             continue;
         result = node_route_check(roles, block, via);
         if (result == 0)
-            result = role_route(roles, block, via);
+            role_route(roles, block, via);
     }
     return result;
 }

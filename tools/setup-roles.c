@@ -73,25 +73,13 @@ int role_pool(struct roles *roles, const struct config *config, const char *why)
 
 /* ---- routes ---- */
 
-int role_route(struct roles *roles, const struct block *to, const uint8_t via[16])
+void role_route(struct roles *roles, const struct block *to, const uint8_t via[16])
 {
-    char block[BLOCK_TEXT], one[ADDR_TEXT], other[ADDR_TEXT];
-    for (size_t i = 0; i < roles->routes; i++) {
-        const struct role_route *route = &roles->route[i];
-        if (memcmp(route->to.addr, to->addr, 16) != 0 || route->to.prefix != to->prefix)
-            continue;
-        if (memcmp(route->via, via, 16) == 0)
-            return 0;
-        return role_refuse(roles, "%s would be routed via %s and via %s: only one of them can be",
-                           block_print(to, block, sizeof(block)),
-                           addr_print(route->via, one, sizeof(one)),
-                           addr_print(via, other, sizeof(other)));
-    }
-    size_t size = (roles->routes + 1) * sizeof(*roles->route);
-    roles->route = state_grow(roles->route, size);
-    roles->route[roles->routes].to = *to;
-    memcpy(roles->route[roles->routes++].via, via, 16);
-    return 0;
+    size_t at = roles->routes++;
+    if ((at & (at + 1)) == 0) /* 0, 1, 3, 7, ...: room for twice as many */
+        roles->route = state_grow(roles->route, (2 * at + 1) * sizeof(*roles->route));
+    roles->route[at].to = *to;
+    memcpy(roles->route[at].via, via, 16);
 }
 
 static int route_compare(const void *left, const void *right)
@@ -99,6 +87,27 @@ static int route_compare(const void *left, const void *right)
     const struct role_route *a = left, *b = right;
     int order = memcmp(a->to.addr, b->to.addr, sizeof(a->to.addr));
     return order ? order : a->to.prefix - b->to.prefix;
+}
+
+/* Sorted, and the same twice is one; a destination via two routers is refused. */
+static int routes_tidy(struct roles *roles)
+{
+    char block[BLOCK_TEXT], one[ADDR_TEXT], other[ADDR_TEXT];
+    struct role_route *route = roles->route;
+    size_t kept = 0;
+    qsort(route, roles->routes, sizeof(*route), route_compare);
+    for (size_t i = 0; i < roles->routes; i++) {
+        if (!kept || route_compare(&route[kept - 1], &route[i]) != 0)
+            route[kept++] = route[i];
+        else if (memcmp(route[kept - 1].via, route[i].via, 16) != 0)
+            return role_refuse(roles,
+                               "%s would be routed via %s and via %s: only one of them can be",
+                               block_print(&route[i].to, block, sizeof(block)),
+                               addr_print(route[kept - 1].via, one, sizeof(one)),
+                               addr_print(route[i].via, other, sizeof(other)));
+    }
+    roles->routes = kept;
+    return 0;
 }
 
 static int routes_add_family(struct roles *roles, int family)
@@ -124,7 +133,8 @@ static int routes_add(struct roles *roles)
 {
     if (!roles->routes)
         return 0;
-    qsort(roles->route, roles->routes, sizeof(*roles->route), route_compare);
+    if (routes_tidy(roles) < 0)
+        return -1;
     char *state = file_state(0644, NUMBER(SETUP_ROUTE_PROTOCOL) " fixport\n");
     int result = role_add(roles, &resource_file, PROTOCOL_FILE, state,
                           "give the routes' protocol number a name that ip(8) shows");
@@ -176,7 +186,7 @@ static int routes_to_node(struct roles *roles, const struct site_node *node, int
     int result = role_next_hop(roles, what, via);
     for (size_t i = 0; i < node->pods.count && result == 0; i++)
         if (block_family(&node->pods.item[i]) == family)
-            result = role_route(roles, &node->pods.item[i], via);
+            role_route(roles, &node->pods.item[i], via);
     return result;
 }
 
@@ -186,7 +196,7 @@ static int routes_via_gateway(struct roles *roles, int family, const uint8_t *vi
     int result = role_next_hop(roles, "[gateway] address", via);
     for (size_t i = 0; i < roles->pods.count && result == 0; i++)
         if (block_family(&roles->pods.item[i]) == family)
-            result = role_route(roles, &roles->pods.item[i], via);
+            role_route(roles, &roles->pods.item[i], via);
     return result;
 }
 

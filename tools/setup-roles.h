@@ -142,8 +142,11 @@ int role_add(struct roles *roles, const struct resource_type *type, const char *
 /** role_sysctl - append a sysctl, if the kernel has it; else that is the error. */
 int role_sysctl(struct roles *roles, const char *name, const char *wanted, const char *why);
 
-/** role_route - remember a route for the routes resource. The same twice is one. */
-int role_route(struct roles *roles, const struct block *to, const uint8_t via[16]);
+/**
+ * role_route - remember a route for the routes resource. The same twice is one; one destination via
+ * two routers is refused when all are known.
+ */
+void role_route(struct roles *roles, const struct block *to, const uint8_t via[16]);
 
 /** role_reserve - remember ports for ip_local_reserved_ports. */
 void role_reserve(struct roles *roles, const struct portset *ports);
