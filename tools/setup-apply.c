@@ -23,12 +23,14 @@ static int apply_steps(const struct work *work, struct setup_error *error)
     return 0;
 }
 
-/* What the distribution's tool has saved is as wanted, whatever it is: but it must be there. */
-static int apply_check_saved(struct journal_entry *entry, struct setup_error *error)
+/* What the distribution's tool has saved is as wanted, whatever it is: but ours must be in it. */
+static int apply_check_saved(const struct work *work, struct journal_entry *entry,
+                             struct setup_error *error)
 {
     free(entry->wanted);
     entry->wanted = NULL;
-    if (entry->type->read(entry->name, &entry->wanted, error) < 0)
+    if (entry->type->read(entry->name, &entry->wanted, error) < 0 ||
+        persist_check_saved(work, entry, error) < 0)
         return -1;
     entry->after = state_copy(entry->wanted);
     return 0;
@@ -50,7 +52,7 @@ static int apply_check(struct work *work, struct setup_error *error)
     for (size_t i = 0; i < work->next.count; i++) {
         struct journal_entry *entry = &work->next.entry[i];
         bool saved = persist_is_saved(entry, work->next.persist);
-        if ((saved ? apply_check_saved(entry, error) : apply_check_entry(entry, error)) < 0)
+        if ((saved ? apply_check_saved(work, entry, error) : apply_check_entry(entry, error)) < 0)
             return -1;
         entry->done = true;
     }
@@ -130,6 +132,8 @@ static int apply_said(const struct setup_options *options, const struct work *wo
                       const char *result)
 {
     json_t *object = work_json(work);
+    if (work->plan.count)
+        systemd_notes(work);
     json_object_set_new(object, "result", json_string(result));
     json_object_set_new(object, "deadline",
                         work->next.deadline ? json_integer(work->next.deadline) : json_null());
@@ -168,9 +172,22 @@ static int apply_nothing(const struct setup_options *options, struct work *work)
     return apply_said(options, work, "unchanged");
 }
 
+/* After a reboot there would be nobody to roll back. */
+static int apply_check_confirm(const struct setup_options *options, const struct work *work)
+{
+    if (!options->confirm || work->next.persist != PERSIST_NONE)
+        return SETUP_OK;
+    return say_error(SETUP_ERROR,
+                     "%s: --confirm does not go with [setup] persist = none: after a reboot nobody "
+                     "would roll back what was not confirmed; use persist = own for it",
+                     work->config);
+}
+
 static int apply_all(const struct setup_options *options, struct work *work)
 {
     struct setup_error error = {.text = ""};
+    if (apply_check_confirm(options, work))
+        return SETUP_ERROR;
     if (work->next.persist == PERSIST_DISTRIBUTION && work->plan.count &&
         persist_check(options->force, &error) < 0)
         return say_error(SETUP_ERROR, "%s", error.text);

@@ -183,6 +183,13 @@ void plan_snippet(const struct work *work, FILE *out);
 /** persist_check - refuse if the distribution's tool would save other people's chains as well. */
 int persist_check(bool force, struct setup_error *error);
 
+/** persist_note - say on stderr if apply would refuse for that reason. */
+void persist_note(const struct work *work);
+
+/** persist_check_saved - whether the saved file @entry, as read, has each chain of ours in it. */
+int persist_check_saved(const struct work *work, const struct journal_entry *entry,
+                        struct setup_error *error);
+
 /** persist_entries - add the files that the distribution's tool writes to @work's next journal. */
 int persist_entries(struct work *work, struct setup_error *error);
 
@@ -242,6 +249,12 @@ void systemd_note(const struct resource_type *type, const char *name);
 
 /** systemd_reload - let systemd read its units again, if one has changed. */
 void systemd_reload(void);
+
+/**
+ * systemd_notes - say on stderr what stands in the way of @work's being there after a reboot, or
+ * after whoever manages the network has been at work.
+ */
+void systemd_notes(const struct work *work);
 
 /* ---- fixport-setup.c ---- */
 

@@ -87,6 +87,52 @@ int persist_check(bool force, struct setup_error *error)
     return persist_scan_family(4, error) < 0 || persist_scan_family(6, error) < 0 ? -1 : 0;
 }
 
+void persist_note(const struct work *work)
+{
+    struct setup_error error;
+    if (work->next.persist == PERSIST_DISTRIBUTION && persist_check(false, &error) < 0)
+        say_error(0, "note: apply will refuse: %s", error.text);
+}
+
+/* Whether there is a line ":CHAIN ..." in what was saved. */
+static bool saved_has_chain(const char *saved, const char *chain, size_t length)
+{
+    for (const char *line = saved; line; line = strchr(line, '\n')) {
+        line += *line == '\n';
+        if (strncmp(line, chain, length) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Which of the rules are in @entry's file: as the order in saved[]; NULL: none are wanted. */
+static const char *saved_wanted(const struct work *work, const struct journal_entry *entry)
+{
+    const struct persist_tool *tool = persist_tool();
+    bool second = tool && strcmp(entry->name, tool->saved[1]) == 0;
+    const struct journal_entry *rules =
+        journal_find(&work->next, &resource_iptables, second ? "ipv6" : "ipv4");
+    return rules ? rules->wanted : NULL;
+}
+
+int persist_check_saved(const struct work *work, const struct journal_entry *entry,
+                        struct setup_error *error)
+{
+    const char *line, *at = saved_wanted(work, entry);
+    size_t length;
+    while (at && (line = state_line(&at, &length)) && *line == ':') {
+        size_t name = strcspn(line, " ");
+        if (!saved_has_chain(entry->wanted, line, name + 1))
+            return setup_fail(error,
+                              "%s has no chain %.*s, though it has just been saved: the "
+                              "distribution's tool saves what another iptables has than %s: set "
+                              "[setup] iptables to that one, or persist = own",
+                              entry->name, (int)name - 1, line + 1,
+                              iptables_is_legacy() ? "iptables-legacy" : "iptables-nft");
+    }
+    return 0;
+}
+
 bool persist_is_saved(const struct journal_entry *entry, enum site_persist persist)
 {
     const struct persist_tool *tool = persist == PERSIST_DISTRIBUTION ? persist_tool() : NULL;

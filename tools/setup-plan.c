@@ -68,6 +68,9 @@ static void plan_notes(const struct work *work)
     if (work->has_old && work->old.phase == JOURNAL_UNCONFIRMED)
         say_error(0, "note: an apply waits here for 'fixport-setup confirm' until %s",
                   text_when(work->old.deadline));
+    if (work->plan.count && geteuid() == 0)
+        persist_note(work);
+    systemd_notes(work);
     if (work->guessed)
         say_error(0, "note: not everything can be read without root; what cannot is shown as if it "
                      "were not there");

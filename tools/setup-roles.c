@@ -14,10 +14,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define UNIT "/etc/systemd/system/fixport-setup.service"
 #define UNIT_LINK "/etc/systemd/system/multi-user.target.wants/fixport-setup.service"
 #define PROTOCOL_FILE "/etc/iproute2/rt_protos.d/fixport.conf"
 #define RESERVED "net.ipv4.ip_local_reserved_ports"
+#define FLUSHING                                                                                   \
+    "nftables.service iptables.service ip6tables.service netfilter-persistent.service "            \
+    "firewalld.service"
 #define SHOWN_PATH 200 /* bytes of the configuration's path that a sentence shows: its end */
 
 #define TEXT_OF(number) #number
@@ -286,8 +288,14 @@ static int reserved_add(struct roles *roles)
 
 /*
  * Our rules must come after those that flush or rebuild everything (nftables, firewalld, Docker).
- * On a node the pool must be there before the pods are; a gateway's chain wants to be above what
- * the kubelet makes.
+ * On a node the pool must be there before the pods are, and on a control plane a manifest that
+ * nobody has confirmed goes before it is read; a gateway's chain wants to be above what the kubelet
+ * makes.
+ *
+ * Some of those flush what is not theirs when they are restarted, as systemd-networkd does with
+ * routes (tried with 252, with ManageForeignRoutes=no as well: it takes the address away, and the
+ * kernel the routes with it). So we are part of them: we start again after them. networkd is done
+ * with its interfaces when its wait-online is.
  */
 static char *unit_text(const struct roles *roles)
 {
@@ -296,22 +304,24 @@ static char *unit_text(const struct roles *roles)
                                "Description=Routes, rules and settings for fixport\n"
                                "Documentation=man:fixport-setup(8)\n"
                                "Wants=network-online.target\n"
-                               "After=network-online.target nftables.service iptables.service "
-                               "ip6tables.service netfilter-persistent.service firewalld.service "
-                               "docker.service\n"
+                               "After=network-online.target docker.service\n"
+                               "After=systemd-networkd.service systemd-networkd-wait-online.service\n"
+                               "After=" FLUSHING "\n"
+                               "PartOf=systemd-networkd.service " FLUSHING "\n"
                                "%s"
                                "ConditionPathExists=" SETUP_JOURNAL "\n"
                                "\n"
                                "[Service]\n"
                                "Type=oneshot\n"
                                "RemainAfterExit=yes\n"
-                               "ExecStart=" FIXPORT_SBINDIR "/fixport-setup boot\n"
+                               "ExecStart=" SETUP_PROGRAM " boot\n"
                                "\n"
                                "[Install]\n"
                                "WantedBy=multi-user.target\n";
-    const char *order = roles->roles & ROLE_NODE      ? "Before=kubelet.service\n"
-                        : roles->roles & ROLE_GATEWAY ? "After=kubelet.service\n"
-                                                      : "";
+    const char *order = roles->roles & ROLE_NODE            ? "Before=kubelet.service\n"
+                        : roles->roles & ROLE_GATEWAY       ? "After=kubelet.service\n"
+                        : roles->roles & ROLE_CONTROL_PLANE ? "Before=kubelet.service\n"
+                                                            : "";
     char *text;
     FILE *out = state_open(&text);
     fprintf(out, form, order);
@@ -319,17 +329,21 @@ static char *unit_text(const struct roles *roles)
     return text;
 }
 
+/* Of a control plane alone all lasts by itself; but what was begun or not confirmed must not. */
 static int unit_add(struct roles *roles)
 {
-    if (roles->site->persist == PERSIST_NONE || !(roles->roles & ~(unsigned)ROLE_CONTROL_PLANE))
-        return 0; /* the manifest lasts by itself */
+    if (roles->site->persist == PERSIST_NONE)
+        return 0;
     char *text = unit_text(roles);
     char *state = file_state(0644, text);
-    int result = role_add(roles, &resource_file, UNIT, state, "do all this again after a reboot");
+    int result =
+        role_add(roles, &resource_file, SETUP_UNIT, state,
+                 roles->roles & ~(unsigned)ROLE_CONTROL_PLANE ? "do all this again after a reboot"
+                                                              : "mend an apply that was cut off");
     free(text);
     free(state);
     if (result == 0)
-        result = role_add(roles, &resource_link, UNIT_LINK, UNIT, "start it at boot");
+        result = role_add(roles, &resource_link, UNIT_LINK, SETUP_UNIT, "start it at boot");
     return result;
 }
 

@@ -40,6 +40,8 @@
 #define SETUP_STATE_DIR "/var/lib/fixport" /* journal.json, backups; mode 0700 */
 #define SETUP_JOURNAL SETUP_STATE_DIR "/journal.json"
 #define SETUP_LOCK "/run/fixport-setup.lock" /* not /run/lock: anybody may write there */
+#define SETUP_UNIT "/etc/systemd/system/fixport-setup.service"
+#define SETUP_PROGRAM FIXPORT_SBINDIR "/fixport-setup" /* what the unit starts */
 #define SETUP_TAG "fixport:" /* every iptables rule's comment begins so */
 
 enum setup_exit {

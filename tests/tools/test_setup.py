@@ -34,6 +34,8 @@ UNSHARE = ["unshare", "--mount", "--net", "--uts"]
 MANIFEST_PATH = "/etc/kubernetes/manifests/kube-apiserver.yaml"
 JOURNAL = "/var/lib/fixport/journal.json"
 LOCK = "/run/fixport-setup.lock"
+UNIT = "/etc/systemd/system/fixport-setup.service"
+WANTED = "/etc/systemd/system/multi-user.target.wants/fixport-setup.service"
 
 SITE = """\
 [node node1]
@@ -177,6 +179,7 @@ class Machine:
             shutil.copy(os.path.join(fptest.BUILD, "tools", tool), self.tools)
         self.setup = os.path.join(self.tools, "fixport-setup")
         self.config = os.path.join(scratch, "site.conf")
+        self.roles = ROLES
         self.clear()
         self.site()
 
@@ -206,7 +209,7 @@ class Machine:
                     LC_ALL="C.UTF-8", COUNTER=os.path.join(self.scratch, "counter"))
 
     def argv(self, command, *more):
-        site = ["--config", self.config, "--role", ROLES]
+        site = ["--config", self.config, "--role", self.roles]
         takes_site = command in ("plan", "apply", "doctor")
         return [self.setup, "--root", self.root, *(site if takes_site else []), command, *more]
 
@@ -382,7 +385,7 @@ def test_other_configuration(test):
                 "control-plane", "apply"], env=machine.environment(False))
     test.expect(done, 0, "apply with one role less", r"not wanted any more")
     changed = differences(test.before, machine.state())
-    others = [line for line in changed if not re.search("manifests/|var/lib/fixport", line)]
+    others = [line for line in changed if not re.search("manifests/|var/lib/fixport|/fixport-setup.service", line)]
     test.tap.point(changed and not others, "only that role's things are left", *others)
     test.expect(machine("undo"), 0, "undo")
     test.unchanged("after undo all is as before")
@@ -1119,6 +1122,81 @@ def test_boot_unguarded(test):
         test.expect(machine("status"), 0, f"{tool} works again: status")
 
 
+def test_control_plane_not_confirmed(test):
+    """The manifest outlasts a reboot: the unit has to be there to roll it back."""
+    machine = test.machine
+    machine.roles = "control-plane"
+    done = machine("apply", "--confirm", "600")
+    test.expect(done, 0, "control-plane: apply --confirm", r"^\+ExecStart=.*boot$")
+    test.tap.point(os.path.exists(machine.root + UNIT) and os.path.islink(machine.root + WANTED),
+                   "the unit is there")
+    test.expect(machine("boot"), 0, "a reboot before it is confirmed", r"was not confirmed")
+    test.unchanged("it is rolled back")
+
+
+def test_confirm_needs_the_unit(test):
+    machine = test.machine
+    machine.site(persist="none")
+    test.one_line(machine("apply", "--confirm", "600"), "persist = none: apply --confirm refuses",
+                  r"persist = none")
+    test.expect(machine("apply"), 0, "persist = none: apply")
+    test.tap.point(not os.path.exists(machine.root + UNIT), "persist = none: no unit")
+
+
+def test_notes(test):
+    """What stands in the way of a reboot is told, by plan and by apply."""
+    machine = test.machine
+    done = machine("plan")
+    program = re.search(r"ExecStart=(\S+)", done.stdout)[1]
+    note = rf"^fixport-setup: note: the unit starts {machine.root}{program}, which is not there"
+    test.expect(done, 2, "plan: what the unit starts is not there", note)
+    test.expect(machine("apply"), 0, "apply says so too", note)
+    test.tap.point("note" not in machine("apply").stderr, "a second apply does not")
+    os.makedirs(machine.root + os.path.dirname(program))
+    write(machine.root + program, "", 0o644)
+    test.expect(machine("plan"), 0, "it cannot be executed: plan says so", note)
+    os.chmod(machine.root + program, 0o755)
+    test.tap.equal(machine("plan").stderr, "", "it is there: nothing to say")
+    machine("undo")
+    plan = [machine.setup, "--config", machine.config, "--role", "node", "plan"]
+    folders = ("/run/systemd/system", "/run/systemd/netif", "/run/NetworkManager")
+    test.expect(run(plan), 2, "no systemd: plan says so", r"note: systemd does not run here")
+    for folder in folders:
+        os.makedirs(folder)
+    write("/run/systemd/netif/state", "")
+    done = run(plan)
+    test.tap.point("systemd does not run" not in done.stderr, "systemd runs: nothing to say")
+    test.expect(done, 2, "systemd-networkd runs", r"note: systemd-networkd drops routes")
+    test.expect(done, 2, "NetworkManager runs", r"note: when NetworkManager takes")
+    shutil.rmtree("/run/systemd")
+    shutil.rmtree("/run/NetworkManager")
+
+
+def test_distribution_saves_another(test):
+    """The distribution's tool may be of the other iptables: then it has saved nothing of ours."""
+    machine = test.machine
+    machine.site(persist="distribution")
+    argv = [machine.setup, "--config", machine.config, "--role", "gateway"]
+    tool = os.path.join(machine.wrappers, "netfilter-persistent")
+    env = machine.environment(True)
+    write(tool, PERSISTENT.replace("ip6tables-nft-save", "true"), 0o755)
+    done = run([*argv, "apply"], env=env)
+    test.expect(done, 1, "IPv6 is not saved: apply fails", r"rules\.v6 has no chain FIXPORT-FORWARD")
+    test.unchanged("and all is as before")
+    write(tool, PERSISTENT.replace("-nft-", "-legacy-"), 0o755)
+    done = run([*argv, "apply"], env=env)
+    test.expect(done, 1, "legacy is saved: apply fails", r"rules\.v4 has no chain FIXPORT-FORWARD")
+    test.unchanged("and all is as before")
+    write(tool, PERSISTENT, 0o755)
+    run(["iptables-nft", "-N", "KUBE-TEST"])
+    done = run([*argv, "plan"], env=env)
+    test.expect(done, 2, "a chain of Kubernetes' is there: plan tells that apply will refuse",
+                r"^fixport-setup: note: apply will refuse: .*KUBE-TEST")
+    run(["iptables-nft", "-X", "KUBE-TEST"])
+    test.tap.point("refuse" not in run([*argv, "plan"], env=env).stderr, "without it plan is quiet")
+    shutil.rmtree("/etc/iptables")
+
+
 def main():
     # A shell that runs this in the background has SIGINT ignored, and fixport-setup would respect it.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -1139,6 +1217,7 @@ def main():
         function(Test(tap, machine))
         machine.unwrap()
         machine("undo", "--force")
+        machine.roles = ROLES
         machine.clear()
         machine.site()
     tap.end()

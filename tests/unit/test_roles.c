@@ -312,6 +312,8 @@ Test(roles, host)
            "/etc/systemd/system/fixport-setup.service");
     cr_assert(strstr(wanted("file", "/etc/systemd/system/fixport-setup.service"),
                      "\nExecStart=" FIXPORT_SBINDIR "/fixport-setup boot\n"));
+    cr_assert(strstr(wanted("file", "/etc/systemd/system/fixport-setup.service"),
+                     "\nPartOf=systemd-networkd.service nftables.service "));
     cr_assert_null(wanted("iptables", "ipv4"));
     cr_assert_str_eq(wants.item[wants.count - 1].type->name, "sysctl");
 }
@@ -607,9 +609,10 @@ Test(roles, control_plane)
 {
     own[0] = "192.168.31.17";
     want(POOL NODES "[control-plane]\nnode-ports = 20000-29999\n", ROLE_CONTROL_PLANE);
+    cr_assert_not_null(wanted("file", "/etc/systemd/system/fixport-setup.service"));
     expect("nodeports", MANIFEST, "20000-29999");
     expect("file", BACKUP, "0600 0 0\nthe manifest\n");
-    cr_assert_eq(wants.count, 2);
+    cr_assert_eq(wants.count, 4);
     manifest = "20000-29999";
     want(POOL NODES "[control-plane]\nnode-ports = 20000-29999\n", ROLE_CONTROL_PLANE);
     cr_assert_null(wanted("file", BACKUP), "there is nothing to change");
