@@ -61,35 +61,61 @@ static uint64_t word_buried(uint64_t word, uint64_t now)
     return word_make(WORD_RESTING, 0, word_state(word) == WORD_RESTING ? word_when(word) : now);
 }
 
-/* Puts every word of a dead holder into quarantine. The caller has the slot's exclusive lock. */
-static void words_bury(const struct pool *pool, uint32_t slot, uint64_t now)
+/* A set of slots. */
+struct slots {
+    uint64_t bits[POOL_HOLDERS / 64];
+};
+
+static void slots_add(struct slots *slots, uint32_t slot)
 {
-    size_t words = (size_t)pool->lanes * pool->places * POOL_PAGE_PORTS;
-    /* Untouched places are holes: reading them would allocate them. */
-    bool placed[POOL_PORT_PAGES] = {false};
+    slots->bits[slot / 64] |= 1ull << slot % 64;
+}
+
+/* @holder: slot + 1, as words have it, or anything. */
+static bool slots_have(const struct slots *slots, uint32_t holder)
+{
+    uint32_t slot = holder - 1;
+    return slot < POOL_HOLDERS && (slots->bits[slot / 64] >> slot % 64 & 1);
+}
+
+static void lane_bury(const struct pool *pool, uint32_t place, uint32_t lane,
+                      const struct slots *dead, uint64_t now)
+{
+    _Atomic uint64_t *words = &pool->word[((size_t)place * pool->lanes + lane) * POOL_PAGE_PORTS];
+    for (uint32_t i = 0; i < POOL_PAGE_PORTS; i++) {
+        uint64_t word = atomic_load_explicit(&words[i], memory_order_relaxed);
+        if (word && slots_have(dead, word_holder(word)))
+            atomic_compare_exchange_strong(&words[i], &word, word_buried(word, now));
+    }
+}
+
+/*
+ * Puts every word of these dead holders into quarantine, in one pass. The caller has the slots'
+ * exclusive locks. Places that the policy has never touched are holes: reading them would allocate
+ * them.
+ */
+static void words_bury(const struct pool *pool, const struct slots *dead, uint64_t now)
+{
     for (uint32_t page = 0; page < POOL_PORT_PAGES; page++) {
-        uint8_t place = pool->header->pagemap[page];
-        if (place < pool->places)
-            placed[place] = true;
+        uint32_t place = pool->header->pagemap[page];
+        for (uint32_t lane = 0; place < pool->places && lane < pool->lanes; lane++)
+            lane_bury(pool, place, lane, dead, now);
     }
-    size_t stride = (size_t)pool->lanes * POOL_PAGE_PORTS;
-    for (size_t i = 0; i < words; i++) {
-        if (i % stride == 0 && !placed[i / stride]) {
-            i += stride - 1;
-            continue;
-        }
-        uint64_t word = atomic_load_explicit(&pool->word[i], memory_order_relaxed);
-        if (word_holder(word) == slot + 1)
-            atomic_compare_exchange_strong(&pool->word[i], &word, word_buried(word, now));
-    }
+}
+
+/* The last of it: who dies before leaves a slot that is dead as it was. */
+static void slot_clear(const struct pool *pool, uint32_t slot)
+{
+    atomic_store(&pool->holder[slot].cookie, 0);
+    atomic_fetch_add_explicit(&pool->header->buried, 1, memory_order_relaxed);
 }
 
 static void slot_bury(const struct pool *pool, uint32_t slot, uint64_t now)
 {
-    struct pool_holder *holder = &pool->holder[slot];
-    words_bury(pool, slot, now);
-    atomic_store(&holder->cookie, 0);
-    atomic_fetch_add_explicit(&pool->header->buried, 1, memory_order_relaxed);
+    struct slots dead = {.bits = {0}};
+    slots_add(&dead, slot);
+    words_bury(pool, &dead, now);
+    slot_clear(pool, slot);
 }
 
 static uint64_t netns_inode(void)
@@ -223,17 +249,35 @@ int holder_join(const struct pool *pool, int fd, uint64_t cookie, bool *is_new)
     return window_enter(pool, fd, cookie, home, POOL_HOLDERS, false, is_new);
 }
 
-int holder_bury_dead(const struct pool *pool, int fd, uint64_t now)
+/* Locks the slots of those that have died, and no others. Return: how many. */
+static int dead_lock(const struct pool *pool, int fd, struct slots *dead)
 {
-    int buried = 0;
+    int count = 0;
     for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++) {
         if (atomic_load(&pool->holder[slot].cookie) == 0 || slot_lock(fd, slot, F_WRLCK) != 0)
             continue;
         if (atomic_load(&pool->holder[slot].cookie) != 0) {
-            slot_bury(pool, slot, now);
-            buried++;
+            slots_add(dead, slot);
+            count++;
+        } else {
+            slot_lock(fd, slot, F_UNLCK); /* buried in between */
         }
+    }
+    return count;
+}
+
+int holder_bury_dead(const struct pool *pool, int fd, uint64_t now)
+{
+    struct slots dead = {.bits = {0}};
+    int count = dead_lock(pool, fd, &dead);
+    if (!count)
+        return 0;
+    words_bury(pool, &dead, now);
+    for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++) {
+        if (!slots_have(&dead, slot + 1))
+            continue;
+        slot_clear(pool, slot);
         slot_lock(fd, slot, F_UNLCK);
     }
-    return buried;
+    return count;
 }

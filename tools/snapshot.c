@@ -159,14 +159,16 @@ static bool snapshot_lease_read(const struct snapshot *snapshot, uint64_t word,
     return lease->state == WORD_USED || lease->state == WORD_LETGO;
 }
 
+/* @words: of the page's ports in the lane. Port 0 has none that is ever written. */
 static void snapshot_page(const struct snapshot *snapshot, uint32_t lane, uint32_t page,
+                          _Atomic uint64_t *words,
                           void (*each)(const struct snapshot_lease *lease, void *arg), void *arg)
 {
     struct snapshot_lease lease = {.lane = lane};
     for (uint32_t i = 0; i < POOL_PAGE_PORTS; i++) {
+        uint64_t word = atomic_load_explicit(&words[i], memory_order_relaxed);
         lease.port = (uint16_t)(page * POOL_PAGE_PORTS + i);
-        _Atomic uint64_t *word = pool_word(&snapshot->pool, lane, lease.port);
-        if (word && *word && snapshot_lease_read(snapshot, *word, &lease))
+        if (word && snapshot_lease_read(snapshot, word, &lease))
             each(&lease, arg);
     }
 }
@@ -176,9 +178,10 @@ void snapshot_each_lease(const struct snapshot *snapshot,
 {
     for (uint32_t lane = 0; lane < snapshot->pool.lanes; lane++) {
         for (uint32_t page = 0; page < POOL_PORT_PAGES; page++) {
-            uint16_t last = (uint16_t)(page * POOL_PAGE_PORTS + POOL_PAGE_PORTS - 1);
-            if (pool_word(&snapshot->pool, lane, last)) /* port 0 has no word; the last has */
-                snapshot_page(snapshot, lane, page, each, arg);
+            uint16_t first = (uint16_t)(page * POOL_PAGE_PORTS);
+            _Atomic uint64_t *words = pool_word(&snapshot->pool, lane, first);
+            if (words)
+                snapshot_page(snapshot, lane, page, words, each, arg);
         }
     }
 }
