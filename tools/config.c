@@ -93,6 +93,8 @@ const char *config_path_read(const char *text, const char *example, char *buf, s
     for (const char *at = text; *at; at++)
         if ((unsigned char)*at < ' ' || *at == 127)
             return "control characters are not allowed";
+    if (strstr(text, "/../") || (length >= 3 && strcmp(text + length - 3, "/..") == 0))
+        return "\"..\" is not allowed in a path";
     memcpy(buf, text, length + 1);
     return NULL;
 }

@@ -271,6 +271,8 @@ int main(int argc, char **argv)
     int status = parse_line(argc, argv, &parse, &command);
     if (!status)
         status = command->run(&parse.options);
+    if (parse.options.json && status != SETUP_OK && status != SETUP_CHANGES)
+        json_say_failed();
     if (fflush(stdout) != 0 || ferror(stdout))
         return say_error(SETUP_ERROR, "stdout cannot be written");
     return status;

@@ -37,6 +37,9 @@ bool say_utf8(void);
 /** say_columns - the width of the terminal, 40..400; 80 if there is none. */
 unsigned say_columns(void);
 
+/** say_last - what say_error() said last, not cleaned; empty if nothing. */
+const char *say_last(void);
+
 /**
  * say_clean - a copy of untrusted text that can go to a terminal.
  * @text: at most @most bytes, ends at a NUL before that.

@@ -42,16 +42,22 @@ void say_begin(const char *program)
     sigaction(SIGBUS, &action, NULL);
 }
 
+static char said[PATH_MAX + 1024];
+
+const char *say_last(void)
+{
+    return said;
+}
+
 int say_error(int status, const char *format, ...)
 {
-    char line[PATH_MAX + 1024];
-    char clean[sizeof(line)];
+    char clean[sizeof(said)];
     va_list args;
     va_start(args, format);
-    vsnprintf(line, sizeof(line), format, args);
+    vsnprintf(said, sizeof(said), format, args);
     va_end(args);
     fprintf(stderr, "%s: %s\n", say_program,
-            say_clean(line, sizeof(line), say_utf8(), clean, sizeof(clean)));
+            say_clean(said, sizeof(said), say_utf8(), clean, sizeof(clean)));
     return status;
 }
 

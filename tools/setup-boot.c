@@ -76,16 +76,22 @@ static int boot_begin(struct journal *journal, bool *has, struct setup_error *er
     return rollback_reload(journal, has, "an earlier apply was not confirmed", error);
 }
 
-static int boot_said(const struct setup_options *options, int result, bool has, size_t changed,
-                     const struct setup_error *error)
+static int boot_said(const struct setup_options *options, int result, bool has, bool undone,
+                     size_t changed, const struct setup_error *error)
 {
-    const char *word = result < 0 ? "failed" : !has ? "nothing" : changed ? "set" : "unchanged";
+    const char *word = result < 0 ? "failed"
+                       : !has     ? "nothing"
+                       : undone   ? "undone"
+                       : changed  ? "set"
+                                  : "unchanged";
     if (options->json)
         json_say(json_pack("{s:s, s:I, s:o}", "result", word, "changed", (json_int_t)changed,
                            "error", result < 0 ? json_error(error) : json_null()));
     if (result < 0)
         return say_error(SETUP_ERROR, "%s", error->text);
-    if (!options->json && has)
+    if (!options->json && undone)
+        printf("An undo was interrupted; it is done now: %s.\n", text_count(changed, "change"));
+    else if (!options->json && has)
         printf("Set what was applied: %s.\n", text_count(changed, "change"));
     else if (!options->json)
         printf("Nothing to set: nothing is applied here.\n");
@@ -104,10 +110,11 @@ int setup_boot(const struct setup_options *options)
     int result = lock_take(LOCK_TRY, &error);
     if (result == 0)
         result = boot_begin(&journal, &has, &error);
-    if (result == 0 && has && journal.phase == JOURNAL_UNDOING)
+    bool undone = has && journal.phase == JOURNAL_UNDOING;
+    if (result == 0 && undone)
         result = undo_go_on(&journal, &changed, &error);
     else if (result == 0 && has)
         result = boot_run(&journal, &changed, &error);
     journal_free(&journal);
-    return boot_said(options, result, has, changed, &error);
+    return boot_said(options, result, has, undone, changed, &error);
 }

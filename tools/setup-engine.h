@@ -43,6 +43,9 @@ json_t *json_roles(unsigned roles);
 /** json_say - print @object (reference taken) on stdout. */
 void json_say(json_t *object);
 
+/** json_say_failed - if nothing was said as JSON yet: say the last error, for who asked for JSON. */
+void json_say_failed(void);
+
 /* ---- setup-lock.c ---- */
 
 enum lock_wait {

@@ -21,7 +21,6 @@
 #include <unistd.h>
 
 #define FILE_MOST (16u << 20)
-#define FOLDER "/etc/fixport"
 
 /* ---- reading ---- */
 
@@ -248,13 +247,19 @@ static int bytes_write(int fd, const char *bytes)
     return 0;
 }
 
-/* Under SELinux a file keeps the label that it has got; elsewhere there is none. */
-static void label_copy(const char *path, int fd)
+/*
+ * SELinux' label, access lists and what users attach stay with the file. What cannot be set was
+ * somebody else's doing: the new file has the defaults then.
+ */
+static void attributes_copy(const char *path, int fd)
 {
-    char label[256];
-    ssize_t length = lgetxattr(path, "security.selinux", label, sizeof(label));
-    if (length > 0 && fsetxattr(fd, "security.selinux", label, (size_t)length, 0) < 0)
-        errno = 0; /* the policy's default, then */
+    char names[4096], value[4096];
+    ssize_t all = llistxattr(path, names, sizeof(names));
+    for (const char *name = names; name - names < all; name += strlen(name) + 1) {
+        ssize_t length = lgetxattr(path, name, value, sizeof(value));
+        if (length >= 0)
+            (void)fsetxattr(fd, name, value, (size_t)length, 0);
+    }
 }
 
 static int temporary_fill(const struct places *places, const struct file_parts *parts)
@@ -264,11 +269,11 @@ static int temporary_fill(const struct places *places, const struct file_parts *
     if (fd < 0)
         return -1;
     int result = bytes_write(fd, parts->bytes);
-    label_copy(places->path, fd);
     if (!result)
         result = fchown(fd, parts->uid, parts->gid);
     if (!result)
         result = fchmod(fd, parts->mode);
+    attributes_copy(places->path, fd);
     if (!result)
         result = fsync(fd);
     int why = errno;
@@ -296,25 +301,32 @@ static int file_put(struct places *places, const char *to, struct setup_error *e
     return 0;
 }
 
-/* The folders that are ours go with their last file. */
 static int file_take_away(const struct places *places, struct setup_error *error)
 {
     unlink(places->temporary);
     if (unlink(places->path) < 0 && errno != ENOENT)
         return setup_fail(error, "%s: it cannot be removed: %s", places->path, strerror(errno));
-    bool ours = strcmp(places->folder, setup_path(SETUP_STATE_DIR)) == 0 ||
-                strcmp(places->folder, setup_path(FOLDER)) == 0;
-    if (ours && rmdir(places->folder) == 0)
-        return 0;
     if (folder_sync(places->folder) < 0)
         return setup_fail(error, "%s: %s", places->folder, strerror(errno));
     return 0;
+}
+
+/* A new file under one of its names would leave the others with the old one. */
+static int file_linked(const char *path, struct setup_error *error)
+{
+    struct stat st;
+    if (lstat(setup_path(path), &st) < 0 || st.st_nlink < 2)
+        return 0;
+    return setup_fail(error, "%s: it has %lu names (hard links), and one is allowed", path,
+                      (unsigned long)st.st_nlink);
 }
 
 int file_replace(const struct step *step, struct setup_error *error)
 {
     struct places places;
     char *now;
+    if (file_linked(step->path, error) < 0)
+        return -1;
     if (file_read(step->path, &now, error) < 0)
         return -1;
     bool same = state_equal(now, step->from);
@@ -366,8 +378,6 @@ static int link_steps(const char *name, const char *from, const char *to, struct
     if (to && !*to)
         return setup_fail(error, "%s: a symlink needs a target", name);
     places_set(&places, name, NULL);
-    if (to && access(places.folder, F_OK) < 0)
-        steps_command(steps, NULL, "mkdir", "-p", "--", places.folder, NULL);
     if (to)
         steps_command(steps, NULL, "ln", "-sfn", "--", to, places.path, NULL);
     else

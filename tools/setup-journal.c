@@ -147,16 +147,16 @@ static int word_find(const char *word, const char *const *words, size_t count)
 static int journal_bad(struct setup_error *error, const char *why)
 {
     return setup_fail(error,
-                      "%s is damaged (%s): nothing was changed; put back a good copy of it, or"
-                      " undo by hand what status and doctor show, and remove it",
+                      "%s is damaged (%s): nothing was changed; put back a good copy of it, or bring"
+                      " the machine by hand to what it calls \"before\", and remove it",
                       setup_path(SETUP_JOURNAL), why);
 }
 
 /* What a name may be: it becomes part of a path or a command's argument. */
 static bool name_valid(const struct resource_type *type, const char *name)
 {
-    bool path = type == &resource_file || type == &resource_link || type == &resource_nodeports ||
-                type == &resource_pool;
+    bool path = type == &resource_folder || type == &resource_file || type == &resource_link ||
+                type == &resource_nodeports || type == &resource_pool;
     for (const char *at = name; *at; at++)
         if ((unsigned char)*at < ' ' || *at == 0x7f)
             return false;
@@ -419,7 +419,8 @@ int journal_save(const struct journal *journal, struct setup_error *error)
     snprintf(dir, sizeof(dir), "%s", setup_path(SETUP_STATE_DIR));
     json_t *json = file_to_json(journal);
     if (!json)
-        return setup_fail(error, "%s cannot be written: what is there now is not all UTF-8", path);
+        return setup_fail(error, "%s cannot be written: the configuration's path or what is "
+                                 "there now is not all UTF-8", path);
     if (!file_readable(json)) {
         json_decref(json);
         return setup_fail(error, "%s would not be readable again: a path in the configuration has "

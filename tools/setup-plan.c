@@ -14,9 +14,9 @@ static json_t *change_json(const struct change *change)
     json_t *steps = json_array();
     for (size_t i = 0; i < change->steps.count; i++)
         json_array_append_new(steps, step_json(&change->steps.item[i]));
-    return json_pack("{s:s, s:s, s:s, s:o, s:o, s:o}", "type", change->type->name, "name",
-                     change->name, "why", change->why, "now", json_text(change->now), "wanted",
-                     json_text(change->wanted), "steps", steps);
+    return json_pack("{s:s, s:o, s:s, s:o, s:o, s:o}", "type", change->type->name, "name",
+                     json_shown(change->name), "why", change->why, "now", json_shown(change->now),
+                     "wanted", json_shown(change->wanted), "steps", steps);
 }
 
 json_t *work_json(const struct work *work)
@@ -24,7 +24,7 @@ json_t *work_json(const struct work *work)
     json_t *changes = json_array();
     for (size_t i = 0; i < work->plan.count; i++)
         json_array_append_new(changes, change_json(&work->plan.change[i]));
-    return json_pack("{s:s, s:o, s:I, s:b, s:o}", "config", work->config, "roles",
+    return json_pack("{s:o, s:o, s:I, s:b, s:o}", "config", json_shown(work->config), "roles",
                      json_roles(work->next.roles), "resources", (json_int_t)work->plan.looked_at,
                      "guessed", work->guessed, "changes", changes);
 }

@@ -214,19 +214,6 @@ static void step_pool(struct steps *steps, const char *verb, const char *path, c
     steps_command(steps, config, pool_tool(), verb, "--pool", path, "-c", "/dev/stdin", NULL);
 }
 
-/* fixport-pool makes /run/fixport itself. */
-static void step_folder(struct steps *steps, const char *path)
-{
-    char folder[2 * PATH_MAX];
-    snprintf(folder, sizeof(folder), "%s", path);
-    char *slash = strrchr(folder, '/');
-    if (!slash || slash == folder)
-        return;
-    *slash = '\0';
-    if (access(folder, F_OK) < 0 && strcmp(folder, "/run/fixport") != 0)
-        steps_command(steps, NULL, "mkdir", "-p", "-m", "0755", "--", folder, NULL);
-}
-
 static void step_line(struct steps *steps, const char *tool, const char *key, const char *path,
                       const char *from, const char *to)
 {
@@ -264,8 +251,6 @@ static int pool_steps(const char *name, const char *from, const char *to, struct
         steps_command(steps, NULL, pool_tool(), "remove", "--pool", path, NULL);
     else if (from)
         steps_command(steps, NULL, pool_tool(), "remove", "--force", "--pool", path, NULL);
-    if (to)
-        step_folder(steps, path);
     if (to)
         step_pool(steps, "create", path, to);
     return 0;

@@ -11,7 +11,7 @@
 #include <string.h>
 
 static const struct resource_type *const types[] = {
-    &resource_file,     &resource_link, &resource_sysctl,    &resource_routes,
+    &resource_folder,   &resource_file, &resource_link,      &resource_sysctl, &resource_routes,
     &resource_iptables, &resource_nft,  &resource_nodeports, &resource_pool,
 };
 

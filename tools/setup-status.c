@@ -163,7 +163,7 @@ static json_t *status_lines(const struct status *status)
                                               entry->type->name, "name", entry->name, "why",
                                               json_text(entry->why), "state", line->word, "good",
                                               line->good, "applied", json_text(entry->after), "now",
-                                              json_text(line->now)));
+                                              json_shown(line->now)));
     }
     return list;
 }

@@ -133,10 +133,9 @@ void step_print(const struct step *step, FILE *out)
         print_file(step, out);
 }
 
-/* Text that is no UTF-8 has no place in JSON. */
-static json_t *json_clean(const char *text)
+json_t *json_shown(const char *text)
 {
-    json_t *string = json_string(text);
+    json_t *string = text ? json_string(text) : json_null();
     if (string)
         return string;
     size_t size = strlen(text) + 1;
@@ -150,10 +149,10 @@ static json_t *json_command(const struct step *step)
 {
     json_t *command = json_array(), *object = json_object();
     for (char **arg = step->argv; *arg; arg++)
-        json_array_append_new(command, json_clean(*arg));
+        json_array_append_new(command, json_shown(*arg));
     json_object_set_new(object, "command", command);
     if (step->input)
-        json_object_set_new(object, "input", json_clean(step->input));
+        json_object_set_new(object, "input", json_shown(step->input));
     return object;
 }
 
@@ -166,8 +165,8 @@ json_t *step_json(const struct step *step)
     print_file(step, out);
     state_close(out);
     json_t *object = json_object();
-    json_object_set_new(object, "file", json_clean(step->path));
-    json_object_set_new(object, "diff", json_clean(diff));
+    json_object_set_new(object, "file", json_shown(step->path));
+    json_object_set_new(object, "diff", json_shown(diff));
     free(diff);
     return object;
 }

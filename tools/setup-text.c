@@ -89,10 +89,22 @@ json_t *json_roles(unsigned roles)
     return list;
 }
 
+static bool json_said;
+
 void json_say(json_t *object)
 {
+    json_said = true;
     if (!object || json_dumpf(object, stdout, JSON_INDENT(2)) != 0)
         exit(say_error(SETUP_ERROR, "out of memory"));
     putchar('\n');
     json_decref(object);
+}
+
+void json_say_failed(void)
+{
+    struct setup_error error;
+    if (json_said)
+        return;
+    snprintf(error.text, sizeof(error.text), "%s", say_last());
+    json_say(json_pack("{s:s, s:o}", "result", "failed", "error", json_error(&error)));
 }

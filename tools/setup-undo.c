@@ -7,6 +7,7 @@
  */
 #include "setup-engine.h"
 
+#include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,12 +38,26 @@ static void walk_sweep(const struct journal_entry *entry)
     file_sweep(entry->name, *above ? above : "/");
 }
 
+static bool folder_in_use(const char *name)
+{
+    const struct dirent *entry = NULL;
+    DIR *folder = opendir(setup_path(name));
+    bool used = false;
+    while (folder && !used && (entry = readdir(folder)))
+        used = strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0;
+    if (folder)
+        closedir(folder);
+    return used;
+}
+
 /* As change_from(); of an interface that has gone there is no setting to put back. */
 static int walk_back(const struct journal_entry *entry, const char *from, const char *state,
                      struct setup_error *error)
 {
     char *now = NULL;
     walk_sweep(entry);
+    if (entry->type == &resource_folder && !state && folder_in_use(entry->name))
+        return 0; /* by somebody else: what was ours in it has gone by now */
     if (entry->type == &resource_sysctl) {
         int result = entry->type->read(entry->name, &now, error);
         bool gone = !now;
@@ -93,7 +108,7 @@ int journal_begin(struct journal *journal, bool *has, struct setup_error *error)
     if (journal->phase == JOURNAL_APPLYING)
         return rollback_reload(journal, has, "an earlier apply was interrupted", error);
     if (journal->phase == JOURNAL_UNDOING)
-        say_error(0, "an earlier undo was interrupted: going on from there");
+        say_error(0, "an earlier undo was interrupted");
     return 0;
 }
 

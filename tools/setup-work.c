@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -23,7 +24,10 @@ static int work_config(struct work *work, const char *config)
 {
     char here[PATH_MAX];
     const char *path = config ? config : setup_path(FIXPORT_SYSCONFDIR "/fixport.conf");
+    struct stat st;
     int length;
+    if (!config && *setup_root && lstat(path, &st) == 0 && S_ISLNK(st.st_mode))
+        return say_error(SETUP_ERROR, "%s is a symlink: name the file with --config", path);
     if (*path == '/')
         length = snprintf(work->config, PATH_MAX, "%s", path);
     else if (getcwd(here, sizeof(here)))
@@ -124,6 +128,67 @@ int work_entry(struct work *work, const struct resource_type *type, const char *
     return state_merge(type, name, NULL, wanted, entry->before, &entry->wanted, error);
 }
 
+/* ---- folders ---- */
+
+static bool needs_folder(const struct resource *it)
+{
+    return (it->type == &resource_file || it->type == &resource_link ||
+            it->type == &resource_pool) &&
+           strncmp(it->name, SETUP_STATE_DIR "/", strlen(SETUP_STATE_DIR "/")) != 0;
+}
+
+static bool resources_have(const struct resources *resources, const struct resource_type *type,
+                           const char *name)
+{
+    for (size_t i = 0; i < resources->count; i++)
+        if (resources->item[i].type == type && strcmp(resources->item[i].name, name) == 0)
+            return true;
+    return false;
+}
+
+static int folder_add(struct resources *folders, const char *path, struct setup_error *error)
+{
+    if (resources_have(folders, &resource_folder, path))
+        return 0;
+    return resources_add(folders, &resource_folder, path, "there", "for what comes into it", error);
+}
+
+/* The folders on the way to @path that are not there. */
+static int folders_missing(struct resources *folders, const char *path, struct setup_error *error)
+{
+    char folder[PATH_MAX];
+    int result = 0;
+    snprintf(folder, sizeof(folder), "%s", path);
+    for (char *at = strchr(folder + 1, '/'); at && result == 0; at = strchr(at + 1, '/')) {
+        *at = '\0';
+        if (access(setup_path(folder), F_OK) < 0 && errno == ENOENT)
+            result = folder_add(folders, folder, error);
+        *at = '/';
+    }
+    return result;
+}
+
+/* They come first. Once made they are ours until undo: who knows what is in them by then. */
+static int work_folders(struct work *work, struct setup_error *error)
+{
+    struct resources all = {.count = 0}, *wanted = &work->resources;
+    int result = 0;
+    for (size_t i = 0; result == 0 && i < work->old.count; i++)
+        if (work->old.entry[i].type == &resource_folder &&
+            access(setup_path(work->old.entry[i].name), F_OK) == 0)
+            result = folder_add(&all, work->old.entry[i].name, error);
+    for (size_t i = 0; result == 0 && i < wanted->count; i++)
+        if (needs_folder(&wanted->item[i]))
+            result = folders_missing(&all, wanted->item[i].name, error);
+    if (wanted->count)
+        all.item = state_grow(all.item, (all.count + wanted->count) * sizeof(*all.item));
+    for (size_t i = 0; i < wanted->count; i++)
+        all.item[all.count++] = wanted->item[i];
+    free(wanted->item);
+    *wanted = all;
+    return result;
+}
+
 static int work_entries(struct work *work, struct setup_error *error)
 {
     int result = 0;
@@ -212,7 +277,7 @@ static int work_machine(struct work *work, struct setup_error *error)
     const struct journal *old = work->has_old ? &work->old : NULL;
     work->next.persist = work->site.persist;
     if (roles_want(&work->site, work->next.roles, old, work->config, &work->resources, error) < 0 ||
-        work_entries(work, error) < 0 || persist_entries(work, error) < 0)
+        work_folders(work, error) < 0 || work_entries(work, error) < 0 || persist_entries(work, error) < 0)
         return -1;
     return work_dropped(work, error);
 }

@@ -68,7 +68,9 @@ extern int setup_keep_fd;
 
 /**
  * setup_path - @path under the root, in one of four static buffers used in turn.
- * The kernel's own files (/proc) are never under the root.
+ * The kernel's own files (/proc) are never under the root. Symlinks among the folders lead to where
+ * they would if the root were "/", as openat2(2) RESOLVE_IN_ROOT has it: a root cannot be left. The
+ * last component is not looked up. Ends the tool if a symlink leads to nothing there.
  */
 const char *setup_path(const char *path);
 
@@ -137,6 +139,12 @@ void step_print(const struct step *step, FILE *out);
 /** step_json - {"command": [...], "input": "..."} or {"file": ..., "diff": "..."}; new reference. */
 json_t *step_json(const struct step *step);
 
+/**
+ * json_shown - a JSON string, or null for NULL; what is no UTF-8 has no place in JSON and becomes '?'.
+ * New reference. For what people and scripts see; what the journal keeps is json_text()'s.
+ */
+json_t *json_shown(const char *text);
+
 /** step_do - do it. Files: written whole to a temporary file, fsync, rename, fsync of the folder. */
 int step_do(const struct step *step, struct setup_error *error);
 
@@ -180,10 +188,10 @@ struct resource_type {
 /*
  * The types, with what their names and states look like:
  *
+ * folder     name: absolute path. State: "there". Those that were missing and that files, links and
+ *            pools need are added by setup-work.c, not by roles; undo leaves those that are in use.
  * file       name: absolute path. State: "0644 0 0\n" (mode, uid, gid) and the bytes. Text only:
  *            NUL or invalid UTF-8 is an error. Symlinks are not followed for the last component.
- *            Folders that are missing are made (0755) and are not taken away again, but for
- *            SETUP_STATE_DIR and /etc/fixport when empty.
  * link       name: absolute path. State: the target of a symlink.
  * sysctl     name: "net.ipv4.ip_forward". State: value, white space squeezed, no newline. Absent:
  *            the kernel does not have it; setting it then is an error. By sysctl(8) "sysctl -w".
@@ -211,8 +219,8 @@ struct resource_type {
  *            quarantine, mode, group, lanes, and every [rule]; absent: no pool. By "fixport-pool create|reload|remove
  *            --pool PATH -c /dev/stdin".
  */
-extern const struct resource_type resource_file, resource_link, resource_sysctl, resource_routes,
-    resource_iptables, resource_nft, resource_nodeports, resource_pool;
+extern const struct resource_type resource_folder, resource_file, resource_link, resource_sysctl,
+    resource_routes, resource_iptables, resource_nft, resource_nodeports, resource_pool;
 
 /** resource_type_find - by its name in the journal; NULL: unknown. */
 const struct resource_type *resource_type_find(const char *name);

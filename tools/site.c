@@ -378,9 +378,19 @@ static void site_begin(struct site *site)
     strcpy(site->manifest, SITE_MANIFEST);
 }
 
+/* A site's pools are root's, whoever reads the file. */
+static void mode_default(struct draft *draft)
+{
+    const struct config_section *pool = config_file_section(draft->file, SECTION_POOL);
+    if (!pool || !config_section_value(pool, KEY_MODE))
+        draft->site->config.options.mode = 0666;
+}
+
 static int draft_read(struct draft *draft)
 {
     int error = config_build(draft->file, &draft->site->config);
+    if (!error)
+        mode_default(draft);
     if (!error)
         error = values_read(draft);
     if (!error)

@@ -767,6 +767,21 @@ def test_json(test):
                    "status --json of nothing")
     test.tap.equal(json.loads(machine("confirm", "--json").stdout)["result"], "failed",
                    "confirm --json of nothing")
+    machine.site(pods="10.200.1.0/99")
+    for command in ("plan", "apply", "doctor"):
+        failed = json.loads(machine(command, "--json").stdout)
+        test.tap.point(failed["result"] == "failed" and "10.200.1.0/99" in failed["error"],
+                       f"{command} --json of a bad configuration", failed)
+    machine.site()
+    journal = machine.root + "/var/lib/fixport/journal.json"
+    os.makedirs(os.path.dirname(journal), exist_ok=True)
+    write(journal, "{}")
+    for command in ("plan", "apply", "status", "undo", "boot", "confirm"):
+        failed = json.loads(machine(command, "--json").stdout)
+        test.tap.point(failed["result"] == "failed" and "damaged" in failed["error"],
+                       f"{command} --json with a damaged journal", failed)
+    os.unlink(journal)
+    os.rmdir(os.path.dirname(journal))
 
 
 def test_read_only_sysctls(test):

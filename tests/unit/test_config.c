@@ -320,6 +320,7 @@ Test(config, bad_values)
         expect_bad("lanes", lanes[i], "allowed are 2 to 4096");
     for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++)
         expect_bad("path", paths[i], "absolute path");
+    expect_bad("path", "/run/../etc/pool", "\"..\" is not allowed in a path");
     for (size_t i = 0; i < sizeof(groups) / sizeof(groups[0]); i++)
         expect_bad("group", groups[i], "group");
 }

@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -228,9 +229,76 @@ Test(resources_file, lies_under_the_root)
     bring(&resource_file, "/etc/fixport/x", state);
     cr_assert_eq(access(inside("etc/fixport/x"), F_OK), 0);
     bring(&resource_file, "/etc/fixport/x", NULL);
-    cr_assert_eq(access(inside("etc/fixport"), F_OK), -1, "our folder goes when it is empty");
-    cr_assert_eq(access(inside("etc"), F_OK), 0);
+    cr_assert_eq(access(inside("etc/fixport/x"), F_OK), -1);
     free(state);
+}
+
+Test(resources_file, symlinks_do_not_leave_the_root)
+{
+    char *state = file_state(0644, "x\n");
+    setup_root = inside("root");
+    mkdir(setup_root, 0755);
+    mkdir(inside("root/conf"), 0755);
+    mkdir(inside("conf"), 0755);
+    cr_assert_eq(symlink("/conf", inside("root/etc")), 0);
+    cr_assert_eq(symlink("../../../conf", inside("root/up")), 0);
+    setup_root = state_copy(inside("root"));
+    bring(&resource_file, "/etc/x", state);
+    bring(&resource_file, "/up/y", state);
+    bring(&resource_link, "/etc/wants", "/etc/x");
+    bring(&resource_folder, "/etc/new", "there");
+    cr_assert_eq(access(inside("root/conf/x"), F_OK), 0);
+    cr_assert_eq(access(inside("root/conf/y"), F_OK), 0);
+    cr_assert_eq(access(inside("root/conf/new"), F_OK), 0);
+    cr_assert_eq(access(inside("conf/x"), F_OK), -1);
+    cr_assert_eq(access(inside("conf/y"), F_OK), -1);
+    free(state);
+}
+
+Test(resources_file, a_symlink_to_nothing_under_the_root_ends_it, .exit_code = SETUP_ERROR)
+{
+    setup_root = state_copy(scratch);
+    mkdir(inside("there"), 0755);
+    cr_assert_eq(symlink("/tmp", inside("out")), 0);
+    (void)setup_path("/there/x");
+    (void)setup_path("/out/x");
+    cr_assert_fail("it was followed");
+}
+
+Test(resources_file, attributes_stay)
+{
+    char value[8];
+    put("f", "x\n", 2, 0644);
+    if (setxattr(inside("f"), "user.note", "mine", 4, 0) < 0)
+        cr_skip_test("no extended attributes in %s", scratch);
+    char *state = file_state(0600, "y\n");
+    bring(&resource_file, inside("f"), state);
+    cr_assert_eq(getxattr(inside("f"), "user.note", value, sizeof(value)), 4);
+    free(state);
+}
+
+Test(resources_file, a_file_with_two_names_is_left_alone)
+{
+    struct steps steps = {.count = 0};
+    put("f", "x\n", 2, 0644);
+    char *f = state_copy(inside("f"));
+    cr_assert_eq(link(f, inside("g")), 0);
+    free(f);
+    char *from = look(&resource_file, inside("f")), *to = file_state(0644, "y\n");
+    cr_assert_eq(resource_file.steps(inside("f"), from, to, &steps, &why), 0);
+    cr_assert_eq(step_do(&steps.item[0], &why), -1);
+    cr_assert_neq(strstr(why.text, "2 names (hard links)"), NULL, "%s", why.text);
+    steps_free(&steps);
+    free(from);
+    free(to);
+}
+
+Test(resources_file, folder_made_and_removed)
+{
+    there_and_back(&resource_folder, inside("wants"), "there");
+    put("f", "x", 1, 0644);
+    char *state;
+    cr_assert_eq(resource_folder.read(inside("f"), &state, &why), -1);
 }
 
 Test(resources_file, what_is_no_text_is_left_alone)
@@ -322,7 +390,7 @@ Test(resources_file, killed_at_any_point, .timeout = 120)
 
 Test(resources_file, link_made_changed_and_removed)
 {
-    there_and_back(&resource_link, inside("wants/a.service"), "/etc/systemd/system/a.service");
+    there_and_back(&resource_link, inside("a.service"), "/etc/systemd/system/a.service");
     bring(&resource_link, inside("l"), "-one");
     bring(&resource_link, inside("l"), "/two");
     bring(&resource_link, inside("l"), NULL);

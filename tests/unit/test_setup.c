@@ -94,6 +94,7 @@ static int fake_steps(const char *name, const char *from, const char *to, struct
     const struct resource_type resource_##type = {                                                 \
         .name = #type, .lasting = lasts, .read = fake_read, .steps = fake_steps}
 
+FAKE(folder, false);
 FAKE(file, true);
 FAKE(link, true);
 FAKE(sysctl, false);

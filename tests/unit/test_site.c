@@ -496,6 +496,8 @@ Test(site, bad_words)
     expect_bad("[machine a]", "roles", "", "no role is given");
     expect_bad("[control-plane]", "manifest", "kube-apiserver.yaml", SITE_MANIFEST);
     expect_bad("[control-plane]", "manifest", "/etc/kubernetes/manifests/", "absolute path");
+    expect_bad("[control-plane]", "manifest", "/etc/../kube-apiserver.yaml", "\"..\"");
+    expect_bad("[control-plane]", "manifest", "/etc/kubernetes/..", "\"..\"");
     expect_line(POOL "[machine a]\n",
                 "[machine a]: no roles are given: allowed are host, gateway, node, control-plane");
 }
