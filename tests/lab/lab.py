@@ -325,6 +325,47 @@ def case_docker(tap):
         undo_all(tap, trial, before)
 
 
+# What dockerd does to FORWARD when it starts: DOCKER-USER is kept, and its jump comes to the top.
+DOCKERD = """
+-D FORWARD -j DOCKER-USER
+-N DOCKER-FORWARD
+-A DOCKER-FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A DOCKER-FORWARD -i docker0 -j ACCEPT
+-I FORWARD -j DOCKER-FORWARD
+-I FORWARD -j DOCKER-USER
+-P FORWARD DROP
+"""
+
+
+def firewall(trial, lines):
+    for tool in ("iptables-nft", "ip6tables-nft"):
+        for line in lines.strip().splitlines():
+            trial["gateway"].must([tool, *line.split()])
+
+
+def case_docker_late(tap):
+    """The machines start anew, and on the gateway boot is there before Docker."""
+    with Trial(Kind(cni="plain", firewall="docker"), Wish(snat="keep")) as trial:
+        apply_all(tap, trial)
+        trial.reboot()
+        firewall(trial, "-P FORWARD ACCEPT\n-F\n-X")
+        for computer in trial:
+            done = trial.boot(computer.name)
+            tap.point(done.returncode == 0, f"boot on {computer.name}, before Docker on the gateway",
+                      done.stdout, done.stderr)
+        both_ways(tap, trial, ("curl",))
+        closed(tap, trial)
+        firewall(trial, DOCKERD)
+        check_status(tap, trial, "when Docker has come")
+        both_ways(tap, trial, ("curl",))
+        closed(tap, trial)
+        done = trial.setup("gateway", "undo")
+        rules = trial["gateway"].must(["iptables-nft-save", "-t", "filter"])
+        docker = re.search("^-A FORWARD -j DOCKER-USER\n-A FORWARD -j DOCKER-FORWARD\n", rules, re.M)
+        tap.point(done.returncode == 0 and docker and "FIXPORT" not in rules,
+                  "undo leaves Docker's chains, and no other", done.stdout, done.stderr, rules)
+
+
 def case_plain(tap):
     """What plain masquerading does to two pods, with and without fixport."""
     with Trial(Kind(cni="plain"), Wish(snat="confine", exclusive="yes", address=False)) as trial:

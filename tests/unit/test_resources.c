@@ -438,8 +438,8 @@ Test(resources_sysctl, reserved_ports_are_shared)
                  0);
     cr_assert_str_eq(text, "1");
     free(text);
-    cr_assert_eq(state_merge(&resource_sysctl, "net.ipv4.ip_local_reserved_ports", "80-x", "",
-                             "80", &text, &why),
+    cr_assert_eq(state_merge(&resource_sysctl, "net.ipv4.ip_local_reserved_ports", "80-x", "", "80",
+                             &text, &why),
                  -1);
     cr_assert_not_null(strstr(why.text, "'80-x' is no list of ports"));
 }
@@ -695,8 +695,8 @@ Test(resources_iptables, before_docker)
         there_and_back(&resource_iptables, "ipv4", rules_docker);
         bring(&resource_iptables, "ipv4", rules_docker);
         char *saw = everything();
-        cr_assert_not_null(strstr(saw, "\n-A FORWARD -j DOCKER-USER\n-A FORWARD -s 1.2.3.4"),
-                           "%s", saw);
+        cr_assert_not_null(strstr(saw, "\n-A FORWARD -j DOCKER-USER\n-A FORWARD -s 1.2.3.4"), "%s",
+                           saw);
         free(saw);
         bring(&resource_iptables, "ipv4", NULL);
         iptables(backends[i], "-F INPUT");
