@@ -21,9 +21,9 @@
  * nothing is noted, and an empty table stays.
  *
  * Docker makes DOCKER-USER when it starts, and keeps what it finds there: a chain of that name and
- * the jump "-A FORWARD -j DOCKER-USER", which it moves to the top. So where the chain is not there
- * (yet: after a reboot we may be first) it is made as Docker would, with a note,
- * FIXPORT-NEW-DOCKER-USER, and goes with us if Docker has never come.
+ * the jump "-A FORWARD -j DOCKER-USER", which it moves to the top. So where one of them is not
+ * there (yet: after a reboot we may be first) it is made as Docker would, with a note,
+ * FIXPORT-NEW-DOCKER-USER or -JUMP, and goes with us if Docker has never come.
  *
  * With iptables-legacy a table that has once been looked at is there until reboot: so it is not
  * looked at if it is not there, and one that came with our rules stays, empty.
@@ -42,6 +42,7 @@
 #define DOCKER "DOCKER-USER"
 #define DOCKER_JUMP "-j " DOCKER
 #define NOTE_DOCKER NOTE DOCKER
+#define NOTE_JUMP NOTE "DOCKER-JUMP"
 #define CHAIN_MOST 128 /* bytes of a chain's name (nft's limit; iptables' is 29), with the NUL */
 
 /* ---- which iptables ---- */
@@ -539,19 +540,54 @@ static int nft_has_chain(int family, const char *chain)
 
 /* ---- steps ---- */
 
-/* Whether DOCKER-USER is of our making, and Docker has not come: nothing of its is there. */
+/* Whether there is more of Docker's than the chain that it lets others make. */
+static bool docker_came(const struct table *now)
+{
+    for (size_t i = 0; i < now->chains; i++)
+        if (strncmp(now->chain[i].name, "DOCKER", 6) == 0 && !is_docker(now->chain[i].name))
+            return true;
+    return false;
+}
+
+static bool rule_jumps_to_docker(const char *rule)
+{
+    const char *target;
+    size_t length = rule_target(rule, &target);
+    return length == strlen(DOCKER) && strncmp(target, DOCKER, length) == 0;
+}
+
+/* The jumps from FORWARD as Docker makes them; @others: all but those. */
+static size_t docker_jumps(const struct table *now, bool others)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < now->chains; i++) {
+        const struct chain *chain = &now->chain[i];
+        bool forward = strcmp(chain->name, "FORWARD") == 0;
+        for (size_t k = 0; k < chain->count; k++) {
+            bool plain = forward && strcmp(chain->rule[k], DOCKER_JUMP) == 0;
+            count += others ? !plain && rule_jumps_to_docker(chain->rule[k]) : plain;
+        }
+    }
+    return count;
+}
+
+/* Whether DOCKER-USER is of our making, and in nobody else's use. */
 static bool docker_is_ours(const struct table *now)
 {
     const struct chain *docker = table_find(now, DOCKER);
-    if (!docker || !table_find(now, NOTE_DOCKER))
+    if (!docker || !table_find(now, NOTE_DOCKER) || docker_came(now) || docker_jumps(now, true))
         return false;
     for (size_t i = 0; i < docker->count; i++)
         if (!rule_jumps_to_own(docker->rule[i]))
             return false;
-    for (size_t i = 0; i < now->chains; i++)
-        if (&now->chain[i] != docker && strncmp(now->chain[i].name, "DOCKER", 6) == 0)
-            return false;
     return true;
+}
+
+/* Whether the jump to it is; what others have put into a chain of our making needs it. */
+static bool docker_jump_is_ours(const struct table *now)
+{
+    return table_find(now, NOTE_JUMP) && !docker_came(now) &&
+           (docker_is_ours(now) || !table_find(now, NOTE_DOCKER));
 }
 
 static bool chain_equal(const struct chain *a, const struct chain *b)
@@ -576,13 +612,13 @@ static bool jumps_equal(const struct table *a, const struct table *b)
     return true;
 }
 
-/* Whether a jump is wanted from DOCKER-USER, and it is not there. */
+/* Whether a jump is wanted from DOCKER-USER, and no packet comes there. */
 static bool docker_missing(const struct table *to, const struct table *now)
 {
     bool wanted = false;
     for (size_t i = 0; i < to->jumps; i++)
         wanted = wanted || is_docker(to->jump[i].chain);
-    return wanted && !table_find(now, DOCKER);
+    return wanted && !docker_jumps(now, false);
 }
 
 static void restore_note_chain(FILE *out, const struct table *now, const char *name)
@@ -605,20 +641,21 @@ static void restore_notes(FILE *out, const struct table *to, const struct table 
         restore_note_chain(out, now, "FORWARD");
 }
 
-static void restore_docker(FILE *out)
+static void restore_docker(FILE *out, const struct table *now)
 {
-    fputs(":" NOTE_DOCKER " - [0:0]\n:" DOCKER " - [0:0]\n"
-          "-I FORWARD 1 " DOCKER_JUMP "\n",
-          out);
+    if (!table_find(now, DOCKER))
+        fputs(":" NOTE_DOCKER " - [0:0]\n:" DOCKER " - [0:0]\n", out);
+    fputs(":" NOTE_JUMP " - [0:0]\n-I FORWARD 1 " DOCKER_JUMP "\n", out);
 }
 
 static void restore_docker_away(FILE *out, const struct table *now)
 {
-    const struct chain *forward = table_find(now, "FORWARD");
-    for (size_t i = 0; forward && i < forward->count; i++)
-        if (strcmp(forward->rule[i], DOCKER_JUMP) == 0)
-            fputs("-D FORWARD " DOCKER_JUMP "\n", out);
-    fputs("-X " DOCKER "\n", out);
+    bool chain = docker_is_ours(now);
+    size_t jumps = docker_jump_is_ours(now) ? docker_jumps(now, false) : 0;
+    for (size_t i = 0; i < jumps && (chain || i == 0); i++)
+        fputs("-D FORWARD " DOCKER_JUMP "\n", out);
+    if (chain)
+        fputs("-X " DOCKER "\n", out);
 }
 
 /* Only chains that differ are filled anew: the others keep their counters. */
@@ -647,7 +684,7 @@ static void restore_jumps_away(FILE *out, const struct table *from)
 static unsigned chain_others(const struct table *now, const char *name)
 {
     const struct chain *chain = table_find(now, name);
-    bool docker = docker_is_ours(now);
+    bool docker = docker_jump_is_ours(now);
     unsigned count = 0;
     for (size_t i = 0; chain && i < chain->count; i++)
         count += !rule_jumps_to_own(chain->rule[i]) &&
@@ -735,8 +772,7 @@ static void steps_away(const struct table *from, const struct table *now, struct
     fputs("*filter\n", out);
     restore_jumps_away(out, from);
     restore_chains_away(out, from, &nothing);
-    if (docker_is_ours(now))
-        restore_docker_away(out, now);
+    restore_docker_away(out, now);
     notes_away(out, more, now);
     fputs("COMMIT\n", out);
     state_close(out);
@@ -759,7 +795,7 @@ static void steps_to(const struct table *from, const struct table *to, const str
     if (!from->chains && !table_has_note(now))
         restore_notes(out, to, now);
     if (docker_missing(to, now))
-        restore_docker(out);
+        restore_docker(out, now);
     restore_fill(out, from, to);
     if (move) {
         restore_jumps_away(out, from);

@@ -385,7 +385,8 @@ def test_other_configuration(test):
                 "control-plane", "apply"], env=machine.environment(False))
     test.expect(done, 0, "apply with one role less", r"not wanted any more")
     changed = differences(test.before, machine.state())
-    others = [line for line in changed if not re.search("manifests/|var/lib/fixport|/fixport-setup.service", line)]
+    others = [line for line in changed
+              if not re.search("manifests/|var/lib/fixport|/fixport-setup.service", line)]
     test.tap.point(changed and not others, "only that role's things are left", *others)
     test.expect(machine("undo"), 0, "undo")
     test.unchanged("after undo all is as before")
@@ -1017,7 +1018,8 @@ def test_reserved_ports_of_others(test):
     test.expect(machine("apply"), 0, "apply of other ports")
     reserved("5000,8080,9000-9010,62500-64000", "ours are others, his are there still")
     reserve("5000,8080")
-    test.expect(machine("status"), 2, "ours gone: status", rf"^sysctl {RESERVED} +changed", "stdout")
+    test.expect(machine("status"), 2, "ours gone: status", rf"^sysctl {RESERVED} +changed",
+                "stdout")
     test.expect(machine("boot"), 0, "ours gone: boot")
     reserved("5000,8080,62500-63999", "puts ours to his")
     test.expect(machine("undo"), 0, "undo")
@@ -1196,7 +1198,8 @@ def test_distribution_saves_another(test):
     env = machine.environment(True)
     write(tool, PERSISTENT.replace("ip6tables-nft-save", "true"), 0o755)
     done = run([*argv, "apply"], env=env)
-    test.expect(done, 1, "IPv6 is not saved: apply fails", r"rules\.v6 has no chain FIXPORT-FORWARD")
+    test.expect(done, 1, "IPv6 is not saved: apply fails",
+                r"rules\.v6 has no chain FIXPORT-FORWARD")
     test.unchanged("and all is as before")
     write(tool, PERSISTENT.replace("-nft-", "-legacy-"), 0o755)
     done = run([*argv, "apply"], env=env)

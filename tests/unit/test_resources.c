@@ -704,6 +704,32 @@ Test(resources_iptables, before_docker)
     }
 }
 
+/* Its chain may be there before it, made by whoever has rules for it; nothing leads there yet. */
+Test(resources_iptables, a_chain_waits_for_docker)
+{
+    legacy_warm();
+    for (size_t i = 0; i < 2; i++) {
+        choose(backends[i]);
+        iptables(backends[i], "-A INPUT -s 1.2.3.4 -j DROP");
+        iptables(backends[i], "-N DOCKER-USER");
+        there_and_back(&resource_iptables, "ipv4", rules_docker);
+        iptables(backends[i], "-A DOCKER-USER -s 1.2.3.4 -j DROP");
+        there_and_back(&resource_iptables, "ipv4", rules_docker);
+        iptables(backends[i], "-F DOCKER-USER");
+        iptables(backends[i], "-X DOCKER-USER");
+        bring(&resource_iptables, "ipv4", rules_docker);
+        iptables(backends[i], "-A DOCKER-USER -s 1.2.3.4 -j DROP");
+        bring(&resource_iptables, "ipv4", NULL);
+        char *saw = everything();
+        cr_assert_not_null(
+            strstr(saw, "\n-A FORWARD -j DOCKER-USER\n-A DOCKER-USER -s 1.2.3.4/32 "),
+            "what somebody has put there works on: %s", saw);
+        free(saw);
+        iptables(backends[i], "-F");
+        iptables(backends[i], "-X");
+    }
+}
+
 /* As dockerd does it when it starts: what is there stays, and the jump goes to the top. */
 static void docker_comes(enum site_iptables which)
 {
