@@ -7,8 +7,8 @@
  * chain, so that one that was pushed down is not the same:
  *
  *     :FIXPORT-FORWARD - [0:0]
- *     -A FIXPORT-FORWARD -s 10.200.0.0/16 -p tcp -m tcp --dport 60001 -m comment --comment
- * "fixport: x" -j ACCEPT 1 -A FORWARD -j FIXPORT-FORWARD
+ *     -A FIXPORT-FORWARD -s 10.200.0.0/16 -p tcp -m tcp --dport 60001 -j ACCEPT
+ *     1 -A FORWARD -j FIXPORT-FORWARD
  *
  * Whoever asks for a state may write the rules as setup-iptables-rule.c understands them, in any
  * order of chains; resources_add() brings them into this form.
@@ -20,30 +20,16 @@
  * it. A state that is only a note is "". Deleting tables is nft's work: where it is not installed
  * nothing is noted, and an empty table stays.
  *
- * Docker makes DOCKER-USER when it starts, and keeps what it finds there: a chain of that name and
- * the jump "-A FORWARD -j DOCKER-USER", which it moves to the top. So where one of them is not
- * there (yet: after a reboot we may be first) it is made as Docker would, with a note,
- * FIXPORT-NEW-DOCKER-USER or -JUMP, and goes with us if Docker has never come.
- *
  * With iptables-legacy a table that has once been looked at is there until reboot: so it is not
  * looked at if it is not there, and one that came with our rules stays, empty.
  */
-#include "setup-state.h"
+#include "setup-iptables.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#define PREFIX "FIXPORT-"
-#define NOTE "FIXPORT-NEW-"
-#define NOTE_TABLE NOTE "TABLE"
-#define DOCKER "DOCKER-USER"
-#define DOCKER_JUMP "-j " DOCKER
-#define NOTE_DOCKER NOTE DOCKER
-#define NOTE_JUMP NOTE "DOCKER-JUMP"
-#define CHAIN_MOST 128 /* bytes of a chain's name (nft's limit; iptables' is 29), with the NUL */
 
 /* ---- which iptables ---- */
 
@@ -173,206 +159,7 @@ int iptables_choose(enum site_iptables which, struct setup_error *error)
     return 0;
 }
 
-/* ---- tables and states, taken apart ---- */
-
-struct chain {
-    char name[CHAIN_MOST];
-    char **rule; /* canonical, what stands behind "-A NAME " */
-    size_t count;
-    bool accepts; /* a built-in chain whose policy is ACCEPT */
-    bool builtin;
-};
-
-struct jump {
-    unsigned position; /* from 1 */
-    char chain[CHAIN_MOST];
-    char *rule;
-};
-
-struct table {
-    int family;
-    struct chain *chain; /* sorted by name */
-    size_t chains;
-    struct jump *jump; /* by chain and position; only of a state */
-    size_t jumps;
-};
-
-static void chain_clear(struct chain *chain)
-{
-    for (size_t i = 0; i < chain->count; i++)
-        free(chain->rule[i]);
-    free(chain->rule);
-}
-
-static void table_free(struct table *table)
-{
-    for (size_t i = 0; i < table->chains; i++)
-        chain_clear(&table->chain[i]);
-    for (size_t i = 0; i < table->jumps; i++)
-        free(table->jump[i].rule);
-    free(table->chain);
-    free(table->jump);
-    memset(table, 0, sizeof(*table));
-}
-
-static bool is_own(const char *name)
-{
-    return strncmp(name, PREFIX, strlen(PREFIX)) == 0 && strncmp(name, NOTE, strlen(NOTE)) != 0;
-}
-
-static bool is_note(const char *name)
-{
-    return strncmp(name, NOTE, strlen(NOTE)) == 0;
-}
-
-static bool is_docker(const char *name)
-{
-    return strcmp(name, DOCKER) == 0;
-}
-
-static bool rule_jumps_to_own(const char *rule)
-{
-    const char *target;
-    size_t length = rule_target(rule, &target);
-    return length >= strlen(PREFIX) && strncmp(target, PREFIX, strlen(PREFIX)) == 0;
-}
-
-static struct chain *table_find(const struct table *table, const char *name)
-{
-    size_t low = 0, high = table->chains;
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        int order = strcmp(table->chain[middle].name, name);
-        if (!order)
-            return &table->chain[middle];
-        if (order < 0)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return NULL;
-}
-
-static struct chain *table_add(struct table *table, const char *name)
-{
-    size_t at = table->chains;
-    table->chain = state_grow(table->chain, (at + 1) * sizeof(*table->chain));
-    for (; at && strcmp(table->chain[at - 1].name, name) > 0; at--)
-        table->chain[at] = table->chain[at - 1];
-    table->chains++;
-    table->chain[at] = (struct chain){.count = 0};
-    snprintf(table->chain[at].name, CHAIN_MOST, "%s", name);
-    return &table->chain[at];
-}
-
-static void chain_append(struct chain *chain, char *rule)
-{
-    if ((chain->count & (chain->count + 1)) == 0) /* 0, 1, 3, 7, ...: room for twice as many */
-        chain->rule = state_grow(chain->rule, (2 * chain->count + 1) * sizeof(*chain->rule));
-    chain->rule[chain->count++] = rule;
-}
-
-static void jump_append(struct table *table, unsigned position, const char *chain, char *rule)
-{
-    size_t at = table->jumps;
-    table->jump = state_grow(table->jump, (at + 1) * sizeof(*table->jump));
-    for (; at; at--) {
-        int order = strcmp(table->jump[at - 1].chain, chain);
-        if (order < 0 || (order == 0 && table->jump[at - 1].position <= position))
-            break;
-        table->jump[at] = table->jump[at - 1];
-    }
-    table->jumps++;
-    table->jump[at] = (struct jump){.position = position, .rule = rule};
-    snprintf(table->jump[at].chain, CHAIN_MOST, "%s", chain);
-}
-
-/* The word at @line, of at most @end; what follows it is in *@rest. Return: whether it fits. */
-static bool take_name(const char *line, const char *end, char name[CHAIN_MOST], const char **rest)
-{
-    size_t length = 0;
-    while (line + length < end && line[length] != ' ')
-        length++;
-    if (!length || length >= CHAIN_MOST)
-        return false;
-    memcpy(name, line, length);
-    name[length] = '\0';
-    *rest = line + length + (line + length < end);
-    return true;
-}
-
-/* ":FORWARD ACCEPT [0:0]" */
-static bool line_chain(struct table *table, const char *line, const char *end)
-{
-    char name[CHAIN_MOST];
-    const char *policy;
-    if (!take_name(line + 1, end, name, &policy))
-        return false;
-    if (table_find(table, name))
-        return true;
-    struct chain *chain = table_add(table, name);
-    chain->builtin = policy < end && *policy != '-';
-    chain->accepts = strncmp(policy, "ACCEPT ", strlen("ACCEPT ")) == 0;
-    return true;
-}
-
-/* What is behind "-A ": of a chain that was named before. Others' rules are only counted. */
-static bool line_rule(struct table *table, const char *line, const char *end)
-{
-    char name[CHAIN_MOST];
-    const char *rest;
-    struct chain *chain = take_name(line, end, name, &rest) ? table_find(table, name) : NULL;
-    if (!chain)
-        return false;
-    size_t length = (size_t)(end - rest);
-    bool ours = is_own(name) || memmem(rest, length, PREFIX, strlen(PREFIX));
-    char *rule = ours ? rule_canonical(table->family, rest, length) : strndup(rest, length);
-    if (rule)
-        chain_append(chain, rule);
-    return rule;
-}
-
-/* "1 -A FORWARD -j FIXPORT-FORWARD", of a state. */
-static bool line_jump(struct table *table, const char *line, const char *end)
-{
-    char name[CHAIN_MOST];
-    char *mark;
-    const char *rest;
-    unsigned long position = strtoul(line, &mark, 10);
-    if (position < 1 || position > 1000000 || strncmp(mark, " -A ", 4) != 0 ||
-        !take_name(mark + 4, end, name, &rest) || is_own(name) || is_note(name))
-        return false;
-    char *rule = rule_canonical(table->family, rest, (size_t)(end - rest));
-    bool good = rule && rule_jumps_to_own(rule);
-    if (good)
-        jump_append(table, (unsigned)position, name, rule);
-    else
-        free(rule);
-    return good;
-}
-
-static int refuse_line(const char *what, const char *line, size_t length, struct setup_error *error)
-{
-    return setup_fail(error, "%s: '%.*s' cannot be understood", what,
-                      (int)(length < 200 ? length : 200), line);
-}
-
-/* What iptables-save has printed. */
-static int table_parse(const char *text, struct table *table, struct setup_error *error)
-{
-    const char *line, *at = text;
-    size_t length;
-    while ((line = state_line(&at, &length))) {
-        bool good = true;
-        if (*line == ':')
-            good = line_chain(table, line, line + length);
-        else if (length > 3 && strncmp(line, "-A ", 3) == 0)
-            good = line_rule(table, line + 3, line + length);
-        if (!good)
-            return refuse_line(iptables_tool(table->family, "save"), line, length, error);
-    }
-    return 0;
-}
+/* ---- the resource ---- */
 
 static int table_load(int family, struct table *table, struct setup_error *error)
 {
@@ -384,71 +171,6 @@ static int table_load(int family, struct table *table, struct setup_error *error
         table_free(table);
     return result;
 }
-
-/* A state: nothing but what is ours. */
-static int state_parse(int family, const char *text, struct table *state, struct setup_error *error)
-{
-    const char *line, *at = text ? text : "";
-    size_t length;
-    *state = (struct table){.family = family};
-    while ((line = state_line(&at, &length))) {
-        const char *end = line + length;
-        bool good;
-        if (*line == ':')
-            good = is_own(line + 1) && line_chain(state, line, end);
-        else if (strncmp(line, "-A ", 3) == 0)
-            good = is_own(line + 3) && line_rule(state, line + 3, end);
-        else
-            good = line_jump(state, line, end);
-        if (!good) {
-            table_free(state);
-            return refuse_line("iptables", line, length, error);
-        }
-    }
-    return 0;
-}
-
-static char *state_print(const struct table *state)
-{
-    char *text;
-    FILE *out = state_open(&text);
-    for (size_t i = 0; i < state->chains; i++)
-        fprintf(out, ":%s - [0:0]\n", state->chain[i].name);
-    for (size_t i = 0; i < state->chains; i++)
-        for (size_t k = 0; k < state->chain[i].count; k++)
-            fprintf(out, "-A %s %s\n", state->chain[i].name, state->chain[i].rule[k]);
-    for (size_t i = 0; i < state->jumps; i++)
-        fprintf(out, "%u -A %s %s\n", state->jump[i].position, state->jump[i].chain,
-                state->jump[i].rule);
-    state_close(out);
-    return text;
-}
-
-/* Copies what is ours out of a whole table. */
-static void state_extract(const struct table *table, struct table *state)
-{
-    *state = (struct table){.family = table->family};
-    for (size_t i = 0; i < table->chains; i++) {
-        const struct chain *chain = &table->chain[i];
-        bool own = is_own(chain->name);
-        struct chain *copy = own ? table_add(state, chain->name) : NULL;
-        for (size_t k = 0; k < chain->count; k++)
-            if (own)
-                chain_append(copy, state_copy(chain->rule[k]));
-            else if (rule_jumps_to_own(chain->rule[k]))
-                jump_append(state, (unsigned)k + 1, chain->name, state_copy(chain->rule[k]));
-    }
-}
-
-static bool table_has_note(const struct table *table)
-{
-    for (size_t i = 0; i < table->chains; i++)
-        if (is_note(table->chain[i].name))
-            return true;
-    return false;
-}
-
-/* ---- the resource ---- */
 
 /* The jumps' positions are as good as others leave them. */
 static char *iptables_content(const char *state)
@@ -540,56 +262,6 @@ static int nft_has_chain(int family, const char *chain)
 
 /* ---- steps ---- */
 
-/* Whether there is more of Docker's than the chain that it lets others make. */
-static bool docker_came(const struct table *now)
-{
-    for (size_t i = 0; i < now->chains; i++)
-        if (strncmp(now->chain[i].name, "DOCKER", 6) == 0 && !is_docker(now->chain[i].name))
-            return true;
-    return false;
-}
-
-static bool rule_jumps_to_docker(const char *rule)
-{
-    const char *target;
-    size_t length = rule_target(rule, &target);
-    return length == strlen(DOCKER) && strncmp(target, DOCKER, length) == 0;
-}
-
-/* The jumps from FORWARD as Docker makes them; @others: all but those. */
-static size_t docker_jumps(const struct table *now, bool others)
-{
-    size_t count = 0;
-    for (size_t i = 0; i < now->chains; i++) {
-        const struct chain *chain = &now->chain[i];
-        bool forward = strcmp(chain->name, "FORWARD") == 0;
-        for (size_t k = 0; k < chain->count; k++) {
-            bool plain = forward && strcmp(chain->rule[k], DOCKER_JUMP) == 0;
-            count += others ? !plain && rule_jumps_to_docker(chain->rule[k]) : plain;
-        }
-    }
-    return count;
-}
-
-/* Whether DOCKER-USER is of our making, and in nobody else's use. */
-static bool docker_is_ours(const struct table *now)
-{
-    const struct chain *docker = table_find(now, DOCKER);
-    if (!docker || !table_find(now, NOTE_DOCKER) || docker_came(now) || docker_jumps(now, true))
-        return false;
-    for (size_t i = 0; i < docker->count; i++)
-        if (!rule_jumps_to_own(docker->rule[i]))
-            return false;
-    return true;
-}
-
-/* Whether the jump to it is; what others have put into a chain of our making needs it. */
-static bool docker_jump_is_ours(const struct table *now)
-{
-    return table_find(now, NOTE_JUMP) && !docker_came(now) &&
-           (docker_is_ours(now) || !table_find(now, NOTE_DOCKER));
-}
-
 static bool chain_equal(const struct chain *a, const struct chain *b)
 {
     if (!a || !b || a->count != b->count)
@@ -612,15 +284,6 @@ static bool jumps_equal(const struct table *a, const struct table *b)
     return true;
 }
 
-/* Whether a jump is wanted from DOCKER-USER, and no packet comes there. */
-static bool docker_missing(const struct table *to, const struct table *now)
-{
-    bool wanted = false;
-    for (size_t i = 0; i < to->jumps; i++)
-        wanted = wanted || is_docker(to->jump[i].chain);
-    return wanted && !docker_jumps(now, false);
-}
-
 static void restore_note_chain(FILE *out, const struct table *now, const char *name)
 {
     const struct chain *chain = table_find(now, name);
@@ -639,23 +302,6 @@ static void restore_notes(FILE *out, const struct table *to, const struct table 
             restore_note_chain(out, now, to->jump[i].chain);
     if (there == 1 && docker_missing(to, now))
         restore_note_chain(out, now, "FORWARD");
-}
-
-static void restore_docker(FILE *out, const struct table *now)
-{
-    if (!table_find(now, DOCKER))
-        fputs(":" NOTE_DOCKER " - [0:0]\n:" DOCKER " - [0:0]\n", out);
-    fputs(":" NOTE_JUMP " - [0:0]\n-I FORWARD 1 " DOCKER_JUMP "\n", out);
-}
-
-static void restore_docker_away(FILE *out, const struct table *now)
-{
-    bool chain = docker_is_ours(now);
-    size_t jumps = docker_jump_is_ours(now) ? docker_jumps(now, false) : 0;
-    for (size_t i = 0; i < jumps && (chain || i == 0); i++)
-        fputs("-D FORWARD " DOCKER_JUMP "\n", out);
-    if (chain)
-        fputs("-X " DOCKER "\n", out);
 }
 
 /* Only chains that differ are filled anew: the others keep their counters. */
@@ -726,7 +372,8 @@ static bool table_is_ours(const struct table *now)
         return false;
     for (size_t i = 0; i < now->chains; i++) {
         const struct chain *chain = &now->chain[i];
-        if (is_own(chain->name) || is_note(chain->name) || (docker && is_docker(chain->name)))
+        if (name_is_own(chain->name) || name_is_note(chain->name) ||
+            (docker && name_is_docker(chain->name)))
             continue;
         if (!chain->builtin || !chain->accepts || chain_others(now, chain->name))
             return false;
@@ -749,7 +396,7 @@ static void notes_away(FILE *restore, FILE *nft, const struct table *now)
     const char *family = nft_family(now->family);
     for (size_t i = 0; i < now->chains; i++) {
         const char *note = now->chain[i].name;
-        if (!is_note(note))
+        if (!name_is_note(note))
             continue;
         if (note_chain_goes(now, note))
             fprintf(nft, "delete chain %s filter %s\ndelete chain %s filter %s\n", family,
@@ -772,7 +419,7 @@ static void steps_away(const struct table *from, const struct table *now, struct
     fputs("*filter\n", out);
     restore_jumps_away(out, from);
     restore_chains_away(out, from, &nothing);
-    restore_docker_away(out, now);
+    docker_away(out, now);
     notes_away(out, more, now);
     fputs("COMMIT\n", out);
     state_close(out);
@@ -795,7 +442,7 @@ static void steps_to(const struct table *from, const struct table *to, const str
     if (!from->chains && !table_has_note(now))
         restore_notes(out, to, now);
     if (docker_missing(to, now))
-        restore_docker(out, now);
+        docker_make(out, now);
     restore_fill(out, from, to);
     if (move) {
         restore_jumps_away(out, from);
