@@ -67,13 +67,26 @@ bool docker_jump_is_ours(const struct table *now)
            (docker_is_ours(now) || !table_find(now, NOTE_DOCKER));
 }
 
+bool docker_is_reached(const struct table *now)
+{
+    return docker_jumps(now, false);
+}
+
 /* Whether a jump is wanted from DOCKER-USER, and no packet comes there. */
 bool docker_missing(const struct table *to, const struct table *now)
 {
     bool wanted = false;
     for (size_t i = 0; i < to->jumps; i++)
-        wanted = wanted || name_is_docker(to->jump[i].chain);
-    return wanted && !docker_jumps(now, false);
+        wanted = wanted || (name_is_docker(to->jump[i].chain) && to->jump[i].position);
+    return wanted && !docker_is_reached(now);
+}
+
+bool docker_unreached(const struct table *to)
+{
+    for (size_t i = 0; i < to->jumps; i++)
+        if (!to->jump[i].position)
+            return true;
+    return false;
 }
 
 void docker_make(FILE *out, const struct table *now)
@@ -83,12 +96,16 @@ void docker_make(FILE *out, const struct table *now)
     fputs(":" NOTE_JUMP " - [0:0]\n-I FORWARD 1 " DOCKER_JUMP "\n", out);
 }
 
+void docker_jump_away(FILE *out, const struct table *now)
+{
+    size_t jumps = docker_jump_is_ours(now) ? docker_jumps(now, false) : 0;
+    for (size_t i = 0; i < jumps && (i == 0 || docker_is_ours(now)); i++)
+        fputs("-D FORWARD " DOCKER_JUMP "\n", out);
+}
+
 void docker_away(FILE *out, const struct table *now)
 {
-    bool chain = docker_is_ours(now);
-    size_t jumps = docker_jump_is_ours(now) ? docker_jumps(now, false) : 0;
-    for (size_t i = 0; i < jumps && (chain || i == 0); i++)
-        fputs("-D FORWARD " DOCKER_JUMP "\n", out);
-    if (chain)
+    docker_jump_away(out, now);
+    if (docker_is_ours(now))
         fputs("-X " DOCKER "\n", out);
 }

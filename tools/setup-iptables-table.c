@@ -139,20 +139,29 @@ static bool line_rule(struct table *table, const char *line, const char *end)
     return rule;
 }
 
+/* The number before "-A" in a state; 0 is for DOCKER-USER alone. */
+static bool take_position(const char *line, unsigned *position, const char **rest)
+{
+    char *mark;
+    unsigned long number = strtoul(line, &mark, 10);
+    *position = (unsigned)number;
+    *rest = mark + 4;
+    return *line >= '0' && *line <= '9' && number <= 1000000 && strncmp(mark, " -A ", 4) == 0;
+}
+
 /* "1 -A FORWARD -j FIXPORT-FORWARD", of a state. */
 static bool line_jump(struct table *table, const char *line, const char *end)
 {
     char name[CHAIN_MOST];
-    char *mark;
     const char *rest;
-    unsigned long position = strtoul(line, &mark, 10);
-    if (position < 1 || position > 1000000 || strncmp(mark, " -A ", 4) != 0 ||
-        !take_name(mark + 4, end, name, &rest) || name_is_own(name) || name_is_note(name))
+    unsigned position;
+    if (!take_position(line, &position, &rest) || !take_name(rest, end, name, &rest) ||
+        name_is_own(name) || name_is_note(name) || (!position && !name_is_docker(name)))
         return false;
     char *rule = rule_canonical(table->family, rest, (size_t)(end - rest));
     bool good = rule && rule_jumps_to_own(rule);
     if (good)
-        jump_append(table, (unsigned)position, name, rule);
+        jump_append(table, position, name, rule);
     else
         free(rule);
     return good;
@@ -227,12 +236,14 @@ void state_extract(const struct table *table, struct table *state)
     for (size_t i = 0; i < table->chains; i++) {
         const struct chain *chain = &table->chain[i];
         bool own = name_is_own(chain->name);
+        bool reached = !name_is_docker(chain->name) || docker_is_reached(table);
         struct chain *copy = own ? table_add(state, chain->name) : NULL;
         for (size_t k = 0; k < chain->count; k++)
             if (own)
                 chain_append(copy, state_copy(chain->rule[k]));
             else if (rule_jumps_to_own(chain->rule[k]))
-                jump_append(state, (unsigned)k + 1, chain->name, state_copy(chain->rule[k]));
+                jump_append(state, reached ? (unsigned)k + 1 : 0, chain->name,
+                            state_copy(chain->rule[k]));
     }
 }
 

@@ -10,6 +10,8 @@
  *     -A FIXPORT-FORWARD -s 10.200.0.0/16 -p tcp -m tcp --dport 60001 -j ACCEPT
  *     1 -A FORWARD -j FIXPORT-FORWARD
  *
+ * A jump from DOCKER-USER to which no packet comes has the position 0.
+ *
  * Whoever asks for a state may write the rules as setup-iptables-rule.c understands them, in any
  * order of chains; resources_add() brings them into this form.
  *
@@ -345,8 +347,8 @@ static void restore_jumps(FILE *out, const struct table *to, const struct table 
         const struct jump *jump = &to->jump[i];
         before = i && strcmp(to->jump[i - 1].chain, jump->chain) == 0 ? before + 1 : 0;
         unsigned most = chain_others(now, jump->chain) + before + 1;
-        fprintf(out, "-I %s %u %s\n", jump->chain, jump->position < most ? jump->position : most,
-                jump->rule);
+        unsigned position = jump->position < most ? jump->position : most;
+        fprintf(out, "-I %s %u %s\n", jump->chain, position ? position : before + 1, jump->rule);
     }
 }
 
@@ -443,6 +445,8 @@ static void steps_to(const struct table *from, const struct table *to, const str
         restore_notes(out, to, now);
     if (docker_missing(to, now))
         docker_make(out, now);
+    else if (docker_unreached(to))
+        docker_jump_away(out, now);
     restore_fill(out, from, to);
     if (move) {
         restore_jumps_away(out, from);

@@ -24,7 +24,7 @@ struct chain {
 };
 
 struct jump {
-    unsigned position; /* from 1 */
+    unsigned position; /* from 1; 0: in DOCKER-USER, and no packet comes there */
     char chain[CHAIN_MOST];
     char *rule;
 };
@@ -83,8 +83,17 @@ bool docker_is_ours(const struct table *now);
 /** docker_jump_is_ours - whether the jump to it is, and nobody else needs it. */
 bool docker_jump_is_ours(const struct table *now);
 
+/** docker_is_reached - whether packets that are forwarded come to DOCKER-USER. */
+bool docker_is_reached(const struct table *now);
+
 /** docker_missing - whether @to jumps from DOCKER-USER, and in @now no packet comes there. */
 bool docker_missing(const struct table *to, const struct table *now);
+
+/** docker_unreached - whether @to has a jump from a DOCKER-USER where no packet comes. */
+bool docker_unreached(const struct table *to);
+
+/** docker_jump_away - lines that take away the jump to DOCKER-USER, if it is of our making. */
+void docker_jump_away(FILE *out, const struct table *now);
 
 /** docker_make - lines for iptables-restore that make what is missing, and note it. */
 void docker_make(FILE *out, const struct table *now);

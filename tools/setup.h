@@ -209,7 +209,7 @@ struct resource_type {
  *            what iptables-nft made by our coming (the table "filter", its chain FORWARD) is noted by
  *            an empty chain FIXPORT-NEW-... and goes too, if nobody else uses it. "": only such a
  *            note is there. A chain DOCKER-USER that is not there is made with its jump, as Docker
- *            does, and noted too. Roles may write rules as setup-iptables-rule.c understands them.
+ *            does, and noted too; position 0 in it: nothing leads there. Roles may write rules as setup-iptables-rule.c understands them.
  *            One "iptables-restore -w 5 --noflush" for everything.
  * nft        name: "ip" or "ip6". State: "table ip fixport { ... }" as "nft -s list table" has it.
  *            By one "nft -f -".

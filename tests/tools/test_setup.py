@@ -1066,6 +1066,11 @@ def test_docker_starts_later(test):
     before = machine.state()
     test.expect(machine("apply"), 0, "Docker is there: apply")
     guarded(test, "its chain has the jump to ours")
+    run(["iptables-nft", "-D", "FORWARD", "-j", "DOCKER-USER"])
+    test.expect(machine("status"), 2, "nothing leads to its chain: status", r"^\+0 -A DOCKER-USER",
+                "stdout")
+    test.expect(machine("apply"), 0, "nothing leads to its chain: apply")
+    guarded(test, "mends it")
     reboot(machine)
     test.expect(machine("boot"), 0, "boot before Docker has come")
     guarded(test, "guards the machine")

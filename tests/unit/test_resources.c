@@ -730,6 +730,29 @@ Test(resources_iptables, a_chain_waits_for_docker)
     }
 }
 
+/* Somebody empties FORWARD: what stands in DOCKER-USER guards nothing any more. */
+Test(resources_iptables, nothing_leads_to_docker)
+{
+    legacy_warm();
+    for (size_t i = 0; i < 2; i++) {
+        choose(backends[i]);
+        iptables(backends[i], "-N DOCKER-USER");
+        iptables(backends[i], "-A FORWARD -j DOCKER-USER");
+        bring(&resource_iptables, "ipv4", rules_docker);
+        iptables(backends[i], "-F FORWARD");
+        char *cut = look(&resource_iptables, "ipv4");
+        cr_assert_not_null(strstr(cut, "\n0 -A DOCKER-USER -j FIXPORT-FORWARD\n"), "%s", cut);
+        bring(&resource_iptables, "ipv4", rules_docker);
+        char *saw = everything();
+        cr_assert_not_null(strstr(saw, "\n-A FORWARD -j DOCKER-USER\n"), "%s", saw);
+        bring(&resource_iptables, "ipv4", cut);
+        bring(&resource_iptables, "ipv4", NULL);
+        iptables(backends[i], "-X DOCKER-USER");
+        free(cut);
+        free(saw);
+    }
+}
+
 /* As dockerd does it when it starts: what is there stays, and the jump goes to the top. */
 static void docker_comes(enum site_iptables which)
 {
