@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define COMM_MOST 15  /* characters of a process's name that the kernel keeps */
 #define FLOWS_MAX 256 /* pairs of blocks that are looked at; rules seldom tell more apart */
 
 char *text_format(const char *format, ...)
@@ -61,6 +62,22 @@ const char *fact_set(const struct portset *set)
     char *buf = ask_buffer(&size);
     portset_print(set, buf, size);
     return buf;
+}
+
+char *fact_quoted(const char *text)
+{
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                                "_-./:@%+=,";
+    if (*text && !text[strspn(text, plain)])
+        return state_copy(text);
+    char *quoted;
+    FILE *out = state_open(&quoted);
+    fputc('\'', out);
+    for (; *text; text++)
+        fputs(*text == '\'' ? "'\\''" : (char[]){*text, '\0'}, out);
+    fputc('\'', out);
+    state_close(out);
+    return quoted;
 }
 
 struct block fact_single(const uint8_t addr[16])
@@ -125,7 +142,7 @@ bool fact_process(const char *name)
     while (proc && !found && (entry = readdir(proc))) {
         snprintf(path, sizeof(path), "/proc/%s/comm", entry->d_name);
         found = isdigit((unsigned char)entry->d_name[0]) && ask_line(path, comm, sizeof(comm)) &&
-                strcmp(comm, name) == 0;
+                strncmp(comm, name, COMM_MOST) == 0;
     }
     if (proc)
         closedir(proc);
@@ -187,6 +204,7 @@ static void route_read(struct fact_route *route, const json_t *answer)
     const char *type = json_string_value(json_object_get(first, "type"));
     route_text(first, "gateway", route->gateway, sizeof(route->gateway));
     route_text(first, "dev", route->dev, sizeof(route->dev));
+    route_text(first, "table", route->table, sizeof(route->table));
     route->local = type && strcmp(type, "local") == 0;
     route->found = route->dev[0] && (!type || route->local || strcmp(type, "unicast") == 0);
     route->line = route_line(first);

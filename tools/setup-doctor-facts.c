@@ -27,14 +27,44 @@
 /* Without a configuration there is still much to look at; a bad one is an error. */
 static int gather_site(struct facts *facts, const char *config)
 {
-    const char *path = config ? config : setup_path(FIXPORT_SYSCONFDIR "/fixport.conf");
     struct config_error error;
-    if (!config && access(path, F_OK) < 0 && errno == ENOENT)
+    facts->config = state_copy(config ? config : setup_path(FIXPORT_SYSCONFDIR "/fixport.conf"));
+    if (!config && access(facts->config, F_OK) < 0 && errno == ENOENT)
         return 0;
-    if (site_load(path, &facts->site, &error) < 0)
+    if (site_load(facts->config, &facts->site, &error) < 0)
         return say_error(SETUP_ERROR, "%s", error.text);
     facts->has_site = true;
     return 0;
+}
+
+/* Appends " OPTION VALUE". */
+static void setup_option(struct facts *facts, const char *option, const char *value)
+{
+    char *quoted = fact_quoted(value);
+    char *longer = text_format("%s %s %s", facts->setup, option, quoted);
+    free(quoted);
+    free(facts->setup);
+    facts->setup = longer;
+}
+
+/* A command that is shown must mean the same configuration, roles and root as ours. */
+static void gather_setup(struct facts *facts, const struct setup_options *options)
+{
+    char roles[80];
+    size_t at = 0;
+    facts->setup = state_copy("fixport-setup");
+    if (*setup_root)
+        setup_option(facts, "--root", setup_root);
+    facts->setup_root = state_copy(facts->setup);
+    if (options->config)
+        setup_option(facts, "--config", options->config);
+    if (!options->roles)
+        return;
+    for (const char *from = text_roles(options->roles); *from && at < sizeof(roles) - 1; from++)
+        if (*from != ' ')
+            roles[at++] = *from;
+    roles[at] = '\0';
+    setup_option(facts, "--role", roles);
 }
 
 static void gather_roles(struct facts *facts, unsigned roles)
@@ -230,6 +260,7 @@ int facts_gather(struct facts *facts, const struct setup_options *options)
 {
     struct setup_error error;
     memset(facts, 0, sizeof(*facts));
+    gather_setup(facts, options);
     if (gather_site(facts, options->config))
         return SETUP_ERROR;
     if (machine_look(&facts->machine, &error) < 0)
@@ -250,6 +281,9 @@ void facts_free(struct facts *facts)
         free(facts->route[i].line);
     }
     free(facts->route);
+    free(facts->setup);
+    free(facts->setup_root);
+    free(facts->config);
     free(facts->ruleset);
     free(facts->denied);
     fw_free(&facts->fw);

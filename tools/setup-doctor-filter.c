@@ -10,25 +10,37 @@
 
 /* Bits of the mark that kube-proxy sets on what it wants masqueraded or dropped. */
 #define FILTER_UNMARKED 0xc000u
+#define MULTIPORT_RANGES 7 /* iptables' multiport has 15 places, and a range takes two */
+
+/* A rule, or a chain's policy, that drops something, and all that it drops. */
+struct drop {
+    const struct fw_chain *base;  /* where the walk began */
+    const struct fw_chain *chain; /* where the rule is */
+    const struct fw_rule *rule;   /* NULL: the policy */
+    enum severity severity;
+    struct flow *flow;
+    size_t flows;
+};
 
 struct filter {
     struct facts *facts;
-    struct findings *findings;
     enum fw_hook hook;
-    const void **seen; /* rules, and chains for their policy */
+    struct drop *drop;
     size_t count;
     const struct fw_chain *by; /* where a rule of the chain in hand drops for certain */
     const struct fw_rule *rule;
 };
 
-static bool filter_again(struct filter *filter, const void *what)
+static struct drop *filter_drop(struct filter *filter, const struct fw_chain *chain,
+                                const struct fw_rule *rule)
 {
     for (size_t i = 0; i < filter->count; i++)
-        if (filter->seen[i] == what)
-            return true;
-    filter->seen = state_grow(filter->seen, (filter->count + 1) * sizeof(what));
-    filter->seen[filter->count++] = what;
-    return false;
+        if (filter->drop[i].chain == chain && filter->drop[i].rule == rule)
+            return &filter->drop[i];
+    filter->drop = state_grow(filter->drop, (filter->count + 1) * sizeof(*filter->drop));
+    struct drop *drop = &filter->drop[filter->count++];
+    *drop = (struct drop){.chain = chain, .rule = rule, .severity = SEVERITY_INFO};
+    return drop;
 }
 
 /* Our own REJECT is meant so; what it lets pass is for "status" to say. */
@@ -43,47 +55,14 @@ static void filter_hit(struct walk *walk, const struct fw_chain *chain, const st
     }
 }
 
-static void filter_mend(struct finding *finding, const struct facts *facts,
-                        const struct fw_chain *chain, const struct flow *flow)
-{
-    const char *tool = chain->family == 6 ? "ip6tables" : "iptables";
-    const char *backend = chain->backend == FW_IPTABLES_LEGACY ? "legacy" : "nft";
-    bool docker = fact_has_chain(facts, "DOCKER-USER") != NULL;
-    if (strcmp(chain->table, "firewalld") == 0)
-        finding_mend(finding,
-                     "firewall-cmd --permanent --zone=trusted --add-source=%s --add-source=%s && "
-                     "firewall-cmd --reload",
-                     fact_block(&flow->from), fact_block(&flow->to));
-    else if (chain->hook == HOOK_INPUT || chain->backend == FW_NFT)
-        finding_mend(finding, "accept %s to %s in %s %s before it", fact_block(&flow->from),
-                     fact_block(&flow->to), chain->table, chain->name);
-    else if (facts->roles & ROLE_GATEWAY)
-        finding_mend(finding, "fixport-setup --role gateway apply");
-    else
-        finding_mend(finding, "%s-%s -I %s 1 -s %s -d %s -j ACCEPT", tool, backend,
-                     docker ? "DOCKER-USER" : "FORWARD", fact_block(&flow->from),
-                     fact_block(&flow->to));
-}
-
 static void filter_found(struct filter *filter, const struct flow *flow,
-                         const struct fw_chain *chain, const struct fw_rule *rule,
-                         enum severity severity)
+                         const struct fw_chain *base, enum severity severity)
 {
-    bool forward = filter->hook == HOOK_FORWARD;
-    if (filter_again(filter, rule ? (const void *)rule : chain))
-        return;
-    struct finding *finding = finding_add(
-        filter->findings, forward ? "forward-dropped" : "input-dropped", severity,
-        "connections from %s to %s %s by %s", fact_block(&flow->from), fact_block(&flow->to),
-        severity == SEVERITY_INFO ? "may be dropped" : "are dropped",
-        rule ? "a rule" : "a chain's policy");
-    char *line = fw_rule_text(filter->facts, chain, rule);
-    finding_line(finding, "%s", line);
-    free(line);
-    finding_why(finding, forward ? "what one chain accepts, every other chain of the same hook is "
-                                   "asked about too, and one refusal is enough"
-                                 : "the host refuses what the firewall between lets through");
-    filter_mend(finding, filter->facts, chain, flow);
+    struct drop *drop = filter_drop(filter, filter->rule ? filter->by : base, filter->rule);
+    drop->base = base;
+    drop->severity = severity > drop->severity ? severity : drop->severity;
+    drop->flow = state_grow(drop->flow, (drop->flows + 1) * sizeof(*drop->flow));
+    drop->flow[drop->flows++] = *flow;
 }
 
 static void filter_chain(struct filter *filter, const struct flow *flow,
@@ -93,9 +72,9 @@ static void filter_chain(struct filter *filter, const struct flow *flow,
     filter->rule = NULL;
     enum walk_end end = walk_chain(&walk, chain);
     if (filter->rule)
-        filter_found(filter, flow, filter->by, filter->rule, SEVERITY_ERROR);
+        filter_found(filter, flow, chain, SEVERITY_ERROR);
     else if (end == WALK_PASSED && chain->drop)
-        filter_found(filter, flow, chain, NULL, walk.undecided ? SEVERITY_INFO : SEVERITY_ERROR);
+        filter_found(filter, flow, chain, walk.undecided ? SEVERITY_INFO : SEVERITY_ERROR);
 }
 
 static void filter_flow(struct facts *facts, const struct flow *flow, void *arg)
@@ -111,19 +90,185 @@ static void filter_flow(struct facts *facts, const struct flow *flow, void *arg)
     free(list);
 }
 
+/* ---- what lets it pass ---- */
+
+/* "10.0.0.0/8,192.168.31.67": one side of a drop's flows, those of one family and one service. */
+static char *pass_blocks(const struct drop *drop, const struct flow *like, bool to,
+                         const char *separator)
+{
+    char *list = state_copy("");
+    for (size_t i = 0; i < drop->flows; i++) {
+        const struct flow *flow = &drop->flow[i];
+        const struct block *block = to ? &flow->to : &flow->from;
+        bool again =
+            flow->dports != like->dports || block_family(&flow->from) != block_family(&like->from);
+        for (size_t j = 0; j < i && !again; j++)
+            again =
+                drop->flow[j].dports == like->dports &&
+                memcmp(to ? &drop->flow[j].to : &drop->flow[j].from, block, sizeof(*block)) == 0;
+        if (again)
+            continue;
+        char *longer = text_format("%s%s%s", list, *list ? separator : "", fact_block(block));
+        free(list);
+        list = longer;
+    }
+    return list;
+}
+
+/* " -m multiport --dports 1:2,3", " tcp dport { 1-2, 3 }"; nothing if any are meant. */
+static char *pass_ports(const struct portset *ports, bool nft)
+{
+    if (!ports || ports->count > MULTIPORT_RANGES)
+        return state_copy("");
+    char *text;
+    FILE *out = state_open(&text);
+    fputs(nft ? " tcp dport {" : " -m multiport --dports", out);
+    for (uint32_t i = 0; i < ports->count; i++) {
+        fputs(i ? "," : nft ? "" : " ", out);
+        fprintf(out, nft ? " %u" : "%u", ports->range[i].lo);
+        if (ports->range[i].hi > ports->range[i].lo)
+            fprintf(out, nft ? "-%u" : ":%u", ports->range[i].hi);
+    }
+    fputs(nft ? " }" : "", out);
+    state_close(out);
+    return text;
+}
+
+static void pass_iptables(struct finding *finding, const struct drop *drop, const struct flow *flow)
+{
+    char *from = pass_blocks(drop, flow, false, ","), *to = pass_blocks(drop, flow, true, ",");
+    char *ports = pass_ports(flow->dports, false);
+    char *begin = text_format("%s-%s -t %s -I %s 1 -p tcp",
+                              block_is_v4(&flow->from) ? "iptables" : "ip6tables",
+                              drop->base->backend == FW_IPTABLES_LEGACY ? "legacy" : "nft",
+                              drop->base->table, drop->base->name);
+    finding_run(finding, "%s -s %s -d %s%s -j ACCEPT", begin, from, to, ports);
+    if (drop->base->hook == HOOK_FORWARD)
+        finding_run(finding, "%s -s %s -d %s -m conntrack --ctstate ESTABLISHED -j ACCEPT", begin,
+                    to, from);
+    free(begin);
+    free(ports);
+    free(from);
+    free(to);
+}
+
+static void pass_nft(struct finding *finding, const struct drop *drop, const struct flow *flow)
+{
+    const char *ip = block_is_v4(&flow->from) ? "ip" : "ip6";
+    char *from = pass_blocks(drop, flow, false, ", "), *to = pass_blocks(drop, flow, true, ", ");
+    char *ports = pass_ports(flow->dports, true);
+    char *where =
+        text_format("%s %s %s", drop->base->table_family, drop->base->table, drop->base->name);
+    char *quoted = fact_quoted(where);
+    const char *at = strcspn(where, "'\"\\$`;&|<>()*?") == strlen(where) ? where : quoted;
+    finding_run(finding, "nft insert rule %s '%s saddr { %s } %s daddr { %s }%s accept'", at, ip,
+                from, ip, to, *ports ? ports : " meta l4proto tcp");
+    if (drop->base->hook == HOOK_FORWARD)
+        finding_run(finding,
+                    "nft insert rule %s '%s saddr { %s } %s daddr { %s } meta l4proto tcp ct state "
+                    "established accept'",
+                    at, ip, to, ip, from);
+    free(quoted);
+    free(where);
+    free(ports);
+    free(from);
+    free(to);
+}
+
+/* Whether our own chain, at the head of this one, would decide before what drops. */
+static bool pass_by_apply(const struct facts *facts, const struct drop *drop)
+{
+    enum fw_backend ours = iptables_is_legacy() ? FW_IPTABLES_LEGACY : FW_IPTABLES_NFT;
+    return facts->roles & ROLE_GATEWAY && facts->has_wanted && drop->base->backend == ours &&
+           strcmp(drop->base->table, "filter") == 0 && drop->base->hook == HOOK_FORWARD;
+}
+
+static void pass_firewalld(struct finding *finding, const struct drop *drop)
+{
+    char *sources = state_copy("");
+    for (size_t i = 0; i < drop->flows; i++) {
+        const struct block *side[] = {&drop->flow[i].from, &drop->flow[i].to};
+        for (size_t j = 0; j < 2; j++) {
+            char *word = text_format(" --add-source=%s", fact_block(side[j]));
+            const char *there = strstr(sources, word);
+            char *longer =
+                text_format("%s%s", sources, there && strchr(" ", there[strlen(word)]) ? "" : word);
+            free(word);
+            free(sources);
+            sources = longer;
+        }
+    }
+    finding_mend(finding, "firewall-cmd --permanent --zone=trusted%s; firewall-cmd --reload",
+                 sources);
+    free(sources);
+}
+
+static void filter_mend(struct finding *finding, const struct facts *facts, const struct drop *drop)
+{
+    const struct fw_chain *base = drop->base;
+    if (strcmp(base->table, "firewalld") == 0) {
+        pass_firewalld(finding, drop);
+        return;
+    }
+    if (pass_by_apply(facts, drop)) {
+        finding_apply(finding, facts);
+        return;
+    }
+    finding_mend(finding, "whoever made this chain may take the new rules away again: then they "
+                          "belong into its configuration");
+    for (size_t i = 0; i < drop->flows; i++) {
+        bool again = false;
+        for (size_t j = 0; j < i && !again; j++)
+            again = drop->flow[j].dports == drop->flow[i].dports &&
+                    block_family(&drop->flow[j].from) == block_family(&drop->flow[i].from);
+        if (!again && base->backend == FW_NFT)
+            pass_nft(finding, drop, &drop->flow[i]);
+        else if (!again)
+            pass_iptables(finding, drop, &drop->flow[i]);
+    }
+}
+
+static void filter_say(const struct filter *filter, struct findings *findings,
+                       const struct drop *drop)
+{
+    bool forward = filter->hook == HOOK_FORWARD;
+    struct finding *finding =
+        finding_add(findings, forward ? "forward-dropped" : "input-dropped", drop->severity,
+                    "connections from %s to %s %s by %s", fact_block(&drop->flow[0].from),
+                    fact_block(&drop->flow[0].to),
+                    drop->severity == SEVERITY_INFO ? "may be dropped" : "are dropped",
+                    drop->rule ? "a rule" : "a chain's policy");
+    char *line = fw_rule_text(filter->facts, drop->chain, drop->rule);
+    finding_line(finding, "%s", line);
+    free(line);
+    finding_why(finding, forward ? "what one chain accepts, every other chain of the same hook is "
+                                   "asked about too, and one refusal is enough"
+                                 : "the host refuses what the firewall between lets through");
+    filter_mend(finding, filter->facts, drop);
+}
+
+static void filter_end(struct filter *filter, struct findings *findings)
+{
+    for (size_t i = 0; i < filter->count; i++) {
+        filter_say(filter, findings, &filter->drop[i]);
+        free(filter->drop[i].flow);
+    }
+    free(filter->drop);
+}
+
 void check_forward(struct facts *facts, struct findings *findings)
 {
-    struct filter filter = {.facts = facts, .findings = findings, .hook = HOOK_FORWARD};
+    struct filter filter = {.facts = facts, .hook = HOOK_FORWARD};
     flows_from_pods(facts, filter_flow, &filter);
     flows_to_pods(facts, filter_flow, &filter);
-    free(filter.seen);
+    filter_end(&filter, findings);
 }
 
 void check_input(struct facts *facts, struct findings *findings)
 {
-    struct filter filter = {.facts = facts, .findings = findings, .hook = HOOK_INPUT};
+    struct filter filter = {.facts = facts, .hook = HOOK_INPUT};
     flows_in(facts, filter_flow, &filter);
-    free(filter.seen);
+    filter_end(&filter, findings);
 }
 
 /* ---- both backends ---- */
@@ -157,8 +302,9 @@ void check_backends(struct facts *facts, struct findings *findings)
         finding_line(finding, "iptables-nft: %s; iptables-legacy: %s", nft, legacy);
         finding_why(finding, "the kernel applies both, and each tool shows only its own: a packet "
                              "that one lets pass, the other may drop or rewrite");
-        finding_mend(finding, "keep one: move the rules of the other over (iptables-legacy-save, "
-                              "iptables-nft-restore), then iptables-legacy -t TABLE -F");
+        finding_mend(finding, "keep one. To move all to nft: iptables-legacy-save | "
+                              "iptables-nft-restore --noflush, then for each table of the line: "
+                              "iptables-legacy -t TABLE -F (IPv6: ip6tables-...)");
     }
     free(nft);
     free(legacy);
@@ -201,6 +347,33 @@ static const struct fw_chain *jump_beside(const struct facts *facts, const struc
     return fw_chain_find(&facts->fw, ours->backend, ours->table_family, "filter", name);
 }
 
+static void docker_ours(struct facts *facts, struct findings *findings, const struct fw_chain *ours,
+                        const struct fw_chain *user)
+{
+    struct finding *finding = finding_add(
+        findings, "docker-forward", SEVERITY_WARNING,
+        "Docker owns FORWARD (%s), and DOCKER-USER has no jump to our chain", ours->table_family);
+    finding_line(finding, ":DOCKER-USER - in table filter, %zu rules", user->rules);
+    finding_why(finding, "Docker puts its own rules in front whenever it starts; only what hangs "
+                         "on DOCKER-USER stays ahead of them");
+    finding_apply(finding, facts);
+}
+
+/* Nobody said what to let pass: so only that it is here. */
+static void docker_here(struct facts *facts, struct findings *findings)
+{
+    const struct fw_chain *user = fact_has_chain(facts, "DOCKER-USER");
+    if (!user)
+        return;
+    struct finding *finding = finding_add(findings, "docker", SEVERITY_INFO,
+                                          "Docker's rules are in FORWARD of this machine");
+    finding_line(finding, ":DOCKER-USER - in table filter, %zu rules", user->rules);
+    finding_why(finding, "if packets between pods and hosts pass this machine, Docker's rules are "
+                         "asked about them, and its policy is to drop");
+    finding_mend(finding, "nothing, unless this machine forwards for pods: rules that let them "
+                          "pass go into DOCKER-USER, where --role gateway puts its own");
+}
+
 void check_docker(struct facts *facts, struct findings *findings)
 {
     for (size_t i = 0; i < facts->fw.chains; i++) {
@@ -208,17 +381,11 @@ void check_docker(struct facts *facts, struct findings *findings)
         if (strcmp(ours->name, SETUP_CHAIN) != 0)
             continue;
         const struct fw_chain *user = jump_beside(facts, ours, "DOCKER-USER");
-        if (!user || jump_position(user))
-            continue;
-        struct finding *finding =
-            finding_add(findings, "docker-forward", SEVERITY_WARNING,
-                        "Docker owns FORWARD (%s), and DOCKER-USER has no jump to our chain",
-                        ours->table_family);
-        finding_line(finding, ":DOCKER-USER - in table filter, %zu rules", user->rules);
-        finding_why(finding, "Docker puts its own rules in front whenever it starts; only what "
-                             "hangs on DOCKER-USER stays ahead of them");
-        finding_mend(finding, "fixport-setup apply");
+        if (user && !jump_position(user))
+            docker_ours(facts, findings, ours, user);
     }
+    if (facts->roles & ROLE_UNKNOWN)
+        docker_here(facts, findings);
 }
 
 /* ---- our own rules ---- */
@@ -265,10 +432,11 @@ static void jump_pushed(struct facts *facts, struct findings *findings,
                              ? "what stands before it decides first: it may drop what we let pass, "
                                "or accept what we reject"
                              : "what stands before it decides nothing between pods and hosts yet");
-    finding_mend(finding, "fixport-setup apply");
+    finding_apply(finding, facts);
 }
 
-static void jump_gone(const struct fw_chain *ours, struct findings *findings)
+static void jump_gone(const struct facts *facts, const struct fw_chain *ours,
+                      struct findings *findings)
 {
     struct finding *finding = finding_add(findings, "jump-gone", SEVERITY_ERROR,
                                           "nothing leads to our chain " SETUP_CHAIN " (%s)",
@@ -276,7 +444,7 @@ static void jump_gone(const struct fw_chain *ours, struct findings *findings)
     finding_line(finding, ":" SETUP_CHAIN " - in table filter, %zu rules, no jump", ours->rules);
     finding_why(finding,
                 "its rules are not asked: somebody has flushed FORWARD or written it anew");
-    finding_mend(finding, "fixport-setup apply");
+    finding_apply(finding, facts);
 }
 
 static void jump_look(struct facts *facts, struct findings *findings, const struct fw_chain *ours)
@@ -285,7 +453,7 @@ static void jump_look(struct facts *facts, struct findings *findings, const stru
     const struct fw_chain *user = jump_beside(facts, ours, "DOCKER-USER");
     size_t in_forward = jump_position(forward), in_user = jump_position(user);
     if (!in_forward && !in_user)
-        jump_gone(ours, findings);
+        jump_gone(facts, ours, findings);
     else if (in_user > 1)
         jump_pushed(facts, findings, user, in_user);
     else if (!in_user && in_forward > 1)
@@ -328,7 +496,7 @@ static void jump_entry(struct facts *facts, struct findings *findings,
     finding_why(finding, nft ? "the CNI's rules decide alone again what source port connections get"
                              : "nothing lets connections between pods and hosts pass, and nothing "
                                "rejects the others");
-    finding_mend(finding, "fixport-setup apply");
+    finding_apply(finding, facts);
 }
 
 void check_jump(struct facts *facts, struct findings *findings)

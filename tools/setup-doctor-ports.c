@@ -74,12 +74,13 @@ static void ports_shared(const struct facts *facts, struct findings *findings, c
     finding_line(finding, RANGE " = %u %u, " RESERVED " = %s", ephemeral->lo, ephemeral->hi, now);
     finding_why(finding, "any program's connection may get one of them: then it is taken when it "
                          "is needed");
-    if (facts->has_site && strcmp(id, "ports-ephemeral") == 0)
-        finding_mend(finding, "fixport-setup apply (or: sysctl -w " RESERVED "=%s%s%s)", now,
-                     *now ? "," : "", ports);
-    else
-        finding_mend(finding, "sysctl -w " RESERVED "=%s%s%s (and in /etc/sysctl.d)", now,
-                     *now ? "," : "", ports);
+    if (facts->has_site && facts->roles & (ROLE_NODE | ROLE_HOST) &&
+        strcmp(id, "ports-ephemeral") == 0) {
+        finding_apply(finding, facts);
+        return;
+    }
+    finding_mend(finding, FACT_LASTING);
+    finding_run(finding, "sysctl -w " RESERVED "=%s%s%s", now, *now ? "," : "", ports);
 }
 
 void check_ephemeral(struct facts *facts, struct findings *findings)

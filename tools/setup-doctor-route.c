@@ -69,6 +69,11 @@ struct way_check {
     size_t ways;
 };
 
+static const char *way_family(const struct block *block)
+{
+    return block_is_v4(block) ? "-4" : "-6";
+}
+
 static bool way_is(const struct fact_route *route, const uint8_t via[16])
 {
     return route->found && strcmp(route->gateway, fact_address(via)) == 0;
@@ -134,8 +139,7 @@ static void way_missing(const struct way_check *check, const struct way *way,
                     fact_block(&way->to), fact_address(way->via));
     finding_line(finding, "ip route get %s", route->line);
     finding_why(finding, "packets to these addresses go elsewhere or nowhere, and nobody answers");
-    finding_mend(finding, "fixport-setup apply (or: ip route replace %s via %s proto %d)",
-                 fact_block(&way->to), fact_address(way->via), SETUP_ROUTE_PROTOCOL);
+    finding_apply(finding, check->facts);
 }
 
 static struct finding *way_shadowed(const struct way_check *check, const struct way *way,
@@ -150,6 +154,23 @@ static struct finding *way_shadowed(const struct way_check *check, const struct 
     return finding;
 }
 
+/* A policy rule's table gets the route, too: more specific than what it has, or instead of it. */
+static bool way_add_to_table(struct finding *finding, const struct way *way,
+                             const struct fact_route *route)
+{
+    if (!route->table[0] || strcmp(route->table, "main") == 0)
+        return false;
+    char *table = fact_quoted(route->table);
+    finding_mend(finding,
+                 "ip rule show says who is sent to table %s; what fills it may have to "
+                 "know of the route, too",
+                 route->table);
+    finding_run(finding, "ip %s route replace %s via %s table %s", way_family(&way->to),
+                fact_block(&way->to), fact_address(way->via), table);
+    free(table);
+    return true;
+}
+
 static void way_look(const struct way_check *check, const struct way *way)
 {
     uint8_t addr[16];
@@ -162,10 +183,34 @@ static void way_look(const struct way_check *check, const struct way *way)
         return;
     }
     struct finding *finding = way_shadowed(check, way, route, "another route or policy rule");
+    if (way_add_to_table(finding, way, route))
+        return;
     finding_mend(finding,
                  "ip rule show; ip route show table all match %s: delete the one that is "
                  "not meant",
                  fact_address(addr));
+}
+
+/* "ip -4 route del blackhole 10.0.0.0/8 via 10.9.0.1 dev eth0 metric 20 table 7" */
+static void way_delete(struct finding *finding, const json_t *route, const struct block *block)
+{
+    static const char *const keys[] = {"type", "dst", "gateway", "dev", "table"};
+    static const char *const words[] = {"", "", "via ", "dev ", "table "};
+    const json_t *metric = json_object_get(route, "metric");
+    char *command;
+    FILE *out = state_open(&command);
+    fprintf(out, "ip %s route del", way_family(block));
+    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+        char *value = fact_quoted(way_value(route, keys[i]));
+        if (*way_value(route, keys[i]))
+            fprintf(out, " %s%s", words[i], value);
+        free(value);
+    }
+    if (json_is_integer(metric))
+        fprintf(out, " metric %lld", (long long)json_integer_value(metric));
+    state_close(out);
+    finding_run(finding, "%s", command);
+    free(command);
 }
 
 /* A route inside the block that leads elsewhere; those of a node's own pods are other people's. */
@@ -183,9 +228,7 @@ static void way_inside(const struct way_check *check, const struct way *way, con
     if (way_is(real, way->via) || real->local)
         return;
     struct finding *finding = way_shadowed(check, way, real, "a more specific route");
-    finding_mend(finding, "ip route del %s%s%s%s%s", way_value(route, "dst"),
-                 *way_value(route, "gateway") ? " via " : "", way_value(route, "gateway"),
-                 *table ? " table " : "", table);
+    way_delete(finding, route, &block);
 }
 
 /* With policy rules the answer depends on who asks: on the sender and on where it came in. */
@@ -202,6 +245,8 @@ static void way_policy(const struct way_check *check, const struct way *way,
     if (way_is(route, way->via) || route->local)
         return;
     struct finding *finding = way_shadowed(check, way, route, "a policy rule");
+    if (way_add_to_table(finding, way, route))
+        return;
     finding_mend(finding,
                  "ip rule show: give the table of the rule that matches %s the route too: "
                  "ip route replace %s via %s table TABLE",
@@ -256,6 +301,19 @@ void check_routes(struct facts *facts, struct findings *findings)
     json_decref(check.table[0]);
     json_decref(check.table[1]);
     free(ways);
+}
+
+bool fact_goes_by(struct facts *facts, const char *dev)
+{
+    size_t count;
+    struct way *ways = ways_wanted(facts, &count);
+    bool found = false;
+    for (size_t i = 0; i < count && !found; i++) {
+        struct block hop = fact_single(ways[i].via);
+        found = strcmp(fact_device(facts, &hop), dev) == 0;
+    }
+    free(ways);
+    return found;
 }
 
 /* ---- next hops ---- */
@@ -332,13 +390,41 @@ static void rp_look(struct facts *facts, struct findings *findings, const struct
                  fact_conf(4, in, "rp_filter", 0), fact_conf(4, "all", "rp_filter", 0));
     finding_why(finding, "a strict reverse path filter drops without a word what does not come in "
                          "where the answer would go out");
-    finding_mend(finding, "sysctl -w %s=2 (and in /etc/sysctl.d)",
-                 fact_setting(4, in, "rp_filter"));
+    finding_mend(finding, FACT_LASTING);
+    finding_run(finding, "sysctl -w %s=2", fact_setting(4, in, "rp_filter"));
+}
+
+/* Nobody said which way packets come: so only that it is strict where packets are passed on. */
+static void rp_anywhere(struct findings *findings)
+{
+    struct if_nameindex *list = if_nameindex();
+    const char *first = NULL;
+    size_t count = 0;
+    for (size_t i = 0; list && list[i].if_index; i++)
+        if (strcmp(list[i].if_name, "lo") != 0 && rp_is_strict(list[i].if_name) && !count++)
+            first = list[i].if_name;
+    if (count && fact_number("net.ipv4.ip_forward", 0)) {
+        struct finding *finding =
+            finding_add(findings, "rp-filter-strict", SEVERITY_INFO,
+                        "rp_filter is strict on %s of this router", text_count(count, "interface"));
+        finding_line(finding, "%s = %ld (all: %ld)", fact_setting(4, first, "rp_filter"),
+                     fact_conf(4, first, "rp_filter", 0), fact_conf(4, "all", "rp_filter", 0));
+        finding_why(finding, "what does not come in where the answer would go out is dropped "
+                             "without a word; whether that happens here, a configuration tells");
+        finding_mend(finding, "nothing, if packets between pods and hosts go both ways by the same "
+                              "interfaces; else 2 (loose) instead of 1");
+    }
+    if (list)
+        if_freenameindex(list);
 }
 
 void check_rp_filter(struct facts *facts, struct findings *findings)
 {
     const struct site *site = &facts->site;
+    if (!facts->has_site) {
+        rp_anywhere(findings);
+        return;
+    }
     for (size_t i = 0; i < site->nodes; i++) {
         const struct site_node *node = &site->node[i];
         for (size_t j = 0; node != facts->self && j < node->pods.count; j++) {
@@ -356,13 +442,28 @@ void check_rp_filter(struct facts *facts, struct findings *findings)
 
 /* ---- forwarding ---- */
 
-static void forwarding_off(struct findings *findings, const char *name)
+/* Whether apply sets it here: on a gateway it does, a node's forwarding is the kubelet's matter. */
+static bool forwarding_is_ours(const struct facts *facts, const char *name)
+{
+    for (size_t i = 0; facts->has_wanted && i < facts->wanted.count; i++)
+        if (facts->wanted.item[i].type == &resource_sysctl &&
+            strcmp(facts->wanted.item[i].name, name) == 0)
+            return true;
+    return false;
+}
+
+static void forwarding_off(const struct facts *facts, struct findings *findings, const char *name)
 {
     struct finding *finding =
         finding_add(findings, "forwarding-off", SEVERITY_ERROR, "this machine does not forward");
     finding_line(finding, "%s = 0", name);
     finding_why(finding, "packets between pods and hosts end here");
-    finding_mend(finding, "fixport-setup apply (or: sysctl -w %s=1)", name);
+    if (forwarding_is_ours(facts, name)) {
+        finding_apply(finding, facts);
+        return;
+    }
+    finding_mend(finding, FACT_LASTING);
+    finding_run(finding, "sysctl -w %s=1", name);
 }
 
 static bool forwarding_needs(const struct facts *facts, int family)
@@ -381,7 +482,7 @@ static void forwarding_device(struct facts *facts, struct findings *findings,
         const char *dev = block_is_v4(&blocks->item[i]) ? fact_device(facts, &blocks->item[i]) : "";
         if (!*dev || fact_conf(4, dev, "forwarding", 1) != 0)
             continue;
-        forwarding_off(findings, fact_setting(4, dev, "forwarding"));
+        forwarding_off(facts, findings, fact_setting(4, dev, "forwarding"));
         return;
     }
 }
@@ -389,13 +490,13 @@ static void forwarding_device(struct facts *facts, struct findings *findings,
 void check_forwarding(struct facts *facts, struct findings *findings)
 {
     if (forwarding_needs(facts, 4) && fact_number("net.ipv4.ip_forward", 1) == 0) {
-        forwarding_off(findings, "net.ipv4.ip_forward");
+        forwarding_off(facts, findings, "net.ipv4.ip_forward");
     } else if (facts->has_site) {
         forwarding_device(facts, findings, &facts->site.hosts);
         forwarding_device(facts, findings, &facts->site.pods);
     }
     if (forwarding_needs(facts, 6) && fact_number("net.ipv6.conf.all.forwarding", 1) == 0)
-        forwarding_off(findings, "net.ipv6.conf.all.forwarding");
+        forwarding_off(facts, findings, "net.ipv6.conf.all.forwarding");
 }
 
 /* ---- redirects ---- */
@@ -404,8 +505,9 @@ static void redirects_line(struct finding *finding, int family, const char *dev,
 {
     finding_line(finding, "%s = %ld (all: %ld)", fact_setting(family, dev, key),
                  fact_conf(family, dev, key, 0), fact_conf(family, "all", key, 0));
-    finding_mend(finding, "sysctl -w %s=0 %s=0 (and in /etc/sysctl.d)",
-                 fact_setting(family, "all", key), fact_setting(family, dev, key));
+    finding_mend(finding, FACT_LASTING);
+    finding_run(finding, "sysctl -w %s=0 %s=0", fact_setting(family, "all", key),
+                fact_setting(family, dev, key));
 }
 
 static bool redirects_are_sent(const char *dev)

@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define OUR_PRIORITY 90 /* srcnat - 10: see setup-node.c */
+
 static const struct component {
     const char *name;
     const char *table;   /* nft's table */
@@ -90,17 +92,105 @@ static const char *snat_whom(const struct flow *flow, char *buf, size_t size)
     return buf;
 }
 
-static void snat_mend(struct snat *snat, struct finding *finding, const struct fw_chain *chain,
-                      const struct fw_rule *rule, const struct component *who)
+/* Whether our own rule, at its place, would be asked before @base. */
+static bool snat_keeps(const struct facts *facts, const struct fw_chain *base)
 {
+    return facts->roles & ROLE_NODE && facts->has_wanted &&
+           (base->backend != FW_NFT || base->priority > OUR_PRIORITY);
+}
+
+static bool snat_is_quoted(const char *text, const char *at)
+{
+    bool quoted = false;
+    for (; text < at; text++)
+        quoted ^= *text == '"';
+    return quoted;
+}
+
+/* Takes @word out of @text; of "a,b" what is left is a list still. Return: whether it was there. */
+static bool snat_without(char *text, const char *word)
+{
+    size_t length = strlen(word);
+    for (char *at = strstr(text, word); at; at = strstr(at + 1, word)) {
+        if ((at[length] && at[length] != ' ' && at[length] != ',') || snat_is_quoted(text, at))
+            continue;
+        at += *at == ' ' && at[length] == ',';
+        memmove(at, at + length, strlen(at + length) + 1);
+        return true;
+    }
+    return false;
+}
+
+/* The line without what makes it random; malloc'd, NULL if that is not to be found in it. */
+static char *snat_tame(const char *line)
+{
+    static const char *const words[] = {" --random-fully", " --random",     " fully-random",
+                                        " random",         ",fully-random", ",random"};
+    char *tame = state_copy(line);
+    bool found = false;
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+        found |= snat_without(tame, words[i]);
+    if (found)
+        return tame;
+    free(tame);
+    return NULL;
+}
+
+/* "iptables-nft -t nat -A CHAIN rest" becomes a replacement of that line, where it stands. */
+static void snat_replace_iptables(struct finding *finding, const struct fw_chain *chain,
+                                  const struct fw_rule *rule, const char *tame)
+{
+    const char *at = strstr(tame, " -A "), *rest = at ? strchr(at + 4, ' ') : NULL;
+    if (rest && strcspn(tame, "'\\$`;&|<>()*?#~\n") == strlen(tame))
+        finding_run(finding, "%.*s -R %.*s %zu%s", (int)(at - tame), tame, (int)(rest - at - 4),
+                    at + 4, (size_t)(rule - chain->rule) + 1, rest);
+}
+
+static void snat_replace_nft(struct finding *finding, const struct fw_chain *chain,
+                             const struct fw_rule *rule, const char *tame)
+{
+    const char *text = strstr(tame, ": ");
+    char *table = fact_quoted(chain->table), *name = fact_quoted(chain->name);
+    char *quoted = fact_quoted(text ? text + 2 : "");
+    if (text)
+        finding_run(finding, "nft replace rule %s %s %s handle %lld %s", chain->table_family, table,
+                    name, (long long)rule->handle, quoted);
+    free(quoted);
+    free(name);
+    free(table);
+}
+
+/* Who made the rule has nothing to turn off, or is not known: so the rule itself. */
+static void snat_replace(struct finding *finding, const struct fw_chain *chain,
+                         const struct fw_rule *rule, const char *line)
+{
+    char *tame = snat_tame(line);
+    if (tame && chain->backend == FW_NFT)
+        snat_replace_nft(finding, chain, rule, tame);
+    else if (tame)
+        snat_replace_iptables(finding, chain, rule, tame);
+    finding_mend(finding,
+                 "take \"%s\" out of the rule: here, and where whoever made it has it from",
+                 chain->backend == FW_NFT ? (rule->random_fully ? "fully-random" : "random")
+                                          : (rule->random_fully ? "--random-fully" : "--random"));
+    free(tame);
+}
+
+static void snat_mend(struct snat *snat, struct finding *finding, const struct walk *walk,
+                      const struct fw_chain *chain, const struct fw_rule *rule)
+{
+    const struct component *who = snat_component(chain, rule);
     char *line = fw_rule_text(snat->facts, chain, rule);
     finding_line(finding, "%s", line);
-    free(line);
-    if (who && who->mend)
+    if (who && who->mend) {
         finding_mend(finding, "%s", who->mend);
-    else
-        finding_mend(finding, "our own rule ahead of it: [snat] mode = keep in the configuration, "
-                              "then fixport-setup --role node apply");
+    } else if (snat_keeps(snat->facts, walk->base)) {
+        finding_mend(finding, "our own rule ahead of it");
+        finding_apply(finding, snat->facts);
+    } else {
+        snat_replace(finding, chain, rule, line);
+    }
+    free(line);
 }
 
 static const char *snat_how(const struct fw_rule *rule)
@@ -131,7 +221,7 @@ static void snat_random(struct snat *snat, const struct walk *walk, const struct
                                "the firewall has no rule for the new one"
                              : "only what carries the rule's mark is concerned: connections to "
                                "services and NodePorts, not those of pods to hosts");
-    snat_mend(snat, finding, chain, rule, who);
+    snat_mend(snat, finding, walk, chain, rule);
 }
 
 /* --to-ports LO-HI: a port outside is moved into it. */
@@ -150,10 +240,11 @@ static void snat_confined(struct snat *snat, const struct walk *walk, const stru
     char *line = fw_rule_text(snat->facts, chain, rule);
     finding_line(finding, "%s", line);
     free(line);
-    finding_mend(finding,
-                 "[pool] ports = %u-%u (Calico: FelixConfiguration natPortRange), or "
-                 "[snat] mode = keep",
+    finding_mend(finding, "%s[pool] ports = %u-%u (Calico: FelixConfiguration natPortRange)",
+                 snat_keeps(snat->facts, walk->base) ? "our own rule ahead of it, or " : "",
                  rule->nat_ports.lo, rule->nat_ports.hi);
+    if (snat_keeps(snat->facts, walk->base))
+        finding_apply(finding, snat->facts);
 }
 
 static bool snat_inside(const struct portset *set, const struct portrange *range)

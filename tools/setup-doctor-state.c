@@ -16,6 +16,11 @@
 #define FIXPORT_LIBDIR "/usr/local/lib"
 #endif
 
+#ifndef FIXPORT_DOCDIR
+#define FIXPORT_DOCDIR "/usr/local/share/doc/fixport"
+#endif
+
+#define EXAMPLE FIXPORT_DOCDIR "/fixport.conf"
 #define LIBRARY FIXPORT_LIBDIR "/libfixport.so"
 #define NEARLY_FULL 90 /* per cent */
 #define MANIFEST_BYTES (1 << 20)
@@ -26,6 +31,8 @@
 /* A host without ports of its own needs none. */
 static bool pool_is_needed(const struct facts *facts)
 {
+    if (!facts->has_site)
+        return false; /* nobody said where it would be */
     return facts->roles & ROLE_NODE || (facts->roles & ROLE_HOST && facts->site.host_ports.count);
 }
 
@@ -41,11 +48,17 @@ static void pool_unusable(const struct facts *facts, struct findings *findings, 
     finding_line(finding, "%s: %s", facts->pool_path, why);
     finding_why(finding,
                 "without it the shim fails connections, or lets them go out from any port");
-    if (missing)
-        finding_mend(finding, "fixport-setup apply (or: fixport-pool create -c CONFIG)");
-    else
-        finding_mend(finding, "fixport-pool remove --force --pool %s && fixport-setup apply",
-                     facts->pool_path);
+    if (!missing) {
+        char *path = fact_quoted(facts->pool_path);
+        finding_mend(finding, "who has connections through it is not known any more: programs that "
+                              "run with the shim are to be started again");
+        finding_run(finding, "mv -f %s %s.unusable", path, path);
+        free(path);
+    }
+    if (facts->has_site)
+        finding_apply(finding, facts);
+    else if (missing)
+        finding_mend(finding, "fixport-pool create makes it");
 }
 
 static void pool_mode(const struct facts *facts, struct findings *findings)
@@ -67,7 +80,11 @@ static void pool_mode(const struct facts *facts, struct findings *findings)
                  (unsigned)(st.st_mode & 07777), (unsigned)st.st_gid);
     finding_why(finding, "a program that may not write the pool gets no port from it; one that "
                          "should not may take all");
-    finding_mend(finding, "chmod %04o %s", (unsigned)options->mode, facts->pool_path);
+    char *path = fact_quoted(facts->pool_path);
+    if (options->group != (gid_t)-1)
+        finding_run(finding, "chgrp %u %s", (unsigned)options->group, path);
+    finding_run(finding, "chmod %04o %s", (unsigned)options->mode, path);
+    free(path);
 }
 
 static void pool_outdated(const struct facts *facts, struct findings *findings,
@@ -84,7 +101,7 @@ static void pool_outdated(const struct facts *facts, struct findings *findings,
                                           fact_set(&now), fact_set(&ports->set));
     finding_line(finding, "%s: ports %s", facts->pool_path, fact_set(&now));
     finding_why(finding, "connections leave from ports for which the firewall has no rule");
-    finding_mend(finding, "fixport-setup apply");
+    finding_apply(finding, facts);
 }
 
 /* Per destination: what counts is a rule's busiest one. */
@@ -184,7 +201,8 @@ void check_timestamps(struct facts *facts, struct findings *findings)
     finding_line(finding, "net.ipv4.tcp_timestamps = 0");
     finding_why(finding, "without them a port cannot be used again towards the same destination "
                          "for a minute: many short connections run out of ports");
-    finding_mend(finding, "sysctl -w net.ipv4.tcp_timestamps=1 (and in /etc/sysctl.d)");
+    finding_mend(finding, FACT_LASTING);
+    finding_run(finding, "sysctl -w net.ipv4.tcp_timestamps=1");
 }
 
 static void conntrack_full(struct findings *findings)
@@ -201,8 +219,8 @@ static void conntrack_full(struct findings *findings)
     finding_line(finding, "net.netfilter.nf_conntrack_count = %ld, nf_conntrack_max = %ld", count,
                  max);
     finding_why(finding, "when the table is full, new connections are dropped");
-    finding_mend(finding, "sysctl -w net.netfilter.nf_conntrack_max=%ld (and in /etc/sysctl.d)",
-                 2 * max);
+    finding_mend(finding, FACT_LASTING);
+    finding_run(finding, "sysctl -w net.netfilter.nf_conntrack_max=%ld", 2 * max);
 }
 
 void check_conntrack(struct facts *facts, struct findings *findings)
@@ -216,8 +234,8 @@ void check_conntrack(struct facts *facts, struct findings *findings)
     finding_line(finding, "net.netfilter.nf_conntrack_tcp_loose = 0");
     finding_why(finding, "connections that are there when the rules are loaded, or after a restart "
                          "of this gateway, are rejected");
-    finding_mend(finding, "sysctl -w net.netfilter.nf_conntrack_tcp_loose=1, or [gateway] stateful "
-                          "= no");
+    finding_mend(finding, "this, or [gateway] stateful = no; " FACT_LASTING);
+    finding_run(finding, "sysctl -w net.netfilter.nf_conntrack_tcp_loose=1");
 }
 
 /* ---- the journal ---- */
@@ -234,16 +252,20 @@ static void journal_phase(const struct facts *facts, struct findings *findings)
             finding_add(findings, "unconfirmed", SEVERITY_INFO,
                         "an apply waits to be confirmed until %s", text_when(journal->deadline));
         finding_why(finding, "then everything is rolled back");
-        finding_mend(finding, "fixport-setup confirm");
+        finding_run(finding, "%s confirm", facts->setup_root);
     } else {
         finding = finding_add(findings, "interrupted", SEVERITY_ERROR, "%s was interrupted",
                               journal->phase == JOURNAL_UNDOING ? "undo"
                               : late ? "rolling back an apply that nobody confirmed"
                                      : "apply");
         finding_why(finding, "some of it is done and some is not");
-        finding_mend(finding, journal->phase == JOURNAL_UNDOING
-                                  ? "fixport-setup undo"
-                                  : "fixport-setup apply, or fixport-setup undo");
+        bool undoing = journal->phase == JOURNAL_UNDOING;
+        finding_mend(finding, undoing ? "undo goes on where it was"
+                                      : "apply goes on; undo goes back to what was before");
+        if (undoing)
+            finding_run(finding, "%s undo", facts->setup_root);
+        else
+            finding_apply(finding, facts);
     }
     finding_line(finding, "%s of %s", setup_path(SETUP_JOURNAL), text_when(journal->when));
 }
@@ -279,8 +301,8 @@ static void journal_drift(const struct facts *facts, struct findings *findings)
                         "%s not as apply has left them", text_count(count, "thing"));
         finding_line(finding, "%s", list);
         finding_why(finding, "somebody else has changed them, and the setup counts on them");
-        finding_mend(finding,
-                     "fixport-setup status shows how, fixport-setup apply sets them again");
+        finding_mend(finding, "fixport-setup status shows how; apply sets them again");
+        finding_apply(finding, facts);
     }
     free(list);
 }
@@ -301,6 +323,23 @@ void check_journal(struct facts *facts, struct findings *findings)
     }
 }
 
+/* What can be found without one is found: nothing is judged by defaults that nobody chose. */
+void check_configuration(struct facts *facts, struct findings *findings)
+{
+    if (facts->has_site)
+        return;
+    struct finding *finding =
+        finding_add(findings, "no-configuration", SEVERITY_INFO, "there is no configuration");
+    finding_line(finding, "%s: %s", facts->config, strerror(ENOENT));
+    finding_why(finding,
+                "what pods, hosts and ports are meant is not known: only what concerns any "
+                "machine was looked at");
+    finding_mend(finding,
+                 "copy " EXAMPLE " to %s and write the site into it, or name another file "
+                 "by --config",
+                 facts->config);
+}
+
 void check_wanted(struct facts *facts, struct findings *findings)
 {
     if (facts->roles & ROLE_UNKNOWN) {
@@ -317,12 +356,13 @@ void check_wanted(struct facts *facts, struct findings *findings)
         finding_line(finding, "%s", facts->wanted_error.text);
         finding_why(finding,
                     "what the configuration asks for cannot work on this machine as it is");
-        finding_mend(finding, "mend what the line says, then: fixport-setup plan");
+        finding_mend(finding, "mend what the line says, then: %s plan", facts->setup);
     } else if (!facts->has_journal && geteuid() == 0) {
         struct finding *finding = finding_add(findings, "not-applied", SEVERITY_INFO,
                                               "nothing has been applied on this machine yet");
         finding_why(finding, "findings about what is missing may go away with it");
-        finding_mend(finding, "fixport-setup apply");
+        finding_mend(finding, "%s plan shows what apply would do", facts->setup);
+        finding_apply(finding, facts);
     }
 }
 
@@ -360,7 +400,14 @@ static void manifest_twins(struct findings *findings, const char *path)
         finding_line(finding, "%s/%s", folder, entry->d_name);
         finding_why(finding, "the kubelet reads every file there, whatever its ending, and an old "
                              "copy may win");
-        finding_mend(finding, "mv %s/%s /root/", folder, entry->d_name);
+        char *from = text_format("%s/%s", folder, entry->d_name);
+        char *to = text_format("%s/../not-a-manifest.%s", folder, entry->d_name);
+        char *from_word = fact_quoted(from), *to_word = fact_quoted(to);
+        finding_run(finding, "mv -n %s %s", from_word, to_word);
+        free(from_word);
+        free(to_word);
+        free(from);
+        free(to);
     }
     if (dir)
         closedir(dir);
@@ -385,9 +432,9 @@ static void manifest_range(const struct facts *facts, struct findings *findings)
                      state ? "=" : " is missing", state ? state : "");
         finding_why(finding, "services get ports for which the firewall has no rule; \"kubeadm "
                              "upgrade\" takes back what was written into the manifest by hand");
-        finding_mend(finding,
-                     "fixport-setup apply, and the extraArgs that it prints into kubeadm's "
-                     "configuration");
+        finding_mend(finding, "the extraArgs that apply prints belong into kubeadm's "
+                              "configuration, too");
+        finding_apply(finding, facts);
     }
     free(state);
 }

@@ -256,6 +256,7 @@ static enum walk_end walk_rules(struct walk *walk, const struct fw_chain *chain,
 enum walk_end walk_chain(struct walk *walk, const struct fw_chain *chain)
 {
     walk->budget = WALK_BUDGET;
+    walk->base = chain;
     return walk_rules(walk, chain, walk->undecided ? MAYBE : YES, 0);
 }
 

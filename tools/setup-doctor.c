@@ -10,7 +10,11 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
+
+#define INDENT 15 /* where the text of a field begins */
+#define NARROW 60 /* columns; a terminal with less is not broken for */
 
 #define ANYWHERE (~0u) /* also where nobody said what the machine is */
 #define ROUTERS (ROLE_GATEWAY | ROLE_NODE)
@@ -22,7 +26,10 @@ static const struct check {
     bool needs_site;
 } checks[] = {
     {check_journal, ANYWHERE, false},
+    {check_configuration, ANYWHERE, false},
     {check_wanted, ANYWHERE, true},
+    {check_unit, ANYWHERE, false},
+    {check_networkd, ANYWHERE, false},
     {check_snat, ROUTERS | ROLE_HOST | ROLE_UNKNOWN, false},
     {check_cilium, ROLE_NODE | ROLE_UNKNOWN, false},
     {check_low_ports, ANYWHERE, false},
@@ -32,7 +39,7 @@ static const struct check {
     {check_manifest, ROLE_CONTROL_PLANE, false},
     {check_routes, ANYWHERE & ~ROLE_UNKNOWN, true},
     {check_neighbours, ANYWHERE & ~ROLE_UNKNOWN, true},
-    {check_rp_filter, ANYWHERE & ~ROLE_UNKNOWN, true},
+    {check_rp_filter, ANYWHERE, false},
     {check_forwarding, ROUTERS, false},
     {check_redirects, ROUTERS | ROLE_HOST, true},
     {check_jump, ANYWHERE, false},
@@ -40,7 +47,7 @@ static const struct check {
     {check_input, ROLE_HOST, true},
     {check_backends, ANYWHERE, false},
     {check_firewalld, ANYWHERE, false},
-    {check_docker, ROUTERS, false},
+    {check_docker, ROUTERS | ROLE_UNKNOWN, false},
     {check_pool, PORT_USERS | ROLE_UNKNOWN, false},
     {check_library, PORT_USERS, false},
     {check_kernel, PORT_USERS | ROLE_UNKNOWN, false},
@@ -93,21 +100,40 @@ void finding_line(struct finding *finding, const char *format, ...)
     va_end(args);
 }
 
+void finding_run(struct finding *finding, const char *format, ...)
+{
+    va_list args;
+    char *command = NULL;
+    va_start(args, format);
+    finding_text(&command, format, args);
+    va_end(args);
+    finding->run = state_grow(finding->run, (finding->runs + 1) * sizeof(*finding->run));
+    finding->run[finding->runs++] = command;
+}
+
+void finding_apply(struct finding *finding, const struct facts *facts)
+{
+    finding_run(finding, "%s apply", facts->setup);
+}
+
 static void findings_free(struct findings *findings)
 {
     for (size_t i = 0; i < findings->count; i++) {
         free(findings->item[i].what);
         free(findings->item[i].mend);
         free(findings->item[i].line);
+        for (size_t j = 0; j < findings->item[i].runs; j++)
+            free(findings->item[i].run[j]);
+        free(findings->item[i].run);
     }
     free(findings->item);
 }
 
-static size_t findings_count(const struct findings *findings, bool infos)
+static size_t findings_count(const struct findings *findings, enum severity severity)
 {
     size_t count = 0;
     for (size_t i = 0; i < findings->count; i++)
-        count += (findings->item[i].severity == SEVERITY_INFO) == infos;
+        count += findings->item[i].severity == severity;
     return count;
 }
 
@@ -127,40 +153,119 @@ static const char *severity_name(enum severity severity)
     return severity == SEVERITY_ERROR ? "error" : severity == SEVERITY_WARNING ? "warning" : "info";
 }
 
-/* Rules' texts are long: they are shown whole, cleaned. */
-static void print_field(const char *name, const char *text)
+/* How this terminal shows things; zeros: it is none. */
+struct look {
+    bool colour;
+    size_t columns;
+};
+
+static struct look look_at_terminal(void)
+{
+    const char *term = getenv("TERM"), *no_colour = getenv("NO_COLOR");
+    struct winsize size = {0};
+    struct look look = {0};
+    if (!isatty(STDOUT_FILENO))
+        return look;
+    look.colour = term && strcmp(term, "dumb") != 0 && !(no_colour && *no_colour);
+    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col >= NARROW)
+        look.columns = size.ws_col;
+    return look;
+}
+
+static void print_colour(const struct look *look, const char *code, const char *text)
+{
+    if (look->colour)
+        printf("\033[%sm%s\033[0m", code, text);
+    else
+        fputs(text, stdout);
+}
+
+/* Our own sentences are broken between words where the terminal ends. */
+static void print_broken(const char *text, size_t columns)
+{
+    size_t at = INDENT;
+    while (*text) {
+        size_t length = strcspn(text, " ");
+        if (columns && at > INDENT && at + 1 + length > columns) {
+            printf("\n%*s", INDENT, "");
+            at = INDENT;
+        } else if (at > INDENT) {
+            putchar(' ');
+            at++;
+        }
+        printf("%.*s", (int)length, text);
+        at += length;
+        text += length;
+        text += *text == ' ';
+    }
+}
+
+/* Lines and commands are other people's, or for them to copy: whole, however long they are. */
+static void print_field(const struct look *look, const char *name, const char *text, bool whole)
 {
     size_t size = text ? strlen(text) + 1 : 0;
     if (!size || !*text)
         return;
     char *clean = state_grow(NULL, size);
-    printf("         %-5s %s\n", name, say_clean(text, size, say_utf8(), clean, size));
+    printf("         ");
+    print_colour(look, "2", name);
+    printf("%*s", INDENT - 9 - (int)strlen(name), "");
+    print_broken(say_clean(text, size, say_utf8(), clean, size), whole ? 0 : look->columns);
+    putchar('\n');
     free(clean);
 }
 
-static void print_finding(const struct finding *finding)
+static void print_finding(const struct look *look, const struct finding *finding)
 {
+    static const char *const colours[] = {"36", "33;1", "31;1"};
+    const char *name = severity_name(finding->severity);
     size_t size = strlen(finding->what) + 1;
     char *clean = state_grow(NULL, size);
     say_clean(finding->what, size, say_utf8(), clean, size);
-    printf("%-8s %s  [%s]\n", severity_name(finding->severity), clean, finding->id);
+    print_colour(look, colours[finding->severity], name);
+    printf("%*s", 9 - (int)strlen(name), "");
+    print_colour(look, "1", clean);
+    printf("  [%s]\n", finding->id);
     free(clean);
-    print_field("line:", finding->line);
-    print_field("why:", finding->why);
-    print_field("mend:", finding->mend);
+    print_field(look, "line:", finding->line, true);
+    print_field(look, "why:", finding->why, false);
+    print_field(look, "mend:", finding->mend, false);
+    for (size_t i = 0; i < finding->runs; i++)
+        print_field(look, "run:", finding->run[i], true);
+}
+
+/* "3 findings: 2 errors, 1 warning; 1 note", in one of the severity's colours. */
+static void print_summary(const struct look *look, const struct findings *findings)
+{
+    size_t errors = findings_count(findings, SEVERITY_ERROR);
+    size_t warnings = findings_count(findings, SEVERITY_WARNING);
+    size_t notes = findings_count(findings, SEVERITY_INFO);
+    char *text = text_format("%s", text_count(errors + warnings, "finding")), *more;
+    if (errors + warnings) {
+        more = text_format("%s: %s%s%s", text, errors ? text_count(errors, "error") : "",
+                           errors && warnings ? ", " : "",
+                           warnings ? text_count(warnings, "warning") : "");
+        free(text);
+        text = more;
+    }
+    if (notes) {
+        more = text_format("%s; %s", text, text_count(notes, "note"));
+        free(text);
+        text = more;
+    }
+    print_colour(look, errors ? "31;1" : warnings ? "33;1" : "32", text);
+    putchar('\n');
+    free(text);
 }
 
 static void print_findings(const struct findings *findings)
 {
-    size_t notes = findings_count(findings, true);
+    struct look look = look_at_terminal();
     for (size_t i = 0; i < findings->count; i++)
-        print_finding(&findings->item[i]);
+        print_finding(&look, &findings->item[i]);
     if (findings->count)
         putchar('\n');
-    printf("%s", text_count(findings_count(findings, false), "finding"));
-    if (notes)
-        printf(", %s", text_count(notes, "note"));
-    putchar('\n');
+    print_summary(&look, findings);
 }
 
 /* Cleaned too: JSON is valid UTF-8, and what reads it may print it. */
@@ -175,6 +280,28 @@ static json_t *finding_string(const char *text)
     return string;
 }
 
+static json_t *finding_commands(const struct finding *finding)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < finding->runs; i++)
+        json_array_append_new(list, finding_string(finding->run[i]));
+    return list;
+}
+
+/* For who reads one text only. */
+static json_t *finding_mend_json(const struct finding *finding)
+{
+    char *text = state_copy(finding->mend ? finding->mend : "");
+    for (size_t i = 0; !finding->mend && i < finding->runs; i++) {
+        char *longer = text_format("%s%s%s", text, i ? " && " : "", finding->run[i]);
+        free(text);
+        text = longer;
+    }
+    json_t *string = finding_string(text);
+    free(text);
+    return string;
+}
+
 static json_t *finding_json(const struct finding *finding)
 {
     json_t *object = json_object();
@@ -182,7 +309,8 @@ static json_t *finding_json(const struct finding *finding)
     json_object_set_new(object, "severity", finding_string(severity_name(finding->severity)));
     json_object_set_new(object, "what", finding_string(finding->what));
     json_object_set_new(object, "why", finding_string(finding->why));
-    json_object_set_new(object, "mend", finding_string(finding->mend));
+    json_object_set_new(object, "mend", finding_mend_json(finding));
+    json_object_set_new(object, "run", finding_commands(finding));
     json_object_set_new(object, "line", finding_string(finding->line));
     return object;
 }
@@ -223,7 +351,7 @@ int setup_doctor(const struct setup_options *options)
         print_json(&findings);
     else
         print_findings(&findings);
-    bool found = findings_count(&findings, false) > 0;
+    bool found = findings_count(&findings, SEVERITY_INFO) < findings.count;
     findings_free(&findings);
     facts_free(&facts);
     return found ? SETUP_CHANGES : SETUP_OK;

@@ -39,7 +39,9 @@ struct finding {
     enum severity severity;
     char *what;
     const char *why;
-    char *mend; /* a command or a line of a configuration */
+    char *mend; /* what to do, for people: whose configuration, which line; NULL: .run says it */
+    char **run; /* commands for a shell which, one after the other, make the finding go away */
+    size_t runs;
     char *line; /* where it was seen, word for word; may be NULL */
     size_t order; /* in which it was found */
 };
@@ -56,9 +58,25 @@ struct finding *finding_add(struct findings *findings, const char *id, enum seve
 /** finding_why - why it matters: a constant. */
 void finding_why(struct finding *finding, const char *why);
 
-/** finding_mend - what mends it. */
+/**
+ * finding_mend - what mends it, as a sentence: what no command can do, or what is to be known about
+ * those of finding_run().
+ */
 void finding_mend(struct finding *finding, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
+
+struct facts;
+
+/**
+ * finding_run - append a command for a POSIX shell, run as root. Promise: when all of them have
+ * been run, in order, the finding is not made again; tests do just that with each. What may have
+ * any other character than a name has, goes through fact_quoted() before.
+ */
+void finding_run(struct finding *finding, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/** finding_apply - append "fixport-setup ... apply" with the options that this doctor has. */
+void finding_apply(struct finding *finding, const struct facts *facts);
 
 /** finding_line - the line that was seen. */
 void finding_line(struct finding *finding, const char *format, ...)
@@ -230,6 +248,7 @@ struct walk {
     const struct flow *flow;
     walk_hit *hit; /* for accept, drop and SNAT */
     void *arg;
+    const struct fw_chain *base; /* the base chain in hand */
     bool undecided; /* a verdict may have ended it before: what follows is MAYBE */
     bool mapped; /* an address translation is certain: no other chain is asked for one */
     unsigned budget; /* rules that may still be looked at */
@@ -258,7 +277,8 @@ struct fact_route {
     char gateway[64]; /* empty: on the link */
     char dev[IFNAMSIZ];
     bool local;
-    char *line; /* JSON as ip printed it, or what it complained */
+    char table[64]; /* empty: main, or not known */
+    char *line; /* as ip prints it for people, or what it complained */
 };
 
 /* A set of source ports that this machine's programs or pods use. */
@@ -270,6 +290,9 @@ struct fact_ports {
 #define ROLE_UNKNOWN (1u << 8) /* nobody said what this machine is */
 
 struct facts {
+    char *setup; /* "fixport-setup --role node": how to call it with this doctor's options */
+    char *setup_root; /* the same for what takes neither configuration nor roles: undo, confirm */
+    char *config; /* where the configuration is, or would be */
     bool has_site;
     struct site site; /* zeros without */
     unsigned roles; /* enum site_role, or ROLE_UNKNOWN */
@@ -315,6 +338,9 @@ long fact_number(const char *name, long otherwise);
 /** fact_setting - the name of an interface's setting; in a buffer as fact_address(). */
 const char *fact_setting(int family, const char *dev, const char *key);
 
+/* What a sentence beside "sysctl -w" has to say. */
+#define FACT_LASTING "to last over a reboot, the setting belongs into a file of /etc/sysctl.d, too"
+
 /** fact_conf - net.ipvN.conf.DEV.KEY; @otherwise if it is not there. @family 4 or 6. */
 long fact_conf(int family, const char *dev, const char *key, long otherwise);
 
@@ -329,6 +355,9 @@ const struct fact_route *fact_route(struct facts *facts, const uint8_t addr[16],
 /** fact_device - the interface to @block; empty: none. Valid until the next question. */
 const char *fact_device(struct facts *facts, const struct block *block);
 
+/** fact_goes_by - whether one of the routes that the roles want leads to interface @dev. */
+bool fact_goes_by(struct facts *facts, const char *dev);
+
 /** fact_single - a block of one address. */
 struct block fact_single(const uint8_t addr[16]);
 
@@ -340,6 +369,9 @@ const char *fact_address(const uint8_t addr[16]);
 
 /** fact_block - @block as text, likewise. */
 const char *fact_block(const struct block *block);
+
+/** fact_quoted - @text as one word for a POSIX shell; malloc'd. */
+char *fact_quoted(const char *text);
 
 /** fact_set - @set as text, likewise. */
 const char *fact_set(const struct portset *set);
@@ -380,6 +412,7 @@ check_run check_routes, check_neighbours, check_rp_filter, check_forwarding,
 check_run check_ephemeral, check_node_ports, check_listening, check_cilium,
     check_low_ports; /* setup-doctor-ports.c */
 check_run check_pool, check_library, check_kernel, check_timestamps, check_conntrack, check_journal,
-    check_wanted, check_manifest; /* setup-doctor-state.c */
+    check_wanted, check_configuration, check_manifest; /* setup-doctor-state.c */
+check_run check_unit, check_networkd;                  /* setup-doctor-boot.c */
 
 #endif
