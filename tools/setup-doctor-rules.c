@@ -145,7 +145,8 @@ int fw_address_text(struct fw_addresses *match, const char *text)
     if (!family)
         return -1;
     if (text[length] == '-') {
-        if (address_parse(text + length + 1, strlen(text + length + 1), hi) != family)
+        if (address_parse(text + length + 1, strlen(text + length + 1), hi) != family ||
+            memcmp(lo, hi, 16) > 0)
             return -1;
     } else {
         int prefix = text[length] ? fw_prefix(text + length + 1, family) : 128;
@@ -236,8 +237,10 @@ static bool take_range(const char *text, struct portrange *range)
         if (end == text)
             return false;
     }
+    if ((*end && *end != ',') || lo > hi || hi > 65535)
+        return false;
     *range = (struct portrange){.lo = (uint16_t)lo, .hi = (uint16_t)hi};
-    return (!*end || *end == ',') && lo <= hi && hi <= 65535;
+    return true;
 }
 
 static void take_ports(struct fw_rule *rule, struct fw_ports *match, const struct option *option)

@@ -180,7 +180,7 @@ static void print_colour(const struct look *look, const char *code, const char *
         fputs(text, stdout);
 }
 
-/* Our own sentences are broken between words where the terminal ends. */
+/* A sentence is broken between words where the terminal ends. */
 static void print_broken(const char *text, size_t columns)
 {
     size_t at = INDENT;
@@ -229,7 +229,7 @@ static void print_finding(const struct look *look, const struct finding *finding
     free(clean);
     print_field(look, "line:", finding->line, true);
     print_field(look, "why:", finding->why, false);
-    print_field(look, "mend:", finding->mend, false);
+    print_field(look, "mend:", finding->mend, true);
     for (size_t i = 0; i < finding->runs; i++)
         print_field(look, "run:", finding->run[i], true);
 }
