@@ -55,6 +55,7 @@ enum word_state {
     WORD_USED = 1, /* the holder has a socket there, or is about to; when: taken */
     WORD_LETGO = 2, /* the holder's still, but probably closed (a hint); when: of the hint */
     WORD_RESTING = 3, /* in quarantine since when; the last holder may have it at once */
+    WORD_CLOSING = 4, /* as LETGO, but the kernel, asked then, said that it is not over */
 };
 
 #define WORD_WHEN_MASK ((1ull << 48) - 1)
@@ -132,9 +133,11 @@ struct pool_lane {
     struct dest dest; /* untrusted; belongs to the key once its hash agrees */
     uint8_t reserved[2];
     _Atomic uint32_t released; /* counts words let go: a futex for POLICY_WAIT */
-    _Atomic uint32_t waiting; /* 1: somebody may wait on it */
+    _Atomic uint32_t waiting; /* a bit for each holder (slot + 1, modulo 32) that may wait */
     _Atomic uint32_t hand; /* counts searches: see lease.c */
-    uint8_t reserved2[32];
+    uint8_t reserved2[8];
+    _Atomic uint64_t kept; /* CLOCK_MONOTONIC ms: the kernel refused to reuse a TIME_WAIT */
+    uint8_t reserved3[16];
 };
 
 _Static_assert(sizeof(struct dest) == 18, "dest is part of the format");

@@ -13,7 +13,8 @@
  *
  *        take                  close() seen, or            not in the kernel's
  *   FREE ------> USED(h) ----- not in a dump -----> LETGO(h) --- next dump --> RESTING(h)
- *    ^            ^  ^                                |                        |     |
+ *    ^            ^  ^                                |  ^ refused v           |     |
+ *    |            |  |                                | CLOSING(h)             |     |
  *    |            |  +---- take by h (kernel decides) +------------------------+     |
  *    |            +------- take by anyone, the quarantine being over ----------------+
  *    +-- (zeros)                    holder died: any state of h --> RESTING(nobody)
@@ -31,8 +32,8 @@
  * after the quarantine anybody's. Two steps, because a thread may sit between taking a word and
  * connecting: it makes its socket visible, then looks at its word again (lease_confirm); the
  * reconciler marks the word, then looks at the sockets. Whatever the order, one sees the other. (A
- * socket that is closing, or in TIME_WAIT, makes its word LETGO; a live one makes it USED.) A
- * confirming thread whose word has become LETGO or RESTING takes it back; if it has passed to
+ * TIME_WAIT makes its word LETGO, a socket that is closing CLOSING, a live one USED.) A confirming
+ * thread whose word has become LETGO or RESTING takes it back; if it has passed to
  * another holder, the connection is undone. Only processes inside a namespace can ask its kernel
  * table, so only they return its words (or its death does: holder.h). One that finds no port says
  * so in the pool's header; the processes of other namespaces see that when they next connect, and
@@ -51,8 +52,16 @@
  * (RFC 6056, 3.3.3: an offset that depends on the destination, and a counter), and neighbouring
  * ports are neighbours in the kernel's tables too, which makes them some us cheaper than random
  * ones. Ports that this namespace let go of a short while ago are tried as well; the kernel may
- * refuse them (FIN_WAIT: the peer has not closed yet), so one connect tries a few of them only.
- * Last, in lanes that several destinations share, ports that this namespace uses towards another.
+ * refuse them (FIN_WAIT: the peer has not closed yet), so one connect tries a few of them only, and
+ * marks them CLOSING: the hand passes them over from then on, until a dump shows them in TIME_WAIT
+ * or gone, or until nothing else is left, when a few are tried once more. Last, in lanes that
+ * several destinations share, ports that this namespace uses towards another.
+ *
+ * Fairness. A namespace that opens and closes all the time goes round the whole range, and what it
+ * let go of is its own until it has rested. While another namespace finds no port (the header says
+ * so) it leaves what rests alone as long as it has other ports, and begins at the same port each
+ * time instead of going round: one connection at a time then keeps one port, and the others come
+ * to rest.
  *
  * Everything in a word is hostile: a state or holder that makes no sense is simply not taken.
  */
@@ -69,9 +78,23 @@
 #define SUSPECT_MS 1000 /* a connect that takes longer to begin may be marked, see above */
 #define RECONCILE_MS 100 /* at most so often for a namespace: it costs ms */
 #define GIVE_BACK_MS 1000 /* the same on somebody else's behalf */
-#define RECENT_TRIES 64 /* attempts on ports let go a short while ago, in one connect */
+#define RECENT_TRIES 64 /* attempts on ports let go a short while ago, in one pass */
+#define WANTED_MS 2000 /* beyond the quarantine: a namespace that finds no port is heard so long */
+#define KEPT_MS 1000 /* no TIME_WAIT is tried for so long after the kernel has refused one */
 
-enum { PASS_HAND, PASS_SHARED, PASS_END };
+enum { PASS_HAND, PASS_RESTING, PASS_CLOSING, PASS_SHARED, PASS_END };
+
+/* How long ago; a time that has not come yet (another boot, another time namespace) is long ago. */
+static uint64_t age(uint64_t now, uint64_t when)
+{
+    return when > now + 1000 ? UINT64_MAX : when > now ? 0 : now - when;
+}
+
+static bool is_wanted(const struct pool *pool, uint32_t quarantine, uint64_t now)
+{
+    uint64_t wanted = atomic_load_explicit(&pool->header->wanted, memory_order_relaxed);
+    return wanted && age(now, wanted) < (uint64_t)quarantine + WANTED_MS;
+}
 
 /* The lane's next turn of the hand: each search has its own, so that threads do not meet. */
 static uint32_t hand_turn(const struct pool *pool, uint32_t lane, uint32_t size)
@@ -81,53 +104,72 @@ static uint32_t hand_turn(const struct pool *pool, uint32_t lane, uint32_t size)
     return size ? (uint32_t)((turn + (secret >> 32)) % size) : 0;
 }
 
+/* Where a namespace begins instead, while another finds no port: its own first ones are enough. */
+static uint32_t home(uint32_t slot, uint32_t size)
+{
+    return size ? (uint32_t)((slot + 1) * 0x9e3779b1ull % size) : 0;
+}
+
 void lease_search_begin(struct lease_search *search, const struct pool *pool,
                         const struct policy_verdict *verdict, uint32_t slot, uint32_t lane,
                         uint64_t now)
 {
     uint32_t size = portset_size(&verdict->ports);
+    bool wanted = is_wanted(pool, verdict->quarantine_ms, now);
     *search = (struct lease_search){.pool = pool,
                                     .ports = &verdict->ports,
                                     .now = now,
                                     .quarantine = verdict->quarantine_ms,
+                                    .wanted = wanted,
                                     .holder = slot + 1,
                                     .lane = lane,
                                     .size = size,
-                                    .start = hand_turn(pool, lane, size)};
+                                    .start = wanted ? home(slot, size)
+                                                    : hand_turn(pool, lane, size)};
 }
 
-/* How long ago; a time that has not come yet (another boot, another time namespace) is long ago. */
-static uint64_t age(uint64_t now, uint64_t when)
+static bool word_is_own(const struct lease_search *search, uint64_t word, enum word_state state)
 {
-    return when > now + 1000 ? UINT64_MAX : when > now ? 0 : now - when;
+    return word_holder(word) == search->holder && word_state(word) == state;
+}
+
+static bool word_has_rested(const struct lease_search *search, uint64_t word)
+{
+    return word_state(word) == WORD_RESTING &&
+           age(search->now, word_when(word)) >= search->quarantine;
 }
 
 /* Whether nobody of this namespace can be there, and nobody else may mind. */
 static bool word_fresh(const struct lease_search *search, uint64_t word)
 {
-    bool own = word_holder(word) == search->holder;
-    switch (word_state(word)) {
-    case WORD_FREE:
-        return true;
-    case WORD_LETGO:
-        return own && age(search->now, word_when(word)) >= LINGER_MS;
-    case WORD_RESTING:
-        return own || age(search->now, word_when(word)) >= search->quarantine;
-    default:
-        return false;
-    }
+    return word_state(word) == WORD_FREE || word_is_own(search, word, WORD_RESTING) ||
+           word_has_rested(search, word) ||
+           (word_is_own(search, word, WORD_LETGO) &&
+            age(search->now, word_when(word)) >= LINGER_MS);
 }
 
-static bool word_recent(const struct lease_search *search, uint64_t word)
+/* What the hand takes. */
+static bool word_for_hand(const struct lease_search *search, uint64_t word)
 {
+    if (search->wanted && word_is_own(search, word, WORD_RESTING))
+        return word_has_rested(search, word);
     return word_fresh(search, word) ||
-           (word_state(word) == WORD_LETGO && word_holder(word) == search->holder &&
-            search->recent < RECENT_TRIES);
+           (word_is_own(search, word, WORD_LETGO) && search->recent < RECENT_TRIES);
+}
+
+static bool word_resting(const struct lease_search *search, uint64_t word)
+{
+    return word_is_own(search, word, WORD_RESTING);
+}
+
+static bool word_closing(const struct lease_search *search, uint64_t word)
+{
+    return word_is_own(search, word, WORD_CLOSING) && search->recent < RECENT_TRIES;
 }
 
 static bool word_shared(const struct lease_search *search, uint64_t word)
 {
-    return word_holder(word) == search->holder && word_state(word) == WORD_USED;
+    return word_is_own(search, word, WORD_USED);
 }
 
 static bool word_take(struct lease_search *search, _Atomic uint64_t *at, uint64_t word,
@@ -136,7 +178,7 @@ static bool word_take(struct lease_search *search, _Atomic uint64_t *at, uint64_
     uint64_t taken = word_make(WORD_USED, search->holder, search->now);
     if (!atomic_compare_exchange_strong(at, &word, taken))
         return false;
-    search->recent += word_state(word) == WORD_LETGO;
+    search->recent += word_state(word) == WORD_LETGO || word_state(word) == WORD_CLOSING;
     *lease = (struct lease){.word = taken,
                             .lane = search->lane,
                             .port = port,
@@ -192,8 +234,8 @@ static int scan(struct lease_search *search, word_test test, uint32_t limit, str
 static int scan_by_hand(struct lease_search *search, struct lease *lease)
 {
     uint32_t before = search->step;
-    int result = scan(search, word_recent, search->size, lease);
-    if (result == 0 && search->step > before + 1)
+    int result = scan(search, word_for_hand, search->size, lease);
+    if (result == 0 && !search->wanted && search->step > before + 1)
         atomic_fetch_add_explicit(&search->pool->lane[search->lane].hand, search->step - before - 1,
                                   memory_order_relaxed);
     return result;
@@ -201,11 +243,18 @@ static int scan_by_hand(struct lease_search *search, struct lease *lease)
 
 static int search_pass(struct lease_search *search, struct lease *lease)
 {
-    if (search->pass == PASS_HAND)
+    switch (search->pass) {
+    case PASS_HAND:
         return scan_by_hand(search, lease);
-    if (search->lane < search->pool->lanes - search->pool->lanes_shared)
-        return -EADDRNOTAVAIL;
-    return scan(search, word_shared, search->size, lease);
+    case PASS_RESTING:
+        return search->wanted ? scan(search, word_resting, search->size, lease) : -EADDRNOTAVAIL;
+    case PASS_CLOSING:
+        return scan(search, word_closing, search->size, lease);
+    default:
+        if (search->lane < search->pool->lanes - search->pool->lanes_shared)
+            return -EADDRNOTAVAIL;
+        return scan(search, word_shared, search->size, lease);
+    }
 }
 
 static void count_taken(const struct lease_search *search)
@@ -219,7 +268,7 @@ int lease_search_next(struct lease_search *search, struct lease *lease)
 {
     if (search->size == 0)
         return -EADDRNOTAVAIL;
-    for (; search->pass < PASS_END; search->pass++, search->step = 0) {
+    for (; search->pass < PASS_END; search->pass++, search->step = 0, search->recent = 0) {
         if (search_pass(search, lease) == 0) {
             count_taken(search);
             return 0;
@@ -273,28 +322,67 @@ uint16_t lease_unused_port(const struct pool *pool, const struct pool_any *any, 
     return 0;
 }
 
-void lease_refused(const struct pool *pool, const struct lease *lease, uint64_t now)
+/* Undoes a taking, unless the word has changed since. */
+static void word_set_back(const struct pool *pool, const struct lease *lease, uint64_t word)
 {
-    /* Something of this namespace is there, known to be closing or not known: USED it stays. */
     _Atomic uint64_t *at = pool_word(pool, lease->lane, lease->port);
-    uint64_t word = lease->word;
-    if (at && lease->before == WORD_LETGO)
-        atomic_compare_exchange_strong(at, &word, word_make(WORD_LETGO, word_holder(word), now));
+    uint64_t taken = lease->word;
+    if (at)
+        atomic_compare_exchange_strong(at, &taken, word);
     atomic_fetch_add_explicit(&pool->header->retries, 1, memory_order_relaxed);
 }
 
+static bool was_let_go(const struct lease *lease)
+{
+    return lease->before == WORD_LETGO || lease->before == WORD_CLOSING;
+}
+
+/* Something of this namespace is there, known to be closing or not known: USED it stays. */
+void lease_refused(const struct pool *pool, const struct lease *lease, uint64_t now)
+{
+    bool closing = was_let_go(lease);
+    word_set_back(pool, lease,
+                  closing ? word_make(WORD_CLOSING, word_holder(lease->word), now) : lease->word);
+}
+
+void lease_return(const struct pool *pool, const struct lease *lease, uint64_t now)
+{
+    enum word_state state = was_let_go(lease) ? WORD_CLOSING : (enum word_state)lease->before;
+    word_set_back(pool, lease,
+                  state == WORD_FREE ? 0 : word_make(state, word_holder(lease->word), now));
+}
+
+void lease_kept(const struct pool *pool, uint32_t lane, uint64_t now)
+{
+    atomic_store_explicit(&pool->lane[lane].kept, now, memory_order_relaxed);
+}
+
+bool lease_keeps(const struct pool *pool, uint32_t lane, uint64_t now)
+{
+    uint64_t kept = atomic_load_explicit(&pool->lane[lane].kept, memory_order_relaxed);
+    return kept && age(now, kept) < KEPT_MS;
+}
+
+/* The bit of a holder (slot + 1) in pool_lane.waiting, and in its futex' set of bits. */
+static uint32_t waiting_bit(uint32_t holder)
+{
+    return 1u << holder % 32;
+}
+
 /*
- * Wakes who waits for a port of the lane. The flag is cleared by whoever finds nobody: a waiter that
- * was killed costs one vain call, and one on its way into the kernel sees the counter changed.
+ * Wakes who of that namespace waits for a port of the lane. The flag is cleared by whoever finds
+ * nobody: a waiter that was killed costs one vain call, and one on its way into the kernel sees the
+ * counter changed.
  */
-static void lane_released(const struct pool *pool, uint32_t lane)
+static void lane_released(const struct pool *pool, uint32_t lane, uint32_t holder)
 {
     struct pool_lane *at = &pool->lane[lane];
-    if (atomic_load(&at->waiting) == 0)
+    uint32_t bit = waiting_bit(holder);
+    if (!(atomic_load(&at->waiting) & bit))
         return;
     atomic_fetch_add(&at->released, 1);
-    if (SYS(futex, &at->released, FUTEX_WAKE, INT_MAX, NULL, NULL, 0) == 0)
-        atomic_store(&at->waiting, 0);
+    if (SYS(futex, &at->released, FUTEX_WAKE_BITSET, INT_MAX, NULL, NULL, bit) == 0)
+        atomic_fetch_and(&at->waiting, ~bit);
 }
 
 void lease_let_go(const struct pool *pool, const struct lease *lease, uint64_t now)
@@ -303,7 +391,7 @@ void lease_let_go(const struct pool *pool, const struct lease *lease, uint64_t n
     uint64_t word = lease->word;
     if (at && atomic_compare_exchange_strong(
                   at, &word, word_make(WORD_LETGO, word_holder(lease->word), now)))
-        lane_released(pool, lease->lane);
+        lane_released(pool, lease->lane, word_holder(lease->word));
 }
 
 void lease_hint(const struct pool *pool, uint32_t slot, uint32_t lane, uint16_t port)
@@ -332,17 +420,24 @@ bool lease_confirm(const struct pool *pool, struct lease *lease, uint64_t now)
     return true;
 }
 
-uint32_t lease_wait_begin(const struct pool *pool, uint32_t lane)
+uint32_t lease_wait_begin(const struct pool *pool, uint32_t slot, uint32_t lane)
 {
-    atomic_store(&pool->lane[lane].waiting, 1);
+    atomic_fetch_or(&pool->lane[lane].waiting, waiting_bit(slot + 1));
     return atomic_load(&pool->lane[lane].released);
 }
 
-int lease_wait(const struct pool *pool, uint32_t lane, uint32_t seen, uint32_t ms)
+int lease_wait(const struct pool *pool, uint32_t slot, uint32_t lane, uint32_t seen, uint32_t ms)
 {
-    struct pool_lane *at = &pool->lane[lane];
-    struct timespec limit = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L};
-    int result = (int)SYS(futex, &at->released, FUTEX_WAIT, seen, &limit, NULL, 0);
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += ms / 1000;
+    until.tv_nsec += ms % 1000 * 1000000L;
+    if (until.tv_nsec >= 1000000000L) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000L;
+    }
+    int result = (int)SYS(futex, &pool->lane[lane].released, FUTEX_WAIT_BITSET, seen, &until, NULL,
+                          waiting_bit(slot + 1));
     return result == -EAGAIN ? 0 : result;
 }
 
@@ -371,7 +466,8 @@ bool lease_wanted(const struct pool *pool, uint32_t slot, uint64_t now)
 struct truth {
     const struct pool *pool;
     uint8_t *live; /* by place, lane, port, as the words: a socket that is in use */
-    uint8_t *closing; /* the same: one that is closing, or a TIME_WAIT */
+    uint8_t *closing; /* the same: one that is closing */
+    uint8_t *gone; /* the same: a TIME_WAIT */
     uint8_t *any; /* by place, port: in use whatever the destination (listening, bound) */
     char *buffer;
     size_t size; /* bytes of the mapping that all share */
@@ -381,7 +477,7 @@ static int truth_begin(struct truth *truth, const struct pool *pool)
 {
     size_t any = (size_t)pool->places * POOL_PAGE_PORTS / 8;
     size_t all = any * pool->lanes;
-    size_t size = SOCKDIAG_BUFFER + any + 2 * all;
+    size_t size = SOCKDIAG_BUFFER + any + 3 * all;
     long at = SYS(mmap, NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (at < 0 && at > -4096)
         return (int)at;
@@ -391,6 +487,7 @@ static int truth_begin(struct truth *truth, const struct pool *pool)
                             .any = (uint8_t *)base + SOCKDIAG_BUFFER,
                             .live = (uint8_t *)base + SOCKDIAG_BUFFER + any,
                             .closing = (uint8_t *)base + SOCKDIAG_BUFFER + any + all,
+                            .gone = (uint8_t *)base + SOCKDIAG_BUFFER + any + 2 * all,
                             .size = size};
     return 0;
 }
@@ -398,7 +495,12 @@ static int truth_begin(struct truth *truth, const struct pool *pool)
 static bool is_closing(uint8_t state)
 {
     return state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2 || state == TCP_CLOSING ||
-           state == TCP_LAST_ACK || state == TCP_TIME_WAIT;
+           state == TCP_LAST_ACK;
+}
+
+static uint8_t *bits_for(const struct truth *truth, uint8_t state)
+{
+    return state == TCP_TIME_WAIT ? truth->gone : is_closing(state) ? truth->closing : truth->live;
 }
 
 static void set_bit(uint8_t *bits, size_t index)
@@ -419,7 +521,8 @@ static int truth_lane(const struct truth *truth, const struct sockdiag_socket *s
 {
     struct policy_verdict verdict;
     int lane = pool_lane_find(truth->pool, &socket->peer, false);
-    if (lane != -ENOENT || is_closing(socket->state) || get_bit(truth->any, port) ||
+    if (lane != -ENOENT || is_closing(socket->state) || socket->state == TCP_TIME_WAIT ||
+        get_bit(truth->any, port) ||
         !pool_match(truth->pool, &socket->peer, &verdict) ||
         !portset_has(&verdict.ports, socket->port))
         return lane;
@@ -440,30 +543,45 @@ static void truth_add(const struct sockdiag_socket *socket, void *arg)
     }
     int lane = truth_lane(truth, socket, place * POOL_PAGE_PORTS + offset);
     if (lane >= 0)
-        set_bit(is_closing(socket->state) ? truth->closing : truth->live,
+        set_bit(bits_for(truth, socket->state),
                 ((size_t)place * pool->lanes + (uint32_t)lane) * POOL_PAGE_PORTS + offset);
 }
 
 /* What a word becomes that has no socket; the same word if nothing. */
 static uint64_t word_unseen(uint64_t word, uint64_t began, uint64_t now)
 {
-    if (word_state(word) == WORD_USED && age(began, word_when(word)) >= SUSPECT_MS)
+    enum word_state state = word_state(word);
+    if (state == WORD_USED && age(began, word_when(word)) >= SUSPECT_MS)
         return word_make(WORD_LETGO, word_holder(word), now);
-    if (word_state(word) == WORD_LETGO && word_when(word) < began)
+    if ((state == WORD_LETGO || state == WORD_CLOSING) && word_when(word) < began)
         return word_make(WORD_RESTING, word_holder(word), now);
     return word;
+}
+
+/* Its state, and the time only if that is another one. */
+static uint64_t word_seen(uint64_t word, enum word_state state)
+{
+    return word_state(word) == state ? word : word_make(state, word_holder(word), sys_now_ms());
 }
 
 static uint64_t word_judged(const struct truth *truth, uint64_t word, size_t index, size_t port,
                             uint64_t began)
 {
-    uint64_t now = sys_now_ms();
     if (get_bit(truth->live, index) || get_bit(truth->any, port))
-        return word_state(word) == WORD_USED ? word : word_make(WORD_USED, word_holder(word), now);
+        return word_seen(word, WORD_USED);
     if (get_bit(truth->closing, index))
-        return word_state(word) == WORD_LETGO ? word
-                                              : word_make(WORD_LETGO, word_holder(word), now);
-    return word_unseen(word, began, now);
+        return word_seen(word, WORD_CLOSING);
+    if (get_bit(truth->gone, index))
+        return word_seen(word, WORD_LETGO);
+    return word_unseen(word, began, sys_now_ms());
+}
+
+/* Whether a word in that state is nearer to being had than one in the other. */
+static bool state_is_freer(enum word_state state, enum word_state other)
+{
+    static const uint8_t order[] = {[WORD_USED] = 0, [WORD_CLOSING] = 1, [WORD_LETGO] = 2,
+                                    [WORD_RESTING] = 3};
+    return state <= WORD_CLOSING && other <= WORD_CLOSING && order[state] > order[other];
 }
 
 /* A word that is nobody's becomes the holder's if its namespace has a connection there. */
@@ -490,10 +608,10 @@ static int lane_apply(const struct truth *truth, uint32_t holder, uint32_t place
         }
         uint64_t judged = word_judged(truth, word, base + i, place * POOL_PAGE_PORTS + i, began);
         if (judged != word && atomic_compare_exchange_strong(at, &word, judged))
-            freed += word_state(judged) > word_state(word);
+            freed += state_is_freer(word_state(judged), word_state(word));
     }
     if (freed)
-        lane_released(truth->pool, lane);
+        lane_released(truth->pool, lane, holder);
     return freed;
 }
 

@@ -27,7 +27,8 @@ struct lease_search {
     uint32_t size; /* ports in the set */
     uint32_t start; /* where the scan began, an index into the set */
     uint32_t step; /* ports looked at in this pass */
-    uint32_t recent; /* ports taken that had been let go a short while ago */
+    uint32_t recent; /* ports taken in this pass that the kernel may refuse */
+    bool wanted; /* another namespace has found no port a short while ago */
     uint32_t pass;
 };
 
@@ -62,8 +63,21 @@ int lease_claim(struct lease_search *search, uint16_t port, struct lease *lease)
 uint16_t lease_unused_port(const struct pool *pool, const struct pool_any *any, uint32_t slot,
                            uint32_t random);
 
-/** lease_refused - the kernel says the port is in use in this namespace: remember that. */
+/** lease_refused - the kernel says the 4-tuple is in use in this namespace: remember that. */
 void lease_refused(const struct pool *pool, const struct lease *lease, uint64_t now);
+
+/**
+ * lease_return - the port cannot be had just now, though its 4-tuple is free: something of this
+ * namespace holds it towards another destination and does not share. The word is as it was.
+ */
+void lease_return(const struct pool *pool, const struct lease *lease, uint64_t now);
+
+/**
+ * lease_kept - the kernel has refused to reuse a TIME_WAIT in this lane (no TCP timestamps).
+ * lease_keeps - whether that was a short while ago. One load.
+ */
+void lease_kept(const struct pool *pool, uint32_t lane, uint64_t now);
+bool lease_keeps(const struct pool *pool, uint32_t lane, uint64_t now);
 
 /**
  * lease_let_go - a hint that the socket is closed, or was never connected.
@@ -81,15 +95,19 @@ void lease_hint(const struct pool *pool, uint32_t slot, uint32_t lane, uint16_t 
  */
 bool lease_confirm(const struct pool *pool, struct lease *lease, uint64_t now);
 
-/** lease_wait_begin - announce a waiter, before the last search. Return: lease_wait()'s @seen. */
-uint32_t lease_wait_begin(const struct pool *pool, uint32_t lane);
+/**
+ * lease_wait_begin - announce a waiter of @slot's namespace, before the last search.
+ * Return: lease_wait()'s @seen.
+ */
+uint32_t lease_wait_begin(const struct pool *pool, uint32_t slot, uint32_t lane);
 
 /**
- * lease_wait - wait until a word of @lane is let go, at most @ms milliseconds.
+ * lease_wait - wait until this namespace lets go of a word of @lane, at most @ms milliseconds.
+ * What others let go of is not to be had before it has rested, so it wakes nobody here.
  * @seen: from lease_wait_begin(); the search came in between.
  * Return: 0 if it is worth looking again, -ETIMEDOUT, -EINTR.
  */
-int lease_wait(const struct pool *pool, uint32_t lane, uint32_t seen, uint32_t ms);
+int lease_wait(const struct pool *pool, uint32_t slot, uint32_t lane, uint32_t seen, uint32_t ms);
 
 /**
  * lease_reconcile - compare this namespace's leases with the kernel's sockets.

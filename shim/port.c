@@ -25,9 +25,14 @@
  *           bound socket whose connect() is refused is spoilt, the kernel is asked about that very
  *           4-tuple before.
  *
- * For the sake of the third way sockets get SO_REUSEADDR after they are connected: those that were
- * bound, since only so can another destination have their port too; the others where ports are
- * short: in small ranges, and when a port had to be used again or was long looked for.
+ * For the sake of the third way all sockets get SO_REUSEADDR: only so can another destination have
+ * the port of one that was bound, and can a port be used again before its TIME_WAIT is over, which
+ * inherits the flag. Those that are bound get it at once, so that they are in nobody's way while
+ * they connect; others when they are connected, as do those in lanes that destinations share: there
+ * only the kernel's list of connections tells two threads with one port and destination apart.
+ *
+ * Ports that this namespace has let go of a moment ago are the usual case where there are few. If
+ * the last one had a TIME_WAIT on it, the next is looked up before the first way is tried in vain.
  *
  * None can be trusted blindly, so after the call by range the socket's name is looked at. If the
  * port is another one, either the program had bound the socket itself (then that is how it stays),
@@ -50,12 +55,15 @@
  * holders, look again; then what the rule says: fail, wait or pass.
  */
 #include "shim.h"
+#include "../pool/address.h"
 #include "../pool/sockdiag.h"
 
 #include <netinet/tcp.h>
 #include <string.h>
 
-#define FEW_PORTS 1024 /* a range so small is used up in a minute by 17 short connections a second */
+#define REFUSALS_MANY 128 /* a connect that met so many looks no further */
+#define ROUND_NAP_NS 50000 /* before it looks once more; then twice as long, and so on */
+#define ROUNDS 6 /* 3 ms in all */
 
 static enum port_answer no_port(void)
 {
@@ -145,6 +153,8 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
         return PORT_PASS;
     attempt->fd = fd;
     attempt->sure = attempt->waiting = attempt->bound = attempt->again = false;
+    attempt->held = attempt->recycled = false;
+    attempt->refusals = attempt->rounds = 0;
     if (!find_netns(attempt, fd))
         return faulty(fd, &attempt->dest);
     attempt->lane = (uint32_t)pool_lane_find(&attempt->at->pool, &attempt->dest, true);
@@ -228,41 +238,97 @@ static bool routed_plainly(const struct attempt *attempt)
 }
 
 /*
+ * The source of connections to a destination, remembered for the rest of a tick as the namespace is
+ * (netns.c): the address << 32 | lane << 20 | entry << 16 | tick. For IPv4 and for lanes of one
+ * destination only, and for sockets that have nothing of their own that would lead them elsewhere.
+ */
+static _Atomic uint64_t source_seen;
+
+static bool lane_is_shared(const struct attempt *attempt)
+{
+    const struct pool *pool = &attempt->at->pool;
+    return attempt->lane >= pool->lanes - pool->lanes_shared;
+}
+
+static uint64_t source_key(const struct attempt *attempt)
+{
+    uint32_t entry = (uint32_t)(attempt->netns - attempt->at->netns);
+    return attempt->lane << 20 | entry << 16 | (attempt->began & 0xffff);
+}
+
+_Static_assert(POOL_LANES_MAX <= 4096 && SHIM_NETNS == 16, "source_key() has 12 and 4 bits for them");
+
+static bool source_recall(const struct attempt *attempt, struct dest *source)
+{
+    uint64_t last = atomic_load_explicit(&source_seen, memory_order_relaxed);
+    if (!last || (uint32_t)last != source_key(attempt) || !routed_plainly(attempt))
+        return false;
+    for (int i = 0; i < 12; i++)
+        source->addr[i] = i < 10 ? 0 : 0xff;
+    for (int i = 0; i < 4; i++)
+        source->addr[12 + i] = (uint8_t)(last >> (56 - 8 * i));
+    return true;
+}
+
+static void source_remember(const struct attempt *attempt, const struct dest *source)
+{
+    uint64_t address = 0;
+    if (!address_is_v4(source->addr) || lane_is_shared(attempt) || !routed_plainly(attempt))
+        return;
+    for (int i = 0; i < 4; i++)
+        address = address << 8 | source->addr[12 + i];
+    atomic_store_explicit(&source_seen, address << 32 | source_key(attempt), memory_order_relaxed);
+}
+
+/* The address that a datagram to the destination would come from. Return: as source_of(). */
+static int source_ask(const struct attempt *attempt, struct sockaddr_storage *name,
+                      socklen_t *length)
+{
+    int result = -EXDEV; /* this thread is in another namespace than the socket */
+    *name = attempt->address;
+    *length = name->ss_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
+    int fd = (int)SYS(socket, name->ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return result;
+    if (holder_netns(fd) == atomic_load(&attempt->netns->cookie)) {
+        result = (int)SYS(connect, fd, name, *length);
+        atomic_store(&attempt->netns->no_stamps, sysctl_no_timestamps());
+    }
+    if (!result)
+        result = sock_name(fd, name, length);
+    SYS(close, fd);
+    return result;
+}
+
+/*
  * The address that the connection will have as its source: what the program bound, or what a
  * datagram to the destination would have. Return: 0; -EXDEV: that cannot be found out; -errno: there
  * is no way to the destination, from whatever port.
  */
 static int source_of(const struct attempt *attempt, struct dest *source)
 {
-    struct sockaddr_storage name = attempt->address;
-    socklen_t length = sizeof(struct sockaddr_in6);
-    int fd = (int)SYS(socket, name.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    int result = -EXDEV; /* this thread is in another namespace than the socket */
-    if (fd < 0)
-        return result;
-    if (holder_netns(fd) == atomic_load(&attempt->netns->cookie)) {
-        if (name.ss_family == AF_INET)
-            length = sizeof(struct sockaddr_in);
-        result = (int)SYS(connect, fd, &name, length);
-    }
-    if (!result)
-        result = sock_name(fd, &name, &length);
-    SYS(close, fd);
+    struct sockaddr_storage name;
+    socklen_t length;
+    if (source_recall(attempt, source))
+        return 0;
+    int result = source_ask(attempt, &name, &length);
     if (!result && !addr_is_any((const struct sockaddr *)&attempt->name)) {
         name = attempt->name;
         length = attempt->name_length;
     }
     if (!result && !dest_from_sockaddr((struct sockaddr *)&name, length, source))
         result = -EXDEV;
+    if (!result)
+        source_remember(attempt, source);
     bool no_way = result == -EADDRNOTAVAIL || result == -ENETUNREACH || result == -EHOSTUNREACH;
     return !result || (no_way && routed_plainly(attempt)) ? result : -EXDEV;
 }
 
 /*
- * Whether the kernel has room for the 4-tuple: nothing is there, or a TIME_WAIT. Return: 0;
- * -EADDRINUSE: it has not; as source_of(), and -EXDEV also where nobody may ask for sockets.
+ * What the kernel has at the 4-tuple. Return: 0: nothing; TCP_ESTABLISHED..; as source_of(), and
+ * -EXDEV also where nobody may ask for sockets.
  */
-static int tuple_room(struct attempt *attempt)
+static int tuple_state(struct attempt *attempt)
 {
     struct dest source;
     int result = learn_name(attempt);
@@ -272,16 +338,29 @@ static int tuple_room(struct attempt *attempt)
         return result;
     source.port = attempt->lease.port;
     int state = sockdiag_state(&source, &attempt->dest);
-    if (state == -ENOENT || state == TCP_TIME_WAIT)
-        return 0;
-    return state > 0 ? -EADDRINUSE : -EXDEV;
+    atomic_store_explicit(&attempt->netns->lingers, state == TCP_TIME_WAIT, memory_order_relaxed);
+    return state == -ENOENT ? 0 : state > 0 ? state : -EXDEV;
 }
 
-/* Return: 0; -EADDRINUSE: not this port; -EXDEV: it cannot be found out; other: no port would do. */
-static int put_by_sharing(struct attempt *attempt)
+/* Whether the kernel has room for the 4-tuple. Return: 0; -EADDRINUSE; as tuple_state(). */
+static int tuple_room(struct attempt *attempt, int state)
+{
+    const struct pool *pool = &attempt->at->pool;
+    attempt->recycled = state == TCP_TIME_WAIT;
+    if (attempt->recycled && !atomic_load(&attempt->netns->no_stamps) &&
+        !lease_keeps(pool, attempt->lane, attempt->began))
+        return 0;
+    return state > 0 ? -EADDRINUSE : state;
+}
+
+/*
+ * The third way, the kernel having @state at the 4-tuple. Return: 0; -EADDRINUSE: not this port;
+ * -EXDEV: it cannot be found out; other: no port would do.
+ */
+static int share(struct attempt *attempt, int state)
 {
     int reuse = 0;
-    int result = tuple_room(attempt);
+    int result = tuple_room(attempt, state);
     if (!result)
         result = sock_get(attempt->fd, SOL_SOCKET, SO_REUSEADDR, &reuse);
     if (result)
@@ -291,11 +370,23 @@ static int put_by_sharing(struct attempt *attempt)
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
     result = bind_port(attempt);
     attempt->bound = result == 0;
+    attempt->held = result == -EADDRINUSE;
     if (result && !reuse)
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 0);
     if (result)
         restore_address(attempt);
     return result;
+}
+
+static int put_by_sharing(struct attempt *attempt)
+{
+    return share(attempt, tuple_state(attempt));
+}
+
+static void share_early(const struct attempt *attempt)
+{
+    if (!lane_is_shared(attempt))
+        sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
 }
 
 static int put_alone(struct attempt *attempt)
@@ -304,6 +395,8 @@ static int put_alone(struct attempt *attempt)
     attempt->bound = result == 0;
     if (result && result != -EINVAL)
         restore_address(attempt);
+    if (!result)
+        share_early(attempt);
     return result;
 }
 
@@ -328,11 +421,30 @@ static int put_by_bind(struct attempt *attempt)
     return result == -EXDEV ? -EADDRINUSE : result;
 }
 
+static int put_by_range(struct attempt *attempt)
+{
+    uint32_t port = attempt->lease.port;
+    return sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, (int)(port | port << 16));
+}
+
+/* Return: 0; -EADDRINUSE: not this port; -EXDEV: there is no TIME_WAIT, or it cannot be found out. */
+static int put_over_time_wait(struct attempt *attempt)
+{
+    bool let_go = attempt->lease.before == WORD_LETGO || attempt->lease.before == WORD_CLOSING;
+    if (!let_go || !atomic_load_explicit(&attempt->netns->lingers, memory_order_relaxed))
+        return -EXDEV;
+    int state = tuple_state(attempt);
+    return state > 0 ? share(attempt, state) : -EXDEV;
+}
+
 static int put(struct attempt *attempt)
 {
+    attempt->held = attempt->recycled = false;
     if (range_works(attempt)) {
-        uint32_t port = attempt->lease.port;
-        int result = sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, (int)(port | port << 16));
+        int result = put_over_time_wait(attempt);
+        if (result != -EXDEV)
+            return result;
+        result = put_by_range(attempt);
         if (!result)
             return 0;
         if (result == -ENOPROTOOPT) /* before Linux 6.3 */
@@ -358,6 +470,7 @@ static enum port_answer already_bound(struct attempt *attempt)
     if (portset_has(&attempt->verdict.ports, port) &&
         lease_claim(&attempt->search, port, &attempt->lease) == 0) {
         attempt->bound = true;
+        share_early(attempt);
         return PORT_READY;
     }
     return ours ? no_port() : PORT_PASS;
@@ -425,11 +538,12 @@ static bool wait_for_port(struct attempt *attempt)
     if (attempt->verdict.exhausted != POLICY_WAIT || !left || !blocking(attempt->fd))
         return false;
     if (attempt->waiting)
-        lease_wait(pool, attempt->lane, attempt->seen, left < 200 ? left : 200);
+        lease_wait(pool, attempt->netns->slot, attempt->lane, attempt->seen,
+                   left < 200 ? left : 200);
     else
         count(&pool->header->waited);
     attempt->waiting = true;
-    attempt->seen = lease_wait_begin(pool, attempt->lane);
+    attempt->seen = lease_wait_begin(pool, attempt->netns->slot, attempt->lane);
     return true;
 }
 
@@ -445,15 +559,39 @@ static enum port_answer exhausted(struct attempt *attempt)
     return PORT_PASS;
 }
 
+/*
+ * Ports that were refused only because their last connection is just closing, or because another
+ * thread is just connecting from them, come free any moment: a connection that may block looks a
+ * few times more. Return: search again?
+ */
+static bool try_again(struct attempt *attempt)
+{
+    if (!attempt->refusals || attempt->refusals > REFUSALS_MANY || attempt->rounds >= ROUNDS ||
+        !blocking(attempt->fd))
+        return false;
+    SYS(nanosleep, &(struct timespec){.tv_nsec = ROUND_NAP_NS << attempt->rounds++}, NULL);
+    return true;
+}
+
 static int search_next(struct attempt *attempt)
 {
     while (lease_search_next(&attempt->search, &attempt->lease) != 0) {
-        if (!take_back(attempt) && !wait_for_port(attempt))
+        if (!take_back(attempt) && !try_again(attempt) && !wait_for_port(attempt))
             return -EADDRNOTAVAIL;
         search_begin(attempt);
         attempt->search.now = sys_now_ms();
     }
     return 0;
+}
+
+/* The kernel refuses the lease's port. */
+static void not_this_port(struct attempt *attempt)
+{
+    attempt->refusals++;
+    if (attempt->held)
+        lease_return(&attempt->at->pool, &attempt->lease, sys_now_ms());
+    else
+        lease_refused(&attempt->at->pool, &attempt->lease, sys_now_ms());
 }
 
 enum port_answer port_next(struct attempt *attempt)
@@ -477,7 +615,7 @@ enum port_answer port_next(struct attempt *attempt)
             errno = -result;
             return PORT_REFUSE;
         }
-        lease_refused(&attempt->at->pool, &attempt->lease, sys_now_ms());
+        not_this_port(attempt);
     }
 }
 
@@ -525,13 +663,6 @@ static void give_back(const struct attempt *attempt)
         reconcile(attempt, attempt->began);
 }
 
-/* Whether it, or its TIME_WAIT, may have to make room for another connection, see above. */
-static bool must_share(const struct attempt *attempt)
-{
-    return attempt->bound || attempt->search.size <= FEW_PORTS || attempt->lease.before != WORD_FREE ||
-           attempt->search.step > 8;
-}
-
 /*
  * The port that the socket has, if it may be another than the one it was given; else 0.
  */
@@ -561,7 +692,7 @@ static int connected(struct attempt *attempt)
         errno = EADDRNOTAVAIL;
         return -1;
     }
-    if (must_share(attempt))
+    if (!attempt->bound || lane_is_shared(attempt))
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
     remember(attempt, HINT_LEASED);
     shim_log("connect", &attempt->dest, attempt->lease.port);
@@ -585,7 +716,7 @@ static int refused(struct attempt *attempt)
         errno = EADDRNOTAVAIL;
         return 0;
     }
-    lease_refused(&attempt->at->pool, &attempt->lease, sys_now_ms());
+    not_this_port(attempt);
     return 1;
 }
 
@@ -610,6 +741,8 @@ int port_settle(struct attempt *attempt, bool has_failed)
     case EINTR: /* it goes on in the background, connect(2) */
         return connected(attempt);
     case EADDRNOTAVAIL:
+        if (attempt->bound && attempt->recycled)
+            lease_kept(&attempt->at->pool, attempt->lane, sys_now_ms());
         return attempt->bound ? failed(attempt) : refused(attempt);
     case EALREADY:
     case EISCONN: /* another thread was faster */

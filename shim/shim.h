@@ -68,6 +68,8 @@ struct shim_netns {
     uint32_t slot;
     _Atomic uint32_t by_bind; /* IP_LOCAL_PORT_RANGE does not work here: bind() instead */
     _Atomic uint32_t local; /* net.ipv4.ip_local_port_range: lo | hi << 16; 0: not read yet */
+    _Atomic uint32_t no_stamps; /* net.ipv4.tcp_timestamps is 0: a TIME_WAIT cannot be used again */
+    _Atomic uint32_t lingers; /* the last port that was used again had a TIME_WAIT on it */
 };
 
 #define SHIM_NETNS 16 /* network namespaces that one process can use */
@@ -200,6 +202,9 @@ uint32_t random_next(void);
 /** sysctl_local_range - net.ipv4.ip_local_port_range, lo | hi << 16; 0 if it cannot be read. */
 uint32_t sysctl_local_range(void);
 
+/** sysctl_no_timestamps - whether net.ipv4.tcp_timestamps is 0; false if it cannot be read. */
+bool sysctl_no_timestamps(void);
+
 /** sysctl_reserved - whether a port is in net.ipv4.ip_local_reserved_ports. */
 bool sysctl_reserved(uint16_t port);
 
@@ -286,12 +291,16 @@ struct attempt {
     int fd;
     uint32_t lane;
     uint32_t seen; /* for lease_wait() */
+    uint32_t refusals; /* ports that the kernel has refused */
+    uint32_t rounds; /* searches made again because of them */
     bool waiting;
     bool fresh; /* the socket was just made, as far as is known */
     bool sure; /* the namespace and its range were looked at in this very tick */
     bool by_bind; /* the range does not work for this socket */
     bool bound; /* the socket is bound to the lease's port */
     bool again; /* the port is on the socket already: make the call once more */
+    bool held; /* the 4-tuple is free, but the port is held towards another destination */
+    bool recycled; /* bound over a TIME_WAIT */
 };
 
 enum port_answer {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Two settings of the network namespace that decide whether IP_LOCAL_PORT_RANGE is honoured: the
- * kernel ignores the option outside ip_local_port_range and skips ip_local_reserved_ports.
+ * Settings of the network namespace. Two decide whether IP_LOCAL_PORT_RANGE is honoured: the kernel
+ * ignores the option outside ip_local_port_range and skips ip_local_reserved_ports. The third
+ * decides whether a port in TIME_WAIT can be used again.
  */
 #include "shim.h"
 
@@ -37,6 +38,14 @@ uint32_t sysctl_local_range(void)
     uint32_t lo = number(&text);
     uint32_t hi = number(&text);
     return lo && lo <= hi && hi <= 65535 ? lo | hi << 16 : 0;
+}
+
+bool sysctl_no_timestamps(void)
+{
+    char buffer[16];
+    const char *text = buffer;
+    return read_file("/proc/sys/net/ipv4/tcp_timestamps", buffer, sizeof(buffer)) &&
+           number(&text) == 0;
 }
 
 bool sysctl_reserved(uint16_t port)

@@ -151,7 +151,7 @@ static bool snapshot_lease_read(const struct snapshot *snapshot, uint64_t word,
                                 struct snapshot_lease *lease)
 {
     uint64_t now = snapshot->now;
-    lease->state = word_state(word);
+    lease->state = word_state(word) == WORD_CLOSING ? WORD_LETGO : word_state(word);
     lease->holder = word_holder(word);
     lease->age = now > word_when(word) ? now - word_when(word) : 0;
     if (lease->state == WORD_RESTING)

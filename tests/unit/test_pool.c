@@ -182,6 +182,82 @@ Test(pool, what_is_let_go_is_the_holders_until_it_rests)
     pool_close(&pool);
 }
 
+/* All 20 ports of a lane are slot 0's, and closed. */
+static void take_and_let_go_all(struct pool *pool, struct lease lease[20], uint64_t now)
+{
+    for (int i = 0; i < 20; i++)
+        take(pool, 0, 2, now, &lease[i]);
+    for (int i = 0; i < 20; i++)
+        lease_let_go(pool, &lease[i], now);
+}
+
+Test(pool, what_is_closing_is_tried_last)
+{
+    struct pool pool;
+    struct lease lease, all[20];
+    bool seen[65536] = {false};
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    take_and_let_go_all(&pool, all, 5000);
+    for (int i = 0; i < 19; i++) {
+        uint16_t port = take(&pool, 0, 2, 5001, &lease);
+        cr_assert_not(seen[port], "port %d twice, though others were not refused yet", port);
+        seen[port] = true;
+        lease_refused(&pool, &lease, 5001);
+        cr_assert_eq(word_state(atomic_load(pool_word(&pool, 2, port))), WORD_CLOSING);
+    }
+    uint16_t last = take(&pool, 0, 2, 5001, &lease);
+    cr_assert_not(seen[last]);
+    cr_assert(seen[take(&pool, 0, 2, 5001, &lease)], "only closing ones are left: they are tried");
+    cr_assert_eq(take(&pool, 1, 2, 900000, NULL), 0, "they are nobody else's");
+    pool_close(&pool);
+}
+
+Test(pool, what_cannot_be_had_just_now_is_put_back)
+{
+    struct pool pool;
+    struct lease lease;
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    take(&pool, 0, 2, 5000, &lease);
+    lease_return(&pool, &lease, 5000);
+    cr_assert_eq(atomic_load(pool_word(&pool, 2, lease.port)), 0);
+    atomic_store(pool_word(&pool, 2, lease.port), word_make(WORD_USED, 9, 5000));
+    lease_return(&pool, &lease, 5000);
+    cr_assert_eq(word_holder(atomic_load(pool_word(&pool, 2, lease.port))), 9, "it was another's");
+    pool_close(&pool);
+}
+
+Test(pool, who_has_enough_leaves_what_rests_to_others)
+{
+    struct pool pool;
+    struct lease first, again, all[20];
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    take_and_let_go_all(&pool, all, 5000);
+    for (int i = 0; i < 20; i++)
+        atomic_store(pool_word(&pool, 2, all[i].port), word_make(WORD_RESTING, 1, 5000));
+    lease_want(&pool, 5100);
+    take(&pool, 0, 2, 5100, &first);
+    lease_let_go(&pool, &first, 5100);
+    for (int i = 0; i < 40; i++) {
+        cr_assert_eq(take(&pool, 0, 2, 5101, &again), first.port, "one connection, one port");
+        lease_let_go(&pool, &again, 5101);
+    }
+    take(&pool, 0, 2, 5102, NULL);
+    cr_assert_neq(take(&pool, 0, 2, 5102, NULL), 0, "what rests is its own if it needs more");
+    pool_close(&pool);
+}
+
+Test(pool, a_refused_time_wait_is_remembered_for_a_second)
+{
+    struct pool pool;
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    cr_assert_not(lease_keeps(&pool, 2, 5000));
+    lease_kept(&pool, 2, 5000);
+    cr_assert(lease_keeps(&pool, 2, 5999));
+    cr_assert_not(lease_keeps(&pool, 2, 6000));
+    cr_assert_not(lease_keeps(&pool, 3, 5000), "another lane");
+    pool_close(&pool);
+}
+
 Test(pool, times_from_the_future_are_long_ago)
 {
     struct pool pool;
@@ -386,14 +462,18 @@ Test(pool, waiting_ends_when_a_port_is_let_go)
     struct lease lease;
     cr_assert_eq(pool_open(path, &pool, NULL), 0);
     take(&pool, 0, 2, 5000, &lease);
-    uint32_t seen = lease_wait_begin(&pool, 2);
-    cr_assert_eq(lease_wait(&pool, 2, seen, 10), -ETIMEDOUT);
+    uint32_t seen = lease_wait_begin(&pool, 0, 2);
+    cr_assert_eq(lease_wait(&pool, 0, 2, seen, 10), -ETIMEDOUT);
+    struct lease other;
+    take(&pool, 1, 2, 5000, &other);
+    lease_let_go(&pool, &other, 5050);
+    cr_assert_eq(atomic_load(&pool.lane[2].released), seen, "another's port is not for the waiter");
     pid_t pid = fork();
     if (pid == 0) {
         lease_let_go(&pool, &lease, 5100);
         _exit(0);
     }
-    cr_assert_eq(lease_wait(&pool, 2, seen, 10000), 0);
+    cr_assert_eq(lease_wait(&pool, 0, 2, seen, 10000), 0);
     waitpid(pid, NULL, 0);
     pool_close(&pool);
 }
