@@ -8,10 +8,10 @@ import signal
 import subprocess
 import time
 
-from place import (BY_BIND, BY_RANGE, CLIENT, HANG, PORT, STORM, Client, Places, Pool, facts, fptest,
-                   wait_for)
+from place import (BY_BIND, BY_RANGE, CLIENT, HANG, LONG, PORT, STORM, Client, Places, Pool, facts,
+                   fptest, wait_for)
 
-LONG = 5 if os.environ.get("FIXPORT_CAPACITY_LONG") == "1" else 1
+TIMES = 5 if LONG else 1
 QUARANTINE = 1
 PORTS, OTHERS = "40000-40999", "40000-41099"
 SIZE = 1000
@@ -72,7 +72,7 @@ def check_everything_back(tap, pool, destinations, what):
 
 
 def check_killed(tap):
-    count = 2000 * LONG
+    count = 2000 * TIMES
     with Places(2, *BY_RANGE) as places, Pool(PORTS, quarantine=QUARANTINE) as pool:
         pool.write_config("others", OTHERS)
         did = finish([storm(pool, place, "kill", count // 2, 6000, commands_of(pool))
@@ -87,7 +87,7 @@ def check_killed(tap):
 
 def check_stopped_at_start(tap):
     """Whatever a stopped process was about to do, another comes to its end."""
-    count = 150 * LONG
+    count = 150 * TIMES
     with Places(2, *BY_RANGE) as places, Pool(PORTS, quarantine=QUARANTINE) as pool:
         pool.write_config("others", OTHERS)
         commands = [c for c in commands_of(pool) if " reload" not in c]
@@ -127,7 +127,7 @@ def busy_clients(pool, places):
 
 def check_stopped(tap, way, sysctls):
     """One of many that connect all the time is stopped at a random moment, again and again."""
-    tries = 100 * LONG
+    tries = 100 * TIMES
     with Places(2, *sysctls) as places, Pool(PORTS, quarantine=QUARANTINE) as pool:
         clients, counts = busy_clients(pool, places * 2)
         held_up = 0

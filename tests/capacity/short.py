@@ -3,7 +3,7 @@
 
 import time
 
-from place import BY_BIND, BY_RANGE, Client, Places, Pool, wait_for
+from place import BY_BIND, BY_RANGE, LONG, Client, Places, Pool, wait_for
 
 WAYS = [("by range", BY_RANGE), ("by bind", BY_BIND)]
 
@@ -15,6 +15,21 @@ def ports_of(count):
 def run(place, pool, *arguments):
     client = Client(place, pool, "short", "-r", pool.ports, *arguments)
     return client.said(), client.end()
+
+
+def check_on_end(tap, way, sysctls, timestamps):
+    """On and on. Without timestamps it is done when each port has served; then it is a refusal."""
+    seconds = 60 if LONG else 2
+    for count in (1000, 100, 10):
+        with Places(1, f"tcp_timestamps={timestamps}", *sysctls) as (place,), \
+                Pool(ports_of(count), 1) as pool:
+            said, status = run(place, pool, "-n", 10 ** 9, "-s", seconds)
+            good = said.get("made", 0) > count and not said["refused"] if timestamps else \
+                said.get("made", 0) >= count
+            tap.point(good and status == 0 and not said["outside"] and not said["failed"] and
+                      not said["clash"],
+                      f"short: {seconds} s on end through {count} ports, timestamps {timestamps}, "
+                      f"{way}", f"{said['made'] / seconds:.0f} a second", said, pool.said())
 
 
 def check_recycling(tap, way, sysctls):
@@ -121,6 +136,8 @@ def check_fin_wait(tap, way, sysctls, kept, rest):
 def check(tap):
     for way, sysctls in WAYS:
         check_recycling(tap, way, sysctls)
+        check_on_end(tap, way, sysctls, 1)
+        check_on_end(tap, way, sysctls, 0)
         check_abrupt(tap, way, sysctls)
         check_without_timestamps(tap, way, sysctls)
         check_range_sizes(tap, way, sysctls)
