@@ -89,6 +89,9 @@ mount -t overlay -o "lowerdir=/etc,upperdir=$1/etc,workdir=$1/work" overlay /etc
     mount --bind "$1/etc" /etc
 }
 mount --bind "$1/lib" /var/lib
+if docker=$(command -v dockerd); then # whether it is installed must not matter here
+    mount --bind /dev/null "$docker"
+fi
 hostname fixport-test
 ip link set lo up
 ip link add lan type veth peer name wire
