@@ -132,11 +132,18 @@ class Case:
 
 # What networkd keeps of an interface, and a process of its name.
 NETWORKD = """
-mkdir -p "$ROOT/run/systemd/netif/links" "$ROOT/etc/systemd/networkd.conf.d"
-echo "ADMIN_STATE=configured" >"$ROOT/run/systemd/netif/links/$(ip -o link show lan | cut -d: -f1)"
+mkdir -p "$ROOT/run/systemd/netif/links" "$ROOT/etc/systemd/networkd.conf.d" \
+    "$ROOT/run/systemd/network" "$ROOT/etc/systemd/network/10-lan.network.d"
+cat >"$ROOT/run/systemd/netif/links/$(ip -o link show lan | cut -d: -f1)" <<X
+ADMIN_STATE=configured
+NETWORK_FILE=/run/systemd/network/10-lan.network
+X
+printf '[Match]\\nName=lan\\n' >"$ROOT/run/systemd/network/10-lan.network"
+DROP_IN="$ROOT/etc/systemd/network/10-lan.network.d/a.conf"
 cp "$(command -v sleep)" "$ROOT/systemd-networkd"
 "$ROOT/systemd-networkd" 60 >/dev/null 2>&1 &
 """
+NO_UNIT = ("persist = own", "persist = none")
 
 
 def snat(name, fault, mend, **more):
@@ -361,18 +368,28 @@ sysctl -qw net.ipv4.conf.lan.rp_filter=1 net.ipv4.conf.all.rp_filter=2
          ("forwarding-off", "error", r"^sysctl -w net\.ipv4\.ip_forward=1$")),
     Case("forwarding is off on a node for IPv6", "node", "sysctl -qw net.ipv6.conf.all.forwarding=0",
          ("forwarding-off", "error", r"^sysctl -w net\.ipv6\.conf\.all\.forwarding=1$")),
-    Case("networkd will remove the routes", "host", NETWORKD,
-         ("networkd-routes", "warning", "networkd.conf.d/zz-fixport.conf")),
-    Case("networkd: a later drop-in says yes again", "host", NETWORKD + """
-printf '[Network]\\nManageForeignRoutes=no\\n' >"$ROOT/etc/systemd/networkd.conf"
-mkdir -p "$ROOT/usr/lib/systemd/networkd.conf.d"
-printf '[Network]\\nManageForeignRoutes = yes\\n' >"$ROOT/usr/lib/systemd/networkd.conf.d/9.conf"
-""", ("networkd-routes", "warning", "ManageForeignRoutes")),
-    silent("networkd leaves foreign routes", NETWORKD + """
+    Case("networkd removes the routes, and nobody sets them again", "host", NETWORKD,
+         ("networkd-routes", "warning", "10-lan.network.d/fixport.conf"), site=NO_UNIT),
+    Case("networkd removes the routes, and the unit sets them again", "host", NETWORKD,
+         ("networkd-routes", "info", r"Protocol=161 for each in /etc/systemd/network/10-lan\.network\.d")),
+    Case("networkd keeps what is configured", "host", NETWORKD + """
+printf '[Network]\\nKeepConfiguration = yes\\n' >"$DROP_IN"
+""", ("networkd-routes", "info", "fixport-setup .*boot"), site=NO_UNIT),
+    Case("networkd keeps what is static, and leaves foreign routes", "host", NETWORKD + """
+printf '[Network]\\nKeepConfiguration=static\\n' >"$DROP_IN"
+printf '[Network]\\nManageForeignRoutes=off\\n' >"$ROOT/etc/systemd/networkd.conf.d/9.conf"
 mkdir -p "$ROOT/usr/lib/systemd/networkd.conf.d"
 printf '[Network]\\nManageForeignRoutes=yes\\n' >"$ROOT/usr/lib/systemd/networkd.conf.d/9.conf"
-printf '[Network]\\nManageForeignRoutes=off\\n' >"$ROOT/etc/systemd/networkd.conf.d/9.conf"
-""", "networkd-routes", machine="host"),
+""", ("networkd-routes", "info", "anew"), site=NO_UNIT),
+    Case("networkd keeps what is static, but not foreign routes", "host", NETWORKD + """
+printf '[Network]\\nKeepConfiguration=static\\n' >"$DROP_IN"
+printf '[Network]\\nManageForeignRoutes=no\\n' >"$ROOT/etc/systemd/networkd.conf"
+mkdir -p "$ROOT/usr/lib/systemd/networkd.conf.d"
+printf '[Network]\\nManageForeignRoutes=yes\\n' >"$ROOT/usr/lib/systemd/networkd.conf.d/9.conf"
+""", ("networkd-routes", "warning", "is restarted"), site=NO_UNIT),
+    silent("networkd has the routes itself", NETWORKD + """
+printf '[Route]\\nDestination=10.200.1.0/24\\nGateway=192.168.31.2\\nProtocol=161\\n' >"$DROP_IN"
+""", "networkd-routes", machine="host", site=NO_UNIT),
     silent("networkd does not manage the interface", NETWORKD + """
 sed -i s/configured/unmanaged/ "$ROOT"/run/systemd/netif/links/*
 """, "networkd-routes", machine="host"),
