@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * fixport-probe: find out how a pod's connections arrive at a host. See fixport-probe(1), and
+ * probe.h for how it works.
+ */
+#ifdef HAVE_CONFIG_H
+#include <config.h>
+#endif
+
+#include "probe.h"
+
+#include <getopt.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifndef PACKAGE_VERSION
+#define PACKAGE_VERSION "0"
+#endif
+
+#define COUNT_MOST 1000000
+#define TIMEOUT_MOST 86400
+#define WAIT_MOST 30
+
+enum takes {
+    TAKES_LISTEN = 1 << 0,  /* what only listen takes */
+    TAKES_CONNECT = 1 << 1, /* what only connect takes */
+    TAKES_BOTH = 1 << 2,
+};
+
+struct probe_command {
+    const char *name;
+    const char *arguments;
+    const char *summary;
+    unsigned takes;
+    int (*run)(struct probe_options *options);
+};
+
+static int command_help(struct probe_options *options);
+static int command_version(struct probe_options *options);
+
+static const struct probe_command commands[] = {
+    {"listen",
+     "[--port PORT] [--address ADDRESS] [--capture [--no-listen]] [--count N] [--timeout SECONDS]",
+     "on the host: say how connections arrive", TAKES_LISTEN | TAKES_BOTH, probe_listen},
+    {"connect", "HOST [--port PORT] [--tries N] [--wait SECONDS]",
+     "in the pod: connect to it, from ports inside of the range and outside",
+     TAKES_CONNECT | TAKES_BOTH, probe_connect},
+    {"help", "", "print this", 0, command_help},
+    {"version", "", "print the version", 0, command_version},
+    {NULL, NULL, NULL, 0, NULL},
+};
+
+static int command_help(struct probe_options *options)
+{
+    (void)options;
+    printf("Usage: fixport-probe COMMAND [OPTION...]\n\nCommands:\n");
+    for (const struct probe_command *command = commands; command->name; command++)
+        printf("  %s%s%s\n      %s\n", command->name, *command->arguments ? " " : "",
+               command->arguments, command->summary);
+    printf(
+        "\nBoth: --ports RANGE and --config FILE say which ports are the right ones; --json; -4, "
+        "-6.\nThe default port is %d; behind a firewall, choose one that it lets through.\n"
+        "--capture needs root. Exit status: 0 if ports are kept and answers come, 2 if not, 1 "
+        "for an\nerror. See fixport-probe(1).\n",
+        PROBE_PORT);
+    return PROBE_OK;
+}
+
+static int command_version(struct probe_options *options)
+{
+    (void)options;
+    printf("fixport-probe %s\n", PACKAGE_VERSION);
+    return PROBE_OK;
+}
+
+/* ---- the command line ---- */
+
+enum {
+    OPTION_PORT = 256,
+    OPTION_PORTS,
+    OPTION_ADDRESS,
+    OPTION_CAPTURE,
+    OPTION_NO_LISTEN,
+    OPTION_COUNT,
+    OPTION_TIMEOUT,
+    OPTION_TRIES,
+    OPTION_WAIT,
+    OPTION_JSON,
+};
+
+static const struct option long_options[] = {
+    {"port", required_argument, NULL, OPTION_PORT},
+    {"ports", required_argument, NULL, OPTION_PORTS},
+    {"config", required_argument, NULL, 'c'},
+    {"address", required_argument, NULL, OPTION_ADDRESS},
+    {"capture", no_argument, NULL, OPTION_CAPTURE},
+    {"no-listen", no_argument, NULL, OPTION_NO_LISTEN},
+    {"count", required_argument, NULL, OPTION_COUNT},
+    {"timeout", required_argument, NULL, OPTION_TIMEOUT},
+    {"tries", required_argument, NULL, OPTION_TRIES},
+    {"wait", required_argument, NULL, OPTION_WAIT},
+    {"json", no_argument, NULL, OPTION_JSON},
+    {"help", no_argument, NULL, 'h'},
+    {"version", no_argument, NULL, 'V'},
+    {NULL, 0, NULL, 0},
+};
+
+struct parse {
+    struct probe_options options;
+    unsigned port;       /* 0: not given */
+    unsigned given;      /* enum takes */
+    const char *instead; /* the subcommand that --help and --version stand for */
+};
+
+/* An option given twice would silently win over the first: refuse. */
+static int parse_text(const char *name, const char **value)
+{
+    if (*value)
+        return say_error(PROBE_ERROR, "%s is given twice: '%s' and '%s'", name, *value, optarg);
+    if (!*optarg)
+        return say_error(PROBE_ERROR, "%s is empty", name);
+    *value = optarg;
+    return 0;
+}
+
+static int parse_number(const char *name, unsigned least, unsigned most, unsigned *value)
+{
+    size_t digits = strspn(optarg, "0123456789");
+    unsigned long number = digits && digits < 9 && !optarg[digits] ? strtoul(optarg, NULL, 10) : 0;
+    if (*value)
+        return say_error(PROBE_ERROR, "%s is given twice", name);
+    if (number < least || number > most)
+        return say_error(PROBE_ERROR, "%s '%s': %u to %u is allowed", name, optarg, least, most);
+    *value = (unsigned)number;
+    return 0;
+}
+
+static int parse_address(const char **value)
+{
+    uint8_t addr[16];
+    int status = parse_text("--address", value);
+    if (status || address_parse(*value, strlen(*value), addr))
+        return status;
+    return say_error(PROBE_ERROR, "--address '%s' is no address", *value);
+}
+
+static int parse_bad(int option, char **argv)
+{
+    const char *at = argv[optind - 1];
+    if (option == ':')
+        return say_error(PROBE_ERROR, "option %s needs a value", at);
+    if (optopt > 0 && optopt < 256)
+        return say_error(PROBE_ERROR, "unknown option -%c; see 'fixport-probe help'", optopt);
+    return say_error(PROBE_ERROR, "unknown option %s; see 'fixport-probe help'", at);
+}
+
+/* What only one of the two takes. */
+static int parse_own(int option, struct parse *parse, char **argv)
+{
+    struct probe_options *options = &parse->options;
+    bool connects = option == OPTION_TRIES || option == OPTION_WAIT;
+    parse->given |= connects ? TAKES_CONNECT : TAKES_LISTEN;
+    switch (option) {
+    case OPTION_ADDRESS:
+        return parse_address(&options->address);
+    case OPTION_CAPTURE:
+        options->capture = true;
+        return 0;
+    case OPTION_NO_LISTEN:
+        options->no_listen = true;
+        return 0;
+    case OPTION_COUNT:
+        return parse_number("--count", 1, COUNT_MOST, &options->count);
+    case OPTION_TIMEOUT:
+        return parse_number("--timeout", 1, TIMEOUT_MOST, &options->timeout);
+    case OPTION_TRIES:
+        return parse_number("--tries", 1, PROBE_ROUNDS_MOST, &options->rounds);
+    case OPTION_WAIT:
+        return parse_number("--wait", 1, WAIT_MOST, &options->wait_ms);
+    default:
+        return parse_bad(option, argv);
+    }
+}
+
+static int parse_option(int option, struct parse *parse, char **argv)
+{
+    struct probe_options *options = &parse->options;
+    bool common = option < OPTION_ADDRESS || option == OPTION_JSON;
+    if (option == 'h' || option == 'V') {
+        parse->instead = option == 'h' ? "help" : "version";
+        return 0;
+    }
+    if (option == '?' || option == ':' || !common)
+        return option == '?' || option == ':' ? parse_bad(option, argv)
+                                              : parse_own(option, parse, argv);
+    parse->given |= TAKES_BOTH;
+    if (option == OPTION_PORT)
+        return parse_number("--port", 1, 65535, &parse->port);
+    if (option == OPTION_PORTS)
+        return parse_text("--ports", &options->ports);
+    if (option == 'c')
+        return parse_text("--config", &options->config);
+    options->json = options->json || option == OPTION_JSON;
+    options->only4 = options->only4 || option == '4';
+    options->only6 = options->only6 || option == '6';
+    return 0;
+}
+
+static int parse_command(const char *name, const struct probe_command **command)
+{
+    for (const struct probe_command *it = commands; it->name; it++) {
+        if (strcmp(it->name, name) == 0) {
+            *command = it;
+            return 0;
+        }
+    }
+    return say_error(PROBE_ERROR,
+                     "unknown command '%s': one of listen, connect, help, version is "
+                     "wanted",
+                     name);
+}
+
+/* What was given, the subcommand must take, and it must make sense together. */
+static int parse_fits(const struct probe_command *command, const struct parse *parse)
+{
+    const struct probe_options *options = &parse->options;
+    struct portset set;
+    struct parse_reason why;
+    if (parse->given & ~command->takes)
+        return say_error(PROBE_ERROR, "%s does not take %s", command->name,
+                         parse->given & ~command->takes & TAKES_LISTEN
+                             ? "--address, --capture, --no-listen, --count and --timeout"
+                         : parse->given & ~command->takes & TAKES_CONNECT ? "--tries and --wait"
+                                                                          : "options");
+    if (options->only4 && options->only6)
+        return say_error(PROBE_ERROR, "-4 and -6 exclude each other");
+    if (options->no_listen && !options->capture)
+        return say_error(PROBE_ERROR, "--no-listen needs --capture: there would be nothing to do");
+    if (command->run == probe_connect && !options->host)
+        return say_error(PROBE_ERROR, "connect needs the host: fixport-probe connect HOST");
+    if (options->ports && portset_parse(options->ports, &set, &why) != 0)
+        return say_error(PROBE_ERROR, "--ports '%s': %s", options->ports, why.text);
+    return 0;
+}
+
+static void parse_defaults(struct parse *parse)
+{
+    struct probe_options *options = &parse->options;
+    options->port = (uint16_t)(parse->port ? parse->port : PROBE_PORT);
+    options->rounds = options->rounds ? options->rounds : 2;
+    options->wait_ms = options->wait_ms ? options->wait_ms * 1000 : PROBE_WAIT_MS;
+}
+
+static int parse_line(int argc, char **argv, struct parse *parse,
+                      const struct probe_command **command)
+{
+    int option, status = 0;
+    opterr = 0;
+    while (!status && (option = getopt_long(argc, argv, ":c:46hV", long_options, NULL)) != -1)
+        status = parse_option(option, parse, argv);
+    if (status)
+        return status;
+    if (parse->instead)
+        return parse_command(parse->instead, command);
+    if (!argv[optind])
+        return say_error(PROBE_ERROR, "no command is given; see 'fixport-probe help'");
+    status = parse_command(argv[optind], command);
+    const char **operand = (const char **)argv + optind + 1;
+    if (!status && (*command)->run == probe_connect && *operand)
+        parse->options.host = *operand++;
+    if (!status && *operand)
+        return say_error(PROBE_ERROR, "'%s' is one argument too many", *operand);
+    parse_defaults(parse);
+    return status ? status : parse_fits(*command, parse);
+}
+
+int main(int argc, char **argv)
+{
+    static struct parse parse;
+    const struct probe_command *command = NULL;
+    say_begin("fixport-probe");
+    int status = parse_line(argc, argv, &parse, &command);
+    if (!status && command->takes)
+        status = ports_site(&parse.options);
+    if (!status)
+        status = command->run(&parse.options);
+    site_free(&parse.options.site);
+    if (fflush(stdout) != 0 || ferror(stdout))
+        return say_error(PROBE_ERROR, "stdout cannot be written");
+    return status;
+}
