@@ -37,13 +37,19 @@ static const char *iptables(const uint8_t addr[16])
     return address_is_v4(addr) ? "iptables" : "ip6tables";
 }
 
+/* Of SYNs that were captured, only the address that they came from is known. */
+static const uint8_t *pod_address(const struct probe_facts *facts)
+{
+    return facts_pod(facts) ? facts_pod(facts) : facts_seen(facts);
+}
+
 /* What routes lead to: the configuration's block, or the pod alone. */
 static const char *pod_block(const struct probe_facts *facts, char buf[BLOCK_TEXT])
 {
     struct block block = {.prefix = 128};
     if (facts->host.configured)
         return block_print(&facts->host.block, buf, BLOCK_TEXT);
-    memcpy(block.addr, facts_pod(facts), 16);
+    memcpy(block.addr, pod_address(facts), 16);
     return block_print(&block, buf, BLOCK_TEXT);
 }
 
@@ -51,7 +57,7 @@ static const char *pod_block(const struct probe_facts *facts, char buf[BLOCK_TEX
 static void add_route(struct list *list)
 {
     const struct probe_host *host = &list->facts->host;
-    const uint8_t *pod = facts_pod(list->facts);
+    const uint8_t *pod = pod_address(list->facts);
     char block[BLOCK_TEXT];
     if (!pod || !addr_is_unicast(pod) || host->route == ROUTE_DIRECT ||
         host->route == ROUTE_UNKNOWN)
@@ -105,7 +111,7 @@ static void add_service(struct list *list)
 static void add_blocked(struct list *list, const struct probe_try *try)
 {
     const struct probe_facts *facts = list->facts;
-    if (facts->host.route == ROUTE_NONE) {
+    if (facts_no_way(facts, try)) {
         add_route(list);
         return;
     }

@@ -39,6 +39,12 @@ const uint8_t *facts_pod(const struct probe_facts *facts)
     return NULL;
 }
 
+bool facts_no_way(const struct probe_facts *facts, const struct probe_try *try)
+{
+    const uint8_t *pod = facts_pod(facts);
+    return facts->host.route == ROUTE_NONE && (!pod || memcmp(pod, try->as.addr, 16) == 0);
+}
+
 const uint8_t *facts_seen(const struct probe_facts *facts)
 {
     for (unsigned i = 0; i < facts->tries; i++)

@@ -313,8 +313,12 @@ static void listen_hello(const struct listener *listener, const int fd[2])
 {
     const struct probe_options *options = listener->options;
     bool listens = fd[0] >= 0 || fd[1] >= 0;
-    if (options->json)
+    if (options->json) {
+        printf("{\"listening\":%s,\"captures\":%s,\"port\":%u}\n", listens ? "true" : "false",
+               options->capture ? "true" : "false", options->port);
+        fflush(stdout);
         return;
+    }
     printf("%s port %u%s. In the pod: fixport-probe connect THIS-HOST --port %u. Ctrl-C ends it.\n",
            listens ? "Listening on" : "Looking at", options->port,
            listens && options->capture ? ", and capturing" : "", options->port);

@@ -165,7 +165,7 @@ static bool host_by_site(struct probe_host *host, const struct site *site, const
                          const uint8_t *seen)
 {
     const struct site_node *by = seen ? site_address_node(site, seen) : NULL;
-    const struct site_node *of = pod ? site_pod_node(site, pod, &host->block) : NULL;
+    const struct site_node *of = site_pod_node(site, pod, &host->block);
     const struct site_node *named = by ? by : of;
     if (named)
         snprintf(host->node, sizeof(host->node), "%s", named->name);
@@ -194,7 +194,7 @@ void run_host(struct probe_run *run, const struct capture *capture, const struct
     if (!back || !addr_is_unicast(back))
         return;
     host->route = route_find(back, host->via);
-    if (site && host_by_site(host, site, pod, seen))
+    if (site && host_by_site(host, site, back, seen))
         return;
     if (site && site->pods.count)
         return; /* the pods are known, and this is none of them */

@@ -46,12 +46,17 @@ static void try_end(struct try_socket *socket, enum try_end end, int error)
     try_close(socket);
 }
 
-/* Binds to a port of its kind. Return: 0 or -errno. */
+/*
+ * Binds to a port of its kind. With SO_REUSEADDR, so that a small range can be probed again while
+ * the last probe's connections are in TIME_WAIT; an established one refuses connect(). Return: 0
+ * or -errno.
+ */
 static int try_bind(struct try_socket *socket, const struct dest *to, const struct portset *ports)
 {
     struct dest any = {.port = 0};
     struct sockaddr_storage address;
-    int error = -EADDRNOTAVAIL;
+    int error = -EADDRNOTAVAIL, on = 1;
+    setsockopt(socket->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
     if (address_is_v4(to->addr))
         memset(any.addr + 10, 0xff, 2);
     for (int i = 0; i < BINDS_MOST; i++) {

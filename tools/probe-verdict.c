@@ -64,8 +64,8 @@ static enum verdict judge_try(const struct probe_facts *facts, const struct prob
 static const struct probe_try *judge_worst(const struct probe_facts *facts,
                                            struct verdict_found *found)
 {
-    static const uint8_t rank[] = {
-        [VERDICT_BLOCKED] = 7,  [VERDICT_NOTHING] = 6,  [VERDICT_REJECTED] = 5,
+    static const uint8_t rank[VERDICTS] = {
+        [VERDICT_BLOCKED] = 7,  [VERDICT_REJECTED] = 6, [VERDICT_NOTHING] = 5,
         [VERDICT_REFUSED] = 4,  [VERDICT_STRANGER] = 3, [VERDICT_NO_ANSWER] = 2,
         [VERDICT_NOT_SENT] = 1,
     };
@@ -231,12 +231,11 @@ static void say_changed(const struct probe_facts *facts, const struct probe_try 
 static void say_blocked(const struct probe_facts *facts, const struct probe_try *try,
                         struct verdict_found *found)
 {
-    const uint8_t *pod = try->as.addr;
     say_snat(facts, found);
     say(found,
         "%s; but the answer did not come back: ", try_kept(try) == 1 ? ", the port is kept" : "");
-    if (facts->host.route == ROUTE_NONE)
-        say(found, "the host has no route to %s.", addr_text(pod));
+    if (facts_no_way(facts, try))
+        say(found, "the host has no route to %s.", addr_text(try->as.addr));
     else if (try->bounce.is)
         say(found, "%s.", icmp_text(&try->bounce));
     else if (try->syns && try->left == LEFT_NOT)
@@ -344,7 +343,7 @@ static void note_plain(const struct probe_facts *facts, struct verdict_found *fo
 
 static void note_range(const struct probe_facts *facts, struct verdict_found *found)
 {
-    if (!facts->ports.count)
+    if (!facts->ports.count && found->good)
         note(found, "No range of ports is known (--ports, FIXPORT_PORTS, a pool, a configuration): "
                     "whether the ports are the right ones was not judged.");
 }

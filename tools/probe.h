@@ -151,6 +151,9 @@ const uint8_t *facts_pod(const struct probe_facts *facts);
 /** facts_seen - the address as which the pod arrives, NULL if no try tells it. */
 const uint8_t *facts_seen(const struct probe_facts *facts);
 
+/** facts_no_way - whether the host has no route to where a try came from: there was no SNAT. */
+bool facts_no_way(const struct probe_facts *facts, const struct probe_try *try);
+
 /** addr_is_set - whether an address is one: not all zero, nor 0.0.0.0. */
 bool addr_is_set(const uint8_t addr[16]);
 

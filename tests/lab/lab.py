@@ -16,6 +16,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(HERE, "..", "lib")]
 import fptest  # noqa: E402
 import machine  # noqa: E402
+import probe  # noqa: E402
 import siteconf  # noqa: E402
 import state  # noqa: E402
 from network import Kind, STATIONS  # noqa: E402
@@ -455,6 +456,7 @@ def wait_for_equal(computer, before):
 
 CASES = {name[5:]: function for name, function in list(globals().items())
          if name.startswith("case_")}
+CASES.update(probe.CASES)
 
 
 def main():
