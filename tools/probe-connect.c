@@ -251,48 +251,67 @@ static enum probe_status connect_address(const struct probe_options *options, st
 
 /* ---- the name ---- */
 
-static bool address_wanted(const struct probe_options *options, const struct addrinfo *at,
-                           bool done[2], struct dest *to)
+/* Whether this machine has a route there: a datagram socket that is connected sends nothing. */
+static bool address_has_route(const struct dest *to)
 {
-    if (!dest_from_sockaddr(at->ai_addr, at->ai_addrlen, to))
-        return false;
-    bool v4 = address_is_v4(to->addr);
-    if (done[v4] || (v4 ? options->only6 : options->only4))
-        return false;
-    done[v4] = true;
-    return true;
+    struct sockaddr_storage address;
+    socklen_t length = dest_sockaddr(to, &address);
+    int fd = socket(address.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    bool has = fd >= 0 && connect(fd, (struct sockaddr *)&address, length) == 0;
+    if (fd >= 0)
+        close(fd);
+    return has;
 }
 
-/* A name's addresses of a family that this machine has none of are no use; what was typed is. */
-static int name_flags(const char *host)
+/* The first address of each family. Return: how many. */
+static unsigned name_pick(const struct addrinfo *list, const struct probe_options *options,
+                          struct dest pick[2])
 {
-    uint8_t addr[16];
-    return AI_NUMERICSERV | (address_parse(host, strlen(host), addr) ? 0 : AI_ADDRCONFIG);
-}
-
-/* The first address of each family. */
-int probe_connect(struct probe_options *options)
-{
-    struct addrinfo hints = {.ai_family = options->only4   ? AF_INET
-                                          : options->only6 ? AF_INET6
-                                                           : AF_UNSPEC,
-                             .ai_socktype = SOCK_STREAM,
-                             .ai_flags = name_flags(options->host)};
-    struct addrinfo *list = NULL;
-    enum probe_status worst = PROBE_OK;
     bool done[2] = {false, false};
-    int error = getaddrinfo(options->host, NULL, &hints, &list);
+    unsigned count = 0;
+    for (const struct addrinfo *at = list; at && count < 2; at = at->ai_next) {
+        if (!dest_from_sockaddr(at->ai_addr, at->ai_addrlen, &pick[count]))
+            continue;
+        bool v4 = address_is_v4(pick[count].addr);
+        if (done[v4] || (v4 ? options->only6 : options->only4))
+            continue;
+        done[v4] = true;
+        pick[count++].port = options->port;
+    }
+    return count;
+}
+
+static int name_resolve(const struct probe_options *options, struct dest pick[2], unsigned *count)
+{
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV};
+    struct addrinfo *list = NULL;
+    int error;
+    hints.ai_family = options->only4 ? AF_INET : options->only6 ? AF_INET6 : AF_UNSPEC;
+    error = getaddrinfo(options->host, NULL, &hints, &list);
     if (error)
         return say_error(PROBE_ERROR, "'%s': %s", options->host,
                          error == EAI_SYSTEM ? strerror(errno) : gai_strerror(error));
-    for (const struct addrinfo *at = list; at && worst != PROBE_ERROR; at = at->ai_next) {
-        struct dest to;
-        if (!address_wanted(options, at, done, &to))
-            continue;
-        to.port = options->port;
-        enum probe_status status = connect_address(options, to);
+    *count = name_pick(list, options, pick);
+    freeaddrinfo(list);
+    return 0;
+}
+
+/* A name may have an address of a family that is not used here: it is passed over. */
+int probe_connect(struct probe_options *options)
+{
+    struct dest pick[2];
+    unsigned count = 0;
+    enum probe_status worst = PROBE_OK;
+    if (name_resolve(options, pick, &count))
+        return PROBE_ERROR;
+    if (count == 2 && address_has_route(&pick[0]) != address_has_route(&pick[1])) {
+        pick[0] = address_has_route(&pick[0]) ? pick[0] : pick[1];
+        count = 1;
+    }
+    for (unsigned i = 0; i < count && worst != PROBE_ERROR; i++) {
+        enum probe_status status = connect_address(options, pick[i]);
         worst = status == PROBE_ERROR || worst == PROBE_OK ? status : worst;
     }
-    freeaddrinfo(list);
-    return worst;
+    return count ? (int)worst
+                 : say_error(PROBE_ERROR, "'%s' has no address to connect to", options->host);
 }

@@ -156,7 +156,8 @@ NO_SNAT = [
 
 ROUTED = [
     Scene("no SNAT", 60001,
-          **same("no-snat", status=0, text="^No SNAT: it arrives from the pod's own address {pod}")),
+          **same("no-snat", status=0,
+                 text="^No SNAT: it arrives from the pod's own address {pod}")),
 ]
 
 
@@ -288,8 +289,8 @@ def play_all(tap, stage, scenes):
         now = [scene for scene in scenes if shim in scene.shims]
         for scene, points in zip(now, at_once(lambda it, s=shim: play(stage, it, s), now)):
             for what, wrong in points:
-                tap.point(not wrong, f"probe: {scene.name}: {what}, {'with' if shim else 'without'} "
-                          "the shim", *wrong)
+                how = "with" if shim else "without"
+                tap.point(not wrong, f"probe: {scene.name}: {what}, {how} the shim", *wrong)
 
 
 def case_probe_plain(tap):
