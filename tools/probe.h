@@ -222,7 +222,7 @@ const char *cause_name(enum cause cause);
 
 struct advice {
     const char *where; /* "host", "firewall", "node", "pod", "configuration" */
-    char line[200];    /* a command, or lines of fixport.conf with \n between */
+    char line[240];    /* a command, or lines of fixport.conf with \n between */
 };
 
 #define ADVICE_MOST 8

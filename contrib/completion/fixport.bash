@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-# Completion for fixport-run(1), fixport-pool(8) and fixport-setup(8) in bash. Install it as
-# /usr/share/bash-completion/completions/fixport-run, with links fixport-pool and fixport-setup
-# beside it.
+# Completion for fixport-run(1), fixport-probe(1), fixport-pool(8) and fixport-setup(8) in bash.
+# Install it as /usr/share/bash-completion/completions/fixport-run, with links fixport-pool,
+# fixport-probe and fixport-setup beside it.
 #
 # Only bash itself is used where it can be, so that it works without the bash-completion package;
 # with that package, a command after fixport-run completes as it would alone.
@@ -40,7 +40,9 @@ _fixport_value()
     --state) _fixport_words "used letgo resting" ;;
     --role) _fixport_roles ;;
     --confirm) _fixport_words "60 120 300 600" ;;
+    --tries) _fixport_words "1 2 3 4 5" ;;
     -p | --ports | -t | --to | --port | --holder) COMPREPLY=() ;;
+    --address | --count | --timeout | --wait) COMPREPLY=() ;;
     *) return 1 ;;
     esac
 }
@@ -59,6 +61,30 @@ _fixport_pool()
     status | reclaim) options+=" --json" ;;
     list) options+=" --json --port --holder --state" ;;
     remove) options+=" --force" ;;
+    "") options+=" $commands --help --version" ;;
+    esac
+    _fixport_words "$options"
+}
+
+_fixport_probe()
+{
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
+    local commands="listen connect help version"
+    local options="--port --ports -c --config --json -4 -6" word command=
+    for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+        [[ " $commands " == *" $word "* ]] && command=$word && break
+    done
+    _fixport_value && return
+    case $command in
+    listen) options+=" --address --capture --no-listen --count --timeout" ;;
+    connect)
+        options+=" --tries --wait"
+        if [[ $prev == connect && $cur != -* ]]; then
+            mapfile -t COMPREPLY < <(compgen -A hostname -- "$cur")
+            return
+        fi
+        ;;
+    help | version) options= ;;
     "") options+=" $commands --help --version" ;;
     esac
     _fixport_words "$options"
@@ -116,5 +142,6 @@ _fixport_run()
 }
 
 complete -F _fixport_pool fixport-pool
+complete -F _fixport_probe fixport-probe
 complete -F _fixport_run fixport-run
 complete -F _fixport_setup fixport-setup
