@@ -138,11 +138,22 @@ static int file_read(const char *name, char **state, struct setup_error *error)
     return result;
 }
 
+int file_alone(const char *path, struct setup_error *error)
+{
+    struct stat st;
+    if (lstat(setup_path(path), &st) < 0 || st.st_nlink < 2)
+        return 0;
+    return setup_fail(error,
+                      "%s: it has %lu names (hard links), and the others would keep the old text: "
+                      "make it a file of its own first",
+                      path, (unsigned long)st.st_nlink);
+}
+
 static int file_steps(const char *name, const char *from, const char *to, struct steps *steps,
                       struct setup_error *error)
 {
     struct file_parts parts;
-    if (to && file_parse(to, &parts, error) < 0)
+    if (to && (file_parse(to, &parts, error) < 0 || file_alone(name, error) < 0))
         return -1;
     steps_file(steps, name, from, to, NULL);
     return 0;
@@ -200,7 +211,7 @@ static void places_set(struct places *places, const char *path, const char *stag
     if (slash)
         slash[slash == places->folder] = '\0';
     snprintf(places->staging, sizeof(places->staging), "%s",
-             staging ? setup_path(staging) : places->folder);
+             staging ? setup_folder(staging) : places->folder);
     snprintf(places->temporary, sizeof(places->temporary), "%s/.%.240s.fixport", places->staging,
              name);
 }
@@ -247,19 +258,35 @@ static int bytes_write(int fd, const char *bytes)
     return 0;
 }
 
-/*
- * SELinux' label, access lists and what users attach stay with the file. What cannot be set was
- * somebody else's doing: the new file has the defaults then.
- */
-static void attributes_copy(const char *path, int fd)
+/* What the kernel's policy does not let us give to a file, it has given to the new one itself. */
+static int attribute_copy(const char *path, int fd, const char *name)
 {
-    char names[4096], value[4096];
-    ssize_t all = llistxattr(path, names, sizeof(names));
-    for (const char *name = names; name - names < all; name += strlen(name) + 1) {
-        ssize_t length = lgetxattr(path, name, value, sizeof(value));
-        if (length >= 0)
-            (void)fsetxattr(fd, name, value, (size_t)length, 0);
-    }
+    static const char policy[] = "security.";
+    ssize_t room = lgetxattr(path, name, NULL, 0);
+    char *value = state_grow(NULL, room > 0 ? (size_t)room : 0);
+    ssize_t length = room < 0 ? -1 : lgetxattr(path, name, value, (size_t)room);
+    int result = length < 0 ? -1 : fsetxattr(fd, name, value, (size_t)length, 0);
+    int why = errno;
+    free(value);
+    errno = why;
+    return strncmp(name, policy, strlen(policy)) == 0 ? 0 : result;
+}
+
+/* SELinux' label, access lists and what users attach stay with the file. */
+static int attributes_copy(const char *path, int fd)
+{
+    ssize_t room = llistxattr(path, NULL, 0);
+    if (room <= 0)
+        return room < 0 && errno != ENOENT && errno != ENOTSUP ? -1 : 0;
+    char *names = state_grow(NULL, (size_t)room);
+    ssize_t all = llistxattr(path, names, (size_t)room);
+    int result = all < 0 ? -1 : 0;
+    for (const char *name = names; result == 0 && name - names < all; name += strlen(name) + 1)
+        result = attribute_copy(path, fd, name);
+    int why = errno;
+    free(names);
+    errno = why;
+    return result;
 }
 
 static int temporary_fill(const struct places *places, const struct file_parts *parts)
@@ -272,8 +299,9 @@ static int temporary_fill(const struct places *places, const struct file_parts *
     if (!result)
         result = fchown(fd, parts->uid, parts->gid);
     if (!result)
+        result = attributes_copy(places->path, fd);
+    if (!result)
         result = fchmod(fd, parts->mode);
-    attributes_copy(places->path, fd);
     if (!result)
         result = fsync(fd);
     int why = errno;
@@ -311,22 +339,10 @@ static int file_take_away(const struct places *places, struct setup_error *error
     return 0;
 }
 
-/* A new file under one of its names would leave the others with the old one. */
-static int file_linked(const char *path, struct setup_error *error)
-{
-    struct stat st;
-    if (lstat(setup_path(path), &st) < 0 || st.st_nlink < 2)
-        return 0;
-    return setup_fail(error, "%s: it has %lu names (hard links), and one is allowed", path,
-                      (unsigned long)st.st_nlink);
-}
-
 int file_replace(const struct step *step, struct setup_error *error)
 {
     struct places places;
     char *now;
-    if (file_linked(step->path, error) < 0)
-        return -1;
     if (file_read(step->path, &now, error) < 0)
         return -1;
     bool same = state_equal(now, step->from);

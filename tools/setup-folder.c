@@ -15,7 +15,7 @@
 static int folder_read(const char *name, char **state, struct setup_error *error)
 {
     struct stat st;
-    const char *path = setup_path(name);
+    const char *path = setup_folder(name);
     *state = NULL;
     if (stat(path, &st) < 0)
         return errno == ENOENT ? 0 : setup_fail(error, "%s: %s", path, strerror(errno));
@@ -31,9 +31,9 @@ static int folder_steps(const char *name, const char *from, const char *to, stru
     (void)from;
     (void)error;
     if (to)
-        steps_command(steps, NULL, "mkdir", "-m", "0755", "--", setup_path(name), NULL);
+        steps_command(steps, NULL, "mkdir", "-m", "0755", "--", setup_folder(name), NULL);
     else
-        steps_command(steps, NULL, "rmdir", "--", setup_path(name), NULL);
+        steps_command(steps, NULL, "rmdir", "--", setup_folder(name), NULL);
     return 0;
 }
 

@@ -416,7 +416,7 @@ int journal_save(const struct journal *journal, struct setup_error *error)
     char path[PATH_MAX], new[PATH_MAX], dir[PATH_MAX];
     snprintf(path, sizeof(path), "%s", setup_path(SETUP_JOURNAL));
     snprintf(new, sizeof(new), "%s", setup_path(JOURNAL_NEW));
-    snprintf(dir, sizeof(dir), "%s", setup_path(SETUP_STATE_DIR));
+    snprintf(dir, sizeof(dir), "%s", setup_folder(SETUP_STATE_DIR));
     json_t *json = file_to_json(journal);
     if (!json)
         return setup_fail(error, "%s cannot be written: the configuration's path or what is "
@@ -448,7 +448,7 @@ int journal_remove(struct setup_error *error)
     unlink(setup_path(JOURNAL_NEW));
     if (unlink(path) < 0 && errno != ENOENT && errno != ENOTDIR)
         return setup_fail(error, "%s cannot be removed: %s", path, strerror(errno));
-    folder_sync(dir);
+    folder_sync(setup_folder(SETUP_STATE_DIR));
     rmdir(dir); /* fails if something else is kept there, and should */
     return 0;
 }

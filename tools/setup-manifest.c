@@ -951,6 +951,8 @@ static int nodeports_change(const char *name, const char *file, const char *text
                             struct steps *steps, struct setup_error *error)
 {
     char staging[PATH_MAX];
+    if (file_alone(name, error) < 0)
+        return -1;
     char *made = manifest_set(name, text, to, error);
     char *whole = made ? file_with(file, text, made) : NULL;
     staging_folder(name, staging);

@@ -7,19 +7,14 @@
  */
 #include "setup-state.h"
 
-#include "pool-cmd.h"
-
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/openat2.h>
 #include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -27,76 +22,7 @@
 #define ERRORS_MOST 4096
 #define NOT_STARTED 127
 
-const char *setup_root = "";
 int setup_keep_fd = -1;
-
-/* ---- paths ---- */
-
-#define PATH_ROOM (2 * PATH_MAX) /* for a root and a path; what is too long, open(2) says */
-
-static void __attribute__((noreturn)) root_left(const char *path, const char *why)
-{
-    exit(say_error(SETUP_ERROR, "--root '%s': %s: %s", setup_root, path, why));
-}
-
-/* A folder under the root, with symlinks as if the root were "/". Return: a descriptor, or -1. */
-static int root_open(int root, const char *folder)
-{
-    struct open_how how = {
-        .flags = O_PATH | O_DIRECTORY | O_CLOEXEC,
-        .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
-    };
-    return (int)syscall(SYS_openat2, root, *folder ? folder : "/", &how, sizeof(how));
-}
-
-/* Where a descriptor's folder really is, and @rest behind that. */
-static void root_spell(int folder, const char *path, const char *rest, char *buf)
-{
-    char link[32];
-    struct stat st;
-    snprintf(link, sizeof(link), "/proc/self/fd/%d", folder);
-    ssize_t length = readlink(link, buf, PATH_MAX);
-    if (length < 0)
-        root_left(path, strerror(errno));
-    int first = (int)strcspn(rest + 1, "/");
-    snprintf(buf + length, PATH_ROOM - (size_t)length, "/%.*s", first, rest + 1);
-    if (rest[1 + first] && lstat(buf, &st) == 0 && S_ISLNK(st.st_mode))
-        root_left(path, "a symlink on the way leads to nothing under the root");
-    snprintf(buf + length, PATH_ROOM - (size_t)length, "%s", rest);
-}
-
-/* The longest part of @path that is there is looked up by the kernel, the rest is appended. */
-static void root_path(const char *path, char *buf)
-{
-    char folder[PATH_MAX];
-    snprintf(folder, sizeof(folder), "%s", path);
-    int root = open(setup_root, O_PATH | O_DIRECTORY | O_CLOEXEC), found = -1;
-    size_t cut = strlen(folder);
-    do {
-        while (cut > 0 && folder[--cut] != '/')
-            ;
-        folder[cut] = '\0';
-        found = root < 0 ? -1 : root_open(root, folder);
-    } while (found < 0 && errno == ENOENT && cut > 0);
-    if (found < 0)
-        root_left(path, errno == ENOSYS ? "it needs Linux 5.6" : strerror(errno));
-    root_spell(found, path, path + cut, buf);
-    close(found);
-    close(root);
-}
-
-const char *setup_path(const char *path)
-{
-    static char buffers[4][PATH_ROOM];
-    static unsigned turn;
-    char *buf = buffers[turn++ % 4];
-    bool kernel = strncmp(path, "/proc/", strlen("/proc/")) == 0;
-    if (*setup_root && !kernel && strlen(path) < PATH_MAX)
-        root_path(path, buf);
-    else
-        snprintf(buf, PATH_ROOM, "%s", path);
-    return buf;
-}
 
 /* ---- finding a tool ---- */
 

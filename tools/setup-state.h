@@ -63,6 +63,9 @@ struct file_parts {
 /** file_parse - take a state apart. Return: 0 or -1. */
 int file_parse(const char *state, struct file_parts *parts, struct setup_error *error);
 
+/** file_alone - 0; -1 if @path has other names (hard links), which a replacement would not reach. */
+int file_alone(const char *path, struct setup_error *error);
+
 /** file_replace - do a step that replaces, makes or removes a file. */
 int file_replace(const struct step *step, struct setup_error *error);
 

@@ -41,7 +41,7 @@ static void walk_sweep(const struct journal_entry *entry)
 static bool folder_in_use(const char *name)
 {
     const struct dirent *entry = NULL;
-    DIR *folder = opendir(setup_path(name));
+    DIR *folder = opendir(setup_folder(name));
     bool used = false;
     while (folder && !used && (entry = readdir(folder)))
         used = strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0;

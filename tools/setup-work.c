@@ -161,7 +161,7 @@ static int folders_missing(struct resources *folders, const char *path, struct s
     snprintf(folder, sizeof(folder), "%s", path);
     for (char *at = strchr(folder + 1, '/'); at && result == 0; at = strchr(at + 1, '/')) {
         *at = '\0';
-        if (access(setup_path(folder), F_OK) < 0 && errno == ENOENT)
+        if (access(setup_folder(folder), F_OK) < 0 && errno == ENOENT)
             result = folder_add(folders, folder, error);
         *at = '/';
     }
@@ -175,7 +175,7 @@ static int work_folders(struct work *work, struct setup_error *error)
     int result = 0;
     for (size_t i = 0; result == 0 && i < work->old.count; i++)
         if (work->old.entry[i].type == &resource_folder &&
-            access(setup_path(work->old.entry[i].name), F_OK) == 0)
+            access(setup_folder(work->old.entry[i].name), F_OK) == 0)
             result = folder_add(&all, work->old.entry[i].name, error);
     for (size_t i = 0; result == 0 && i < wanted->count; i++)
         if (needs_folder(&wanted->item[i]))

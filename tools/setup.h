@@ -58,21 +58,26 @@ struct setup_error {
 int setup_fail(struct setup_error *error, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
-/* ---- setup-run.c: paths, and other people's tools ---- */
+/* ---- setup-path.c: paths under another root ---- */
 
 /** setup_root - prefix of every path (--root DIR); "" by default. Set once, before all else. */
 extern const char *setup_root;
 
-/** setup_keep_fd - a descriptor that tools inherit (the lock), so that it lasts as long as they do; -1. */
-extern int setup_keep_fd;
-
 /**
  * setup_path - @path under the root, in one of four static buffers used in turn.
  * The kernel's own files (/proc) are never under the root. Symlinks among the folders lead to where
- * they would if the root were "/", as openat2(2) RESOLVE_IN_ROOT has it: a root cannot be left. The
- * last component is not looked up. Ends the tool if a symlink leads to nothing there.
+ * they would if the root were "/": a root cannot be left. The last component is not looked up. Ends
+ * the tool if a symlink leads to nothing there.
  */
 const char *setup_path(const char *path);
+
+/** setup_folder - as setup_path() for a folder: its last component is looked up too, if it is there. */
+const char *setup_folder(const char *path);
+
+/* ---- setup-run.c: other people's tools ---- */
+
+/** setup_keep_fd - a descriptor that tools inherit (the lock), so that it lasts as long as they do; -1. */
+extern int setup_keep_fd;
 
 struct run_result {
     int status; /* exit status; 128 + n: signal n; 127: could not be started, see errno_ */

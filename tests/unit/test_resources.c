@@ -11,12 +11,16 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/xattr.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -269,11 +273,17 @@ Test(resources_file, attributes_stay)
 {
     char value[8];
     put("f", "x\n", 2, 0644);
-    if (setxattr(inside("f"), "user.note", "mine", 4, 0) < 0)
+    char large[5000];
+    memset(large, 'x', sizeof(large));
+    if (setxattr(inside("f"), "trusted.large", large, sizeof(large), 0) < 0 && errno == ENOSPC)
+        cr_assert_eq(setxattr(inside("f"), "trusted.large", large, 900, 0), 0);
+    if (setxattr(inside("f"), "trusted.note", "mine", 4, 0) < 0)
         cr_skip_test("no extended attributes in %s", scratch);
+    ssize_t length = getxattr(inside("f"), "trusted.large", NULL, 0);
     char *state = file_state(0600, "y\n");
     bring(&resource_file, inside("f"), state);
-    cr_assert_eq(getxattr(inside("f"), "user.note", value, sizeof(value)), 4);
+    cr_assert_eq(getxattr(inside("f"), "trusted.note", value, sizeof(value)), 4);
+    cr_assert_eq(getxattr(inside("f"), "trusted.large", NULL, 0), length);
     free(state);
 }
 
@@ -285,12 +295,76 @@ Test(resources_file, a_file_with_two_names_is_left_alone)
     cr_assert_eq(link(f, inside("g")), 0);
     free(f);
     char *from = look(&resource_file, inside("f")), *to = file_state(0644, "y\n");
-    cr_assert_eq(resource_file.steps(inside("f"), from, to, &steps, &why), 0);
-    cr_assert_eq(step_do(&steps.item[0], &why), -1);
+    cr_assert_eq(resource_file.steps(inside("f"), from, to, &steps, &why), -1);
     cr_assert_neq(strstr(why.text, "2 names (hard links)"), NULL, "%s", why.text);
-    steps_free(&steps);
-    free(from);
     free(to);
+    bring(&resource_file, inside("f"), NULL);
+    cr_assert_eq(access(inside("g"), F_OK), 0, "to be removed it needs no other");
+    free(from);
+}
+
+/* As an old kernel answers. */
+static void forbid(long call)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)call, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof(code) / sizeof(code[0]), code};
+    cr_assert_eq(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+    cr_assert_eq(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0), 0);
+}
+
+Test(resources_file, without_openat2_the_root_is_not_left_either)
+{
+    char *state = file_state(0644, "x\n");
+    setup_root = state_copy(scratch);
+    mkdir(inside("etc"), 0755);
+    cr_assert_eq(symlink("etc", inside("conf")), 0);
+    forbid(SYS_openat2);
+    bring(&resource_file, "/etc/x", state);
+    cr_assert_eq(access(inside("etc/x"), F_OK), 0);
+    cr_assert_str_eq(setup_path("/etc/a/b"), inside("etc/a/b"));
+    cr_assert_str_eq(setup_folder("/etc"), inside("etc"));
+    cr_assert_str_eq(setup_path("/conf"), inside("conf"));
+    free(state);
+}
+
+Test(resources_file, without_openat2_symlinks_end_it, .exit_code = SETUP_ERROR)
+{
+    setup_root = state_copy(scratch);
+    mkdir(inside("etc"), 0755);
+    cr_assert_eq(symlink("etc", inside("conf")), 0);
+    forbid(SYS_openat2);
+    (void)setup_path("/etc/x");
+    (void)setup_path("/conf/x");
+    cr_assert_fail("it was followed");
+}
+
+/* The folder in which a replacement is written first, and one that is a symlink itself. */
+Test(resources_file, a_folder_that_is_a_symlink_does_not_leave_the_root)
+{
+    struct steps steps = {.count = 0};
+    char *state = file_state(0644, "x\n"), *now, real[PATH_MAX];
+    mkdir(inside("root"), 0755);
+    setup_root = state_copy(inside("root"));
+    snprintf(real, sizeof(real), "%s/root%s", scratch, scratch);
+    mkdir(inside("root/tmp"), 0755);
+    mkdir(real, 0755);
+    cr_assert_eq(symlink(scratch, inside("root/etc")), 0);
+    steps_file(&steps, "/etc/x", NULL, state, "/etc");
+    cr_assert_eq(step_do(&steps.item[0], &why), 0, "%s", why.text);
+    cr_assert_str_eq(setup_folder("/etc"), real);
+    put(".x.fixport", "host's", 6, 0644);
+    file_sweep("/etc/x", "/etc");
+    cr_assert_eq(access(inside(".x.fixport"), F_OK), 0, "a file outside of the root was removed");
+    cr_assert_eq(resource_folder.read("/etc", &now, &why), 0);
+    cr_assert_str_eq(now, "there");
+    steps_free(&steps);
+    free(now);
+    free(state);
 }
 
 Test(resources_file, folder_made_and_removed)

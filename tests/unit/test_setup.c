@@ -116,6 +116,11 @@ const char *setup_path(const char *path)
     return buf;
 }
 
+const char *setup_folder(const char *path)
+{
+    return setup_path(path);
+}
+
 int run_tool(char *const argv[], const char *input, struct run_result *result)
 {
     (void)input;
