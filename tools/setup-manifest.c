@@ -16,7 +16,7 @@
  * The kubelet reads every file in the folder, whatever its name: so the new one is written in the
  * folder above (the same file system), and renamed.
  */
-#include "setup.h"
+#include "setup-state.h"
 
 #include <stdio.h>
 #include <stdlib.h>
