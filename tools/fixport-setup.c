@@ -263,16 +263,25 @@ static int parse_line(int argc, char **argv, struct parse *parse,
     return status ? status : parse_root(parse->root);
 }
 
+/* Who asked for JSON gets it for an error in the line, too, wherever that stands. */
+static bool parse_asks_json(char **argv)
+{
+    while (*argv && strcmp(*argv, "--json") != 0)
+        argv++;
+    return *argv;
+}
+
 int main(int argc, char **argv)
 {
     struct parse parse = {.root = NULL};
     const struct setup_command *command = NULL;
     say_begin("fixport-setup");
+    json_promise(parse_asks_json(argv));
     int status = parse_line(argc, argv, &parse, &command);
     if (!status)
         status = command->run(&parse.options);
-    if (parse.options.json && status != SETUP_OK && status != SETUP_CHANGES)
-        json_say_failed();
+    if (status == SETUP_OK || status == SETUP_CHANGES)
+        json_promise(false);
     if (fflush(stdout) != 0 || ferror(stdout))
         return say_error(SETUP_ERROR, "stdout cannot be written");
     return status;

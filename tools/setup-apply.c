@@ -203,6 +203,8 @@ static int apply_all(const struct setup_options *options, struct work *work)
 /* An apply that waits for its confirmation is to be confirmed, undone or too late. */
 static int apply_unconfirmed(struct journal *journal, bool *has, struct setup_error *error)
 {
+    if (*has && journal->phase == JOURNAL_UNDOING)
+        say_error(0, "an earlier undo was interrupted: what it has put back is applied again");
     if (!*has || journal->phase != JOURNAL_UNCONFIRMED)
         return 0;
     if (time(NULL) >= journal->deadline)

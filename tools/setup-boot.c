@@ -112,6 +112,8 @@ int setup_boot(const struct setup_options *options)
         result = boot_begin(&journal, &has, &error);
     bool undone = has && journal.phase == JOURNAL_UNDOING;
     if (result == 0 && undone)
+        say_error(0, "an earlier undo was interrupted: going on from there");
+    if (result == 0 && undone)
         result = undo_go_on(&journal, &changed, &error);
     else if (result == 0 && has)
         result = boot_run(&journal, &changed, &error);

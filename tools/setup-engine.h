@@ -43,8 +43,11 @@ json_t *json_roles(unsigned roles);
 /** json_say - print @object (reference taken) on stdout. */
 void json_say(json_t *object);
 
-/** json_say_failed - if nothing was said as JSON yet: say the last error, for who asked for JSON. */
-void json_say_failed(void);
+/**
+ * json_promise - if the tool ends, wherever, before json_say() was called, say the last error as
+ * JSON: who asked for it gets an object in any case. @promised: false takes it back.
+ */
+void json_promise(bool promised);
 
 /* ---- setup-lock.c ---- */
 
@@ -66,6 +69,15 @@ bool lock_is_held(void);
 void lock_forget(void);
 
 /* ---- setup-journal.c, beyond setup.h ---- */
+
+/**
+ * journal_look - as journal_load(), for commands that only show: who may not read it gets the copy
+ * that has only what everybody can read anyway (.partial).
+ */
+int journal_look(struct journal *journal, struct setup_error *error);
+
+/** journal_hidden - whether there may be a journal that only root can see. */
+bool journal_hidden(void);
 
 /** journal_add - append an entry; the texts are copied. Return: it, until the next is added. */
 struct journal_entry *journal_add(struct journal *journal, const struct resource_type *type,

@@ -31,7 +31,7 @@ static int folder_steps(const char *name, const char *from, const char *to, stru
     (void)from;
     (void)error;
     if (to)
-        steps_command(steps, NULL, "mkdir", "-m", "0755", "--", setup_folder(name), NULL);
+        steps_command(steps, NULL, "mkdir", "-p", "-m", "0755", "--", setup_folder(name), NULL);
     else
         steps_command(steps, NULL, "rmdir", "--", setup_folder(name), NULL);
     return 0;

@@ -15,7 +15,6 @@
 #include <unistd.h>
 
 #define JOURNAL_FORMAT 1
-#define JOURNAL_NEW SETUP_JOURNAL ".new"
 #define JOURNAL_MAX (64 << 20) /* bytes */
 #define JOURNAL_ENTRIES 4096
 
@@ -110,11 +109,11 @@ int journal_use(const struct journal *journal, struct setup_error *error)
 
 static json_t *entry_to_json(const struct journal_entry *entry)
 {
-    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:b, s:b}", "type", entry->type->name,
-                     "name", entry->name, "why", json_text(entry->why), "before",
+    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:b, s:b, s:b}", "type",
+                     entry->type->name, "name", entry->name, "why", json_text(entry->why), "before",
                      json_text(entry->before), "previous", json_text(entry->previous), "wanted",
                      json_text(entry->wanted), "after", json_text(entry->after), "done",
-                     entry->done, "dropped", entry->dropped);
+                     entry->done, "dropped", entry->dropped, "hidden", entry->hidden);
 }
 
 /* NULL for an entry makes the whole NULL: a text that is not UTF-8 has no place in JSON. */
@@ -146,10 +145,11 @@ static int word_find(const char *word, const char *const *words, size_t count)
 
 static int journal_bad(struct setup_error *error, const char *why)
 {
-    return setup_fail(error,
-                      "%s is damaged (%s): nothing was changed; put back a good copy of it, or bring"
-                      " the machine by hand to what it calls \"before\", and remove it",
-                      setup_path(SETUP_JOURNAL), why);
+    return setup_fail(
+        error,
+        "%s is damaged (%s): nothing was changed. Put back a good copy of it; or take "
+        "away by hand what fixport-setup(8) lists under FILES, and remove it",
+        setup_path(SETUP_JOURNAL), why);
 }
 
 /* What a name may be: it becomes part of a path or a command's argument. */
@@ -175,11 +175,12 @@ static int entry_from_json(json_t *json, struct journal *journal)
 {
     const char *type_name, *name;
     json_t *why, *before, *previous, *wanted, *after;
-    int done, dropped;
-    if (json_unpack_ex(json, NULL, JSON_STRICT, "{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:b, s:b}",
-                       "type", &type_name, "name", &name, "why", &why, "before", &before,
-                       "previous", &previous, "wanted", &wanted, "after", &after, "done", &done,
-                       "dropped", &dropped) < 0)
+    int done, dropped, hidden = false;
+    if (json_unpack_ex(json, NULL, JSON_STRICT,
+                       "{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:b, s:b, s?b}", "type", &type_name,
+                       "name", &name, "why", &why, "before", &before, "previous", &previous,
+                       "wanted", &wanted, "after", &after, "done", &done, "dropped", &dropped,
+                       "hidden", &hidden) < 0)
         return -1;
     const struct resource_type *type = resource_type_find(type_name);
     if (!type || !name_valid(type, name) || journal_find(journal, type, name))
@@ -187,6 +188,7 @@ static int entry_from_json(json_t *json, struct journal *journal)
     struct journal_entry *entry = journal_add(journal, type, name, NULL);
     entry->done = done;
     entry->dropped = dropped;
+    entry->hidden = hidden;
     bool good = text_take(why, &entry->why);
     good &= text_take(before, &entry->before);
     good &= text_take(previous, &entry->previous);
@@ -318,10 +320,9 @@ static int file_from_json(json_t *json, struct journal *journal, struct setup_er
 }
 
 /* What is somebody else's to write must not be believed. */
-static int journal_trusted(int fd, struct setup_error *error)
+static int journal_trusted(int fd, const char *path, struct setup_error *error)
 {
     struct stat st;
-    const char *path = setup_path(SETUP_JOURNAL);
     if (fstat(fd, &st) < 0)
         return setup_fail(error, "%s: %s", path, strerror(errno));
     if (!S_ISREG(st.st_mode))
@@ -335,16 +336,15 @@ static int journal_trusted(int fd, struct setup_error *error)
     return st.st_size > JOURNAL_MAX ? setup_fail(error, "%s is too large", path) : 0;
 }
 
-int journal_load(struct journal *journal, struct setup_error *error)
+static int journal_read(struct journal *journal, const char *path, struct setup_error *error)
 {
     *journal = (struct journal){.count = 0};
-    const char *path = setup_path(SETUP_JOURNAL);
     int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0 && (errno == ENOENT || errno == ENOTDIR))
         return 0;
     if (fd < 0)
         return setup_fail(error, "%s: %s", path, strerror(errno));
-    if (journal_trusted(fd, error) < 0) {
+    if (journal_trusted(fd, path, error) < 0) {
         close(fd);
         return -1;
     }
@@ -354,6 +354,27 @@ int journal_load(struct journal *journal, struct setup_error *error)
     json_decref(json);
     if (result < 0)
         journal_free(journal);
+    return result;
+}
+
+int journal_load(struct journal *journal, struct setup_error *error)
+{
+    return journal_read(journal, setup_path(SETUP_JOURNAL), error);
+}
+
+bool journal_hidden(void)
+{
+    return access(setup_path(SETUP_JOURNAL), R_OK) < 0 && errno == EACCES;
+}
+
+int journal_look(struct journal *journal, struct setup_error *error)
+{
+    int result = 0;
+    if (journal_hidden())
+        result = journal_read(journal, setup_path(SETUP_PUBLIC), error);
+    if (result == 0)
+        return journal_load(journal, error);
+    journal->partial = result == 1;
     return result;
 }
 
@@ -377,10 +398,12 @@ static int folder_make(const char *state_dir)
             return -1;
         *at = '/';
     }
-    return mkdir(path, 0700) < 0 && errno != EEXIST ? -1 : 0;
+    if (mkdir(path, 0755) < 0)
+        return errno == EEXIST ? 0 : -1;
+    return chmod(path, 0755);
 }
 
-static int journal_write(const char *path, json_t *json)
+static int journal_fill(const char *path, json_t *json, mode_t mode)
 {
     unlink(path);
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
@@ -393,7 +416,7 @@ static int journal_write(const char *path, json_t *json)
     }
     errno = EIO;
     int result = json_dumpf(json, file, JSON_INDENT(1));
-    if (result == 0 && (fflush(file) != 0 || fsync(fd) < 0))
+    if (result == 0 && (fflush(file) != 0 || fchmod(fd, mode) < 0 || fsync(fd) < 0))
         result = -1;
     int why = errno;
     fclose(file);
@@ -411,31 +434,107 @@ static bool file_readable(json_t *json)
     return readable;
 }
 
+/* Return: the name under which a new @path is written, in a static buffer. */
+static const char *path_new(const char *path)
+{
+    static char buf[PATH_MAX];
+    snprintf(buf, sizeof(buf), "%s.new", setup_path(path));
+    return buf;
+}
+
+static int journal_write(const char *path, json_t *json, mode_t mode)
+{
+    const char *new = path_new(path);
+    int result = journal_fill(new, json, mode);
+    if (result == 0)
+        result = rename(new, setup_path(path));
+    if (result < 0) {
+        int why = errno;
+        unlink(new);
+        errno = why;
+    }
+    return result;
+}
+
+/* ---- the copy for everybody ---- */
+
+/* Whether a state of a file, or of a pool, says that anybody may read it. */
+static bool state_is_open(const struct resource_type *type, const char *state)
+{
+    const char *mode = state && type == &resource_pool ? strstr(state, "\nmode = ") : state;
+    mode = mode && *mode == '\n' ? mode + strlen("\nmode = ") : mode;
+    return !mode || (strtoul(mode, NULL, 8) & 4);
+}
+
+/* Whether who is not root may read such things, too. */
+static bool entry_is_public(const struct journal_entry *entry)
+{
+    if (entry->type == &resource_file || entry->type == &resource_pool)
+        return state_is_open(entry->type, entry->before) &&
+               state_is_open(entry->type, entry->previous) &&
+               state_is_open(entry->type, entry->wanted) &&
+               state_is_open(entry->type, entry->after);
+    return entry->type == &resource_folder || entry->type == &resource_link ||
+           entry->type == &resource_sysctl || entry->type == &resource_routes;
+}
+
+/* The states stay @journal's: only the list of entries is to be freed. */
+static struct journal journal_public(const struct journal *journal)
+{
+    struct journal public = *journal;
+    public.earlier = NULL;
+    public.entry = state_grow(NULL, journal->count * sizeof(*public.entry));
+    for (size_t i = 0; i < journal->count; i++) {
+        struct journal_entry *entry = &public.entry[i];
+        *entry = journal->entry[i];
+        entry->hidden = !entry_is_public(entry);
+        if (entry->hidden)
+            entry->before = entry->previous = entry->wanted = entry->after = NULL;
+    }
+    return public;
+}
+
+/* Nothing depends on it: if it cannot be written, it is not there. */
+static void public_save(const struct journal *journal)
+{
+    struct journal public = journal_public(journal);
+    json_t *json = file_to_json(&public);
+    if (!json || journal_write(SETUP_PUBLIC, json, 0644) < 0)
+        unlink(setup_path(SETUP_PUBLIC));
+    json_decref(json);
+    free(public.entry);
+}
+
+/* ---- replacing it ---- */
+
+/* What is written, as JSON; NULL: @error. */
+static json_t *journal_for_file(const struct journal *journal, struct setup_error *error)
+{
+    json_t *json = file_to_json(journal);
+    if (json && file_readable(json))
+        return json;
+    setup_fail(error, "%s cannot be written: what is there now is %s", setup_path(SETUP_JOURNAL),
+               json ? "too much to remember" : "not all UTF-8");
+    json_decref(json);
+    return NULL;
+}
+
 int journal_save(const struct journal *journal, struct setup_error *error)
 {
-    char path[PATH_MAX], new[PATH_MAX], dir[PATH_MAX];
-    snprintf(path, sizeof(path), "%s", setup_path(SETUP_JOURNAL));
-    snprintf(new, sizeof(new), "%s", setup_path(JOURNAL_NEW));
-    snprintf(dir, sizeof(dir), "%s", setup_folder(SETUP_STATE_DIR));
-    json_t *json = file_to_json(journal);
+    char dir[PATH_MAX];
+    json_t *json = journal_for_file(journal, error);
     if (!json)
-        return setup_fail(error, "%s cannot be written: the configuration's path or what is "
-                                 "there now is not all UTF-8", path);
-    if (!file_readable(json)) {
-        json_decref(json);
-        return setup_fail(error, "%s would not be readable again: a path in the configuration has "
-                                 "\"..\" in it, or there is too much to remember", path);
-    }
+        return -1;
+    snprintf(dir, sizeof(dir), "%s", setup_folder(SETUP_STATE_DIR));
     int result = folder_make(dir);
     if (result == 0)
-        result = journal_write(new, json);
-    if (result == 0)
-        result = rename(new, path);
-    if (result == 0)
+        result = journal_write(SETUP_JOURNAL, json, 0600);
+    if (result == 0) {
+        public_save(journal);
         result = folder_sync(dir);
+    }
     if (result < 0) {
-        setup_fail(error, "%s cannot be written: %s", path, strerror(errno));
-        unlink(new);
+        setup_fail(error, "%s cannot be written: %s", setup_path(SETUP_JOURNAL), strerror(errno));
         rmdir(dir); /* if it was made for this */
     }
     json_decref(json);
@@ -444,12 +543,14 @@ int journal_save(const struct journal *journal, struct setup_error *error)
 
 int journal_remove(struct setup_error *error)
 {
-    const char *path = setup_path(SETUP_JOURNAL), *dir = setup_path(SETUP_STATE_DIR);
-    unlink(setup_path(JOURNAL_NEW));
+    unlink(path_new(SETUP_PUBLIC));
+    unlink(setup_path(SETUP_PUBLIC));
+    unlink(path_new(SETUP_JOURNAL));
+    const char *path = setup_path(SETUP_JOURNAL);
     if (unlink(path) < 0 && errno != ENOENT && errno != ENOTDIR)
         return setup_fail(error, "%s cannot be removed: %s", path, strerror(errno));
     folder_sync(setup_folder(SETUP_STATE_DIR));
-    rmdir(dir); /* fails if something else is kept there, and should */
+    rmdir(setup_path(SETUP_STATE_DIR)); /* fails if something else is kept there, and should */
     return 0;
 }
 

@@ -64,7 +64,7 @@ static void plan_notes(const struct work *work)
     if (work->has_old && work->old.phase == JOURNAL_APPLYING && !lock_is_held())
         say_error(0, "note: an apply was interrupted here; apply rolls that back first");
     if (work->has_old && work->old.phase == JOURNAL_UNDOING && !lock_is_held())
-        say_error(0, "note: an undo was interrupted here");
+        say_error(0, "note: an undo was interrupted here: apply sets again what it has put back");
     if (work->has_old && work->old.phase == JOURNAL_UNCONFIRMED)
         say_error(0, "note: an apply waits here for 'fixport-setup confirm' until %s",
                   text_when(work->old.deadline));

@@ -53,6 +53,10 @@ int resources_add(struct resources *resources, const struct resource_type *type,
                   const char *wanted, const char *why, struct setup_error *error)
 {
     struct resource made = {.type = type};
+    json_t *text = json_string(name);
+    json_decref(text);
+    if (!text) /* the journal is JSON */
+        return setup_fail(error, "'%s': a path must be UTF-8", name);
     for (size_t i = 0; i < resources->count; i++)
         if (resources->item[i].type == type && strcmp(resources->item[i].name, name) == 0)
             return setup_fail(error, "%s %s is wanted twice: for '%s' and for '%s'", type->name,

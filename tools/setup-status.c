@@ -5,10 +5,10 @@
  */
 #include "setup-engine.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+
+#define UNREADABLE "unreadable"
 
 struct status_line {
     const struct journal_entry *entry;
@@ -22,8 +22,10 @@ struct status {
     bool has;
     bool busy; /* another one is at work */
     bool interrupted;
+    bool unsure; /* which of the two: only root can see the lock */
     struct status_line *line;
     size_t bad;
+    size_t unseen; /* what only root can read: neither good nor bad */
 };
 
 static const char *word_applied(const struct journal_entry *entry, const char *now, bool *good)
@@ -47,9 +49,10 @@ static void status_entry(const struct status *status, struct status_line *line)
     struct setup_error error;
     const struct journal_entry *entry = line->entry;
     line->good = false;
-    if (entry->type->read(entry->name, &line->now, &error) < 0) {
-        line->word = "unreadable";
-        say_error(0, "%s", error.text);
+    if (entry->hidden || entry->type->read(entry->name, &line->now, &error) < 0) {
+        line->word = UNREADABLE;
+        if (!status->journal.partial)
+            say_error(0, "%s", error.text);
     } else if (status->journal.phase == JOURNAL_APPLYING) {
         line->word = word_interrupted(entry->previous, entry->wanted, line->now);
     } else if (status->journal.phase == JOURNAL_UNDOING) {
@@ -62,18 +65,21 @@ static void status_entry(const struct status *status, struct status_line *line)
 static int status_take(struct status *status, struct setup_error *error)
 {
     const struct journal *journal = &status->journal;
-    int result = journal_load(&status->journal, error);
+    int result = journal_look(&status->journal, error);
     status->has = result == 1;
     if (result < 0 || journal_use(journal, error) < 0)
         return -1;
     bool under_way = journal->phase == JOURNAL_APPLYING || journal->phase == JOURNAL_UNDOING;
     status->busy = lock_is_held();
-    status->interrupted = status->has && under_way && !status->busy;
+    status->unsure = under_way && journal->partial;
+    status->interrupted = status->has && under_way && !status->busy && !status->unsure;
     status->line = state_grow(NULL, journal->count * sizeof(*status->line));
     for (size_t i = 0; i < journal->count; i++) {
         status->line[i] = (struct status_line){.entry = &journal->entry[i]};
         status_entry(status, &status->line[i]);
-        status->bad += !status->line[i].good;
+        bool unseen = journal->partial && strcmp(status->line[i].word, UNREADABLE) == 0;
+        status->unseen += unseen;
+        status->bad += !status->line[i].good && !unseen;
     }
     return 0;
 }
@@ -86,6 +92,13 @@ static void status_free(struct status *status)
     journal_free(&status->journal);
 }
 
+static const char *status_going(const struct status *status)
+{
+    return status->busy     ? "is under way"
+           : status->unsure ? "is under way or was interrupted"
+                            : "was interrupted";
+}
+
 static void status_heading(const struct status *status)
 {
     const struct journal *journal = &status->journal;
@@ -93,11 +106,13 @@ static void status_heading(const struct status *status)
     if (status->busy)
         printf("Another fixport-setup is at work here.\n");
     if (journal->phase == JOURNAL_APPLYING)
-        printf("%s for role %s, begun %s: the next apply or undo rolls it back first.\n",
-               status->busy ? "An apply" : "An apply was interrupted", roles, when);
+        printf("An apply %s for role %s, begun %s%s\n", status_going(status), roles, when,
+               status->interrupted ? ": the next apply or undo rolls it back first." : ".");
     else if (journal->phase == JOURNAL_UNDOING)
-        printf("%s for role %s: the next undo goes on with it.\n",
-               status->busy ? "An undo" : "An undo was interrupted", roles);
+        printf("An undo %s for role %s%s\n", status_going(status), roles,
+               status->interrupted ? ": the next undo goes on with it; an apply sets again what it "
+                                     "has put back."
+                                   : ".");
     else
         printf("Applied %s from %s for role %s.\n", when, journal->config, roles);
     if (journal->phase == JOURNAL_UNCONFIRMED)
@@ -131,7 +146,7 @@ static void status_differences(const struct status *status)
         status->journal.phase == JOURNAL_APPLYING || status->journal.phase == JOURNAL_UNDOING;
     for (size_t i = 0; !under_way && i < status->journal.count; i++) {
         const struct status_line *line = &status->line[i];
-        if (line->good || strcmp(line->word, "unreadable") == 0)
+        if (line->good || strcmp(line->word, UNREADABLE) == 0)
             continue;
         printf("\n%s:\n", type_label(line->entry->type, line->entry->name));
         text_difference(line->entry->after, line->now, stdout);
@@ -148,7 +163,10 @@ static void status_say(const struct status *status)
     status_heading(status);
     status_table(status);
     status_differences(status);
-    if (status->bad && !status->interrupted && !status->busy)
+    if (status->unseen)
+        printf("\n%s not compared: only root can read what is there.\n",
+               text_are(status->unseen, "resource"));
+    if (status->bad && !status->interrupted && !status->busy && !status->unsure)
         printf("\n%s not as applied; 'fixport-setup apply' mends it.\n",
                text_are(status->bad, "resource"));
 }
@@ -168,6 +186,11 @@ static json_t *status_lines(const struct status *status)
     return list;
 }
 
+static json_t *status_going_json(const struct status *status, bool value)
+{
+    return status->unsure ? json_null() : json_boolean(value);
+}
+
 static json_t *status_object(const struct status *status)
 {
     static const char *const phases[] = {"applying", "unconfirmed", "applied", "undoing"};
@@ -175,20 +198,20 @@ static json_t *status_object(const struct status *status)
     const char *phase = !status->has ? "none" : phases[journal->phase];
     if (!status->has)
         return json_pack("{s:s, s:b, s:[]}", "phase", phase, "busy", status->busy, "resources");
-    return json_pack("{s:s, s:b, s:b, s:s, s:o, s:I, s:o, s:o}", "phase", phase, "busy",
-                     status->busy, "interrupted", status->interrupted, "config", journal->config,
-                     "roles", json_roles(journal->roles), "when", (json_int_t)journal->when,
-                     "deadline", journal->deadline ? json_integer(journal->deadline) : json_null(),
-                     "resources", status_lines(status));
+    return json_pack("{s:s, s:o, s:o, s:b, s:s, s:o, s:I, s:o, s:o}", "phase", phase, "busy",
+                     status_going_json(status, status->busy), "interrupted",
+                     status_going_json(status, status->interrupted), "guessed", journal->partial,
+                     "config", journal->config, "roles", json_roles(journal->roles), "when",
+                     (json_int_t)journal->when, "deadline",
+                     journal->deadline ? json_integer(journal->deadline) : json_null(), "resources",
+                     status_lines(status));
 }
 
 static int status_failed(const struct setup_error *error)
 {
-    if (geteuid() != 0 && access(setup_path(SETUP_STATE_DIR), X_OK) < 0 && errno == EACCES)
-        return say_error(SETUP_ERROR,
-                         "what was applied is kept in %s, which only root can read: "
-                         "run status as root",
-                         setup_path(SETUP_STATE_DIR));
+    if (journal_hidden())
+        return say_error(SETUP_ERROR, "%s can be read by root only: run status as root",
+                         setup_path(SETUP_JOURNAL));
     return say_error(SETUP_ERROR, "%s", error->text);
 }
 

@@ -89,22 +89,30 @@ json_t *json_roles(unsigned roles)
     return list;
 }
 
-static bool json_said;
+static bool json_promised;
 
 void json_say(json_t *object)
 {
-    json_said = true;
+    json_promised = false;
     if (!object || json_dumpf(object, stdout, JSON_INDENT(2)) != 0)
         exit(say_error(SETUP_ERROR, "out of memory"));
     putchar('\n');
     json_decref(object);
 }
 
-void json_say_failed(void)
+static void json_say_failed(void)
 {
     struct setup_error error;
-    if (json_said)
+    if (!json_promised)
         return;
     snprintf(error.text, sizeof(error.text), "%s", say_last());
     json_say(json_pack("{s:s, s:o}", "result", "failed", "error", json_error(&error)));
+}
+
+void json_promise(bool promised)
+{
+    static bool registered;
+    json_promised = promised;
+    if (promised && !registered)
+        registered = atexit(json_say_failed) == 0;
 }

@@ -10,6 +10,7 @@
 #include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* The first failure is what @error tells; the others are said at once. */
 static void walk_failed(bool *failed, const struct setup_error *one, struct setup_error *error)
@@ -68,6 +69,14 @@ static int walk_back(const struct journal_entry *entry, const char *from, const 
     return change_from(entry->type, entry->name, from, state, error);
 }
 
+/* Those above the journal's were in use until it went. */
+static void walk_folders(const struct journal *journal)
+{
+    for (size_t i = journal->count; i-- > 0;)
+        if (journal->entry[i].type == &resource_folder && !journal->entry[i].before)
+            (void)rmdir(setup_path(journal->entry[i].name));
+}
+
 int rollback_run(const struct journal *journal, struct setup_error *error)
 {
     bool failed = false;
@@ -80,7 +89,11 @@ int rollback_run(const struct journal *journal, struct setup_error *error)
     }
     signals_deaf(false);
     systemd_reload();
-    return failed ? -1 : journal_restore(journal, error);
+    if (failed || journal_restore(journal, error) < 0)
+        return -1;
+    if (!journal->earlier)
+        walk_folders(journal);
+    return 0;
 }
 
 int rollback_reload(struct journal *journal, bool *has, const char *why, struct setup_error *error)
@@ -107,8 +120,6 @@ int journal_begin(struct journal *journal, bool *has, struct setup_error *error)
         return journal_remove(error); /* and what a killed one left in the folder */
     if (journal->phase == JOURNAL_APPLYING)
         return rollback_reload(journal, has, "an earlier apply was interrupted", error);
-    if (journal->phase == JOURNAL_UNDOING)
-        say_error(0, "an earlier undo was interrupted");
     return 0;
 }
 
@@ -165,13 +176,18 @@ int undo_go_on(const struct journal *journal, size_t *changed, struct setup_erro
 {
     if (journal_use(journal, error) < 0 || undo_walk(journal, changed, error) < 0)
         return -1;
-    return journal_remove(error);
+    if (journal_remove(error) < 0)
+        return -1;
+    walk_folders(journal);
+    return 0;
 }
 
 static int undo_run(struct journal *journal, bool force, size_t *changed, struct setup_error *error)
 {
-    if (journal->phase == JOURNAL_UNDOING)
+    if (journal->phase == JOURNAL_UNDOING) {
+        say_error(0, "an earlier undo was interrupted: going on from there");
         return undo_go_on(journal, changed, error);
+    }
     if (journal_use(journal, error) < 0 || (!force && undo_check(journal, error) < 0))
         return -1;
     journal->phase = JOURNAL_UNDOING;

@@ -56,11 +56,6 @@ static int work_roles(struct work *work, unsigned roles)
                      work->config, uts.nodename, uts.nodename);
 }
 
-static bool journal_hidden(void)
-{
-    return geteuid() != 0 && access(setup_path(SETUP_STATE_DIR), X_OK) < 0 && errno == EACCES;
-}
-
 static bool journal_has_iptables(const struct journal *journal)
 {
     for (size_t i = 0; i < journal->count; i++)
@@ -87,13 +82,10 @@ static int work_backend(struct work *work, struct setup_error *error)
 
 static int work_journal(struct work *work, struct setup_error *error)
 {
-    if (journal_hidden()) {
-        work->guessed = true;
-        return 0;
-    }
-    int result = journal_load(&work->old, error);
+    int result = journal_look(&work->old, error);
     work->has_old = result == 1;
-    return result < 0 ? -1 : 0;
+    work->guessed = work->old.partial || (result < 0 && journal_hidden());
+    return result < 0 && !work->guessed ? -1 : 0;
 }
 
 /* Much of a machine only root may see; plan is for everybody. */
@@ -180,6 +172,8 @@ static int work_folders(struct work *work, struct setup_error *error)
     for (size_t i = 0; result == 0 && i < wanted->count; i++)
         if (needs_folder(&wanted->item[i]))
             result = folders_missing(&all, wanted->item[i].name, error);
+    if (result == 0)
+        result = folders_missing(&all, SETUP_STATE_DIR, error);
     if (wanted->count)
         all.item = state_grow(all.item, (all.count + wanted->count) * sizeof(*all.item));
     for (size_t i = 0; i < wanted->count; i++)
@@ -277,7 +271,8 @@ static int work_machine(struct work *work, struct setup_error *error)
     const struct journal *old = work->has_old ? &work->old : NULL;
     work->next.persist = work->site.persist;
     if (roles_want(&work->site, work->next.roles, old, work->config, &work->resources, error) < 0 ||
-        work_folders(work, error) < 0 || work_entries(work, error) < 0 || persist_entries(work, error) < 0)
+        work_folders(work, error) < 0 || work_entries(work, error) < 0 ||
+        persist_entries(work, error) < 0)
         return -1;
     return work_dropped(work, error);
 }
@@ -288,7 +283,7 @@ int work_begin(struct work *work, const struct setup_options *options)
     memset(work, 0, sizeof(*work));
     if (work_config(work, options->config) || work_roles(work, options->roles))
         return SETUP_ERROR;
-    memcpy(work->next.config, work->config, sizeof(work->config));
+    say_clean(work->config, PATH_MAX, true, work->next.config, PATH_MAX); /* JSON is UTF-8 */
     if (work_machine(work, &error) < 0 || work_plan(work, &error) < 0)
         return say_error(SETUP_ERROR, "%s", error.text);
     work->next.iptables = work_iptables(work);

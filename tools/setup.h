@@ -37,8 +37,9 @@
 #define SETUP_ROUTE_PROTOCOL 161 /* "fixport" in rt_protos.d: in use by nobody known */
 #define SETUP_CHAIN "FIXPORT-FORWARD"
 #define SETUP_TABLE "fixport" /* the nft table, family ip or ip6 */
-#define SETUP_STATE_DIR "/var/lib/fixport" /* journal.json, backups; mode 0700 */
-#define SETUP_JOURNAL SETUP_STATE_DIR "/journal.json"
+#define SETUP_STATE_DIR "/var/lib/fixport" /* journals, backups */
+#define SETUP_JOURNAL SETUP_STATE_DIR "/journal.json" /* mode 0600: it has others' files in it */
+#define SETUP_PUBLIC SETUP_STATE_DIR "/public-journal.json" /* what anybody can read anyway */
 #define SETUP_LOCK "/run/fixport-setup.lock" /* not /run/lock: anybody may write there */
 #define SETUP_UNIT "/etc/systemd/system/fixport-setup.service"
 #define SETUP_PROGRAM FIXPORT_SBINDIR "/fixport-setup" /* what the unit starts */
@@ -301,6 +302,7 @@ struct journal_entry {
     char *wanted; /* what the last apply asked for */
     char *after; /* what was read when it was done; NULL and !done while applying */
     bool done;
+    bool hidden; /* in a .partial journal: its states are not told; all are NULL */
     bool dropped; /* nobody wants it any more: .wanted is .before, and the entry goes when kept */
 };
 
@@ -314,6 +316,7 @@ struct journal {
     enum site_iptables iptables;
     struct journal_entry *entry;
     size_t count;
+    bool partial; /* the copy for everybody: some entries are .hidden */
     json_t *earlier; /* the journal that a roll back restores; NULL: none */
 };
 
@@ -324,7 +327,7 @@ struct journal {
  */
 int journal_load(struct journal *journal, struct setup_error *error);
 
-/** journal_save - replace it, fsync'd; mode 0600. */
+/** journal_save - replace it and its public copy, fsync'd; mode 0600, and 0644 for the copy. */
 int journal_save(const struct journal *journal, struct setup_error *error);
 
 /** journal_remove - take it away, and SETUP_STATE_DIR if it is empty. */

@@ -33,6 +33,7 @@ ROLES = "gateway,node,control-plane"
 UNSHARE = ["unshare", "--mount", "--net", "--uts"]
 MANIFEST_PATH = "/etc/kubernetes/manifests/kube-apiserver.yaml"
 JOURNAL = "/var/lib/fixport/journal.json"
+PUBLIC = "/var/lib/fixport/public-journal.json"
 LOCK = "/run/fixport-setup.lock"
 UNIT = "/etc/systemd/system/fixport-setup.service"
 WANTED = "/etc/systemd/system/multi-user.target.wants/fixport-setup.service"
@@ -190,11 +191,10 @@ class Machine:
         """The files as they are before anything."""
         shutil.rmtree(self.root, ignore_errors=True)
         os.makedirs(self.root + os.path.dirname(MANIFEST_PATH))
-        os.makedirs(self.root + "/etc/systemd/system/multi-user.target.wants")
-        os.makedirs(self.root + "/etc/iproute2/rt_protos.d")
+        os.makedirs(self.root + "/etc/systemd/system")
+        os.makedirs(self.root + "/etc/iproute2")
         os.makedirs(self.root + "/var/lib")
         os.makedirs(self.root + "/run/lock")
-        os.makedirs(self.root + "/run/fixport")
         write(self.root + MANIFEST_PATH, MANIFEST, 0o600)
         os.chown(self.root + MANIFEST_PATH, 1, 1)
 
@@ -335,6 +335,11 @@ class Test:
         good = (done.returncode == 1 and len(lines) == 1 and not done.stdout and not changed
                 and re.search(pattern, lines[0]) is not None)
         return self.tap.point(good, name, *([] if good else [told(done), *changed]))
+
+    def one_line_only(self, done, name, pattern):
+        """A refusal, where the test has changed the machine itself."""
+        self.before = self.machine.state()
+        return self.one_line(done, name, pattern)
 
     def unchanged(self, name, before=None, exact=False):
         changed = differences(before or self.before, self.machine.state(exact))
@@ -730,8 +735,9 @@ def test_not_root(test):
     if run([*nobody, "true"]).returncode:
         test.tap.cannot("not root", "nobody else can be played here")
         return
-    def plan(roles):
-        argv = [machine.setup, "--root", machine.root, "--config", machine.config, "--role", roles]
+    def plan(roles, *more):
+        argv = [machine.setup, "--root", machine.root, "--config", machine.config, "--role", roles,
+                *more]
         return run([*nobody, *argv], env=machine.environment(False))
 
     done = plan("gateway,node")
@@ -743,10 +749,37 @@ def test_not_root(test):
         done = run([*nobody, *machine.argv(command)], env=machine.environment(False))
         test.one_line(done, f"not root: {command} says so in one line", "needs root")
     test.expect(machine("apply"), 0, "apply")
-    done = run([*nobody, *machine.argv("status")], env=machine.environment(False))
-    test.expect(done, 1, "not root: status says that it cannot", r"only root can read")
-    test.expect(plan("gateway,node"), 2, "not root: plan works after an apply too", r"without root")
+    status_not_root(test, lambda *more: run([*nobody, *machine.argv("status", *more)],
+                                            env=machine.environment(False)))
+    done = plan("gateway,node", "--json")
+    test.expect(done, 2, "not root: plan works after an apply too", r"without root")
+    left = {change["type"] for change in json.loads(done.stdout)["changes"]}
+    test.tap.point(left <= {"iptables", "nft"}, "and has nothing to do that it can see", left)
     test.expect(machine("undo"), 0, "undo")
+
+
+def status_not_root(test, status):
+    """What anybody may see, anybody is shown; and nothing else."""
+    machine = test.machine
+    journal, public = machine.root + JOURNAL, machine.root + PUBLIC
+    test.tap.equal((os.stat(journal).st_mode & 0o777, os.stat(public).st_mode & 0o777),
+                   (0o600, 0o644), "the journal is root's, its copy is everybody's")
+    secrets = [word for word in ("advertise-address", "FIXPORT-FORWARD", "table ip fixport")
+               if word in read(public) or word not in read(journal)]
+    test.tap.equal(secrets, [], "nothing is in the copy that only root can read")
+    done = status()
+    test.expect(done, 0, "not root: status", r"^routes ipv4 +as applied", "stdout")
+    test.expect(done, 0, "says what it could not compare", r"^iptables ipv4 +unreadable", "stdout")
+    test.expect(done, 0, "and how many", r"resources are not compared: only root", "stdout")
+    test.tap.equal(done.stderr, "", "without complaints")
+    shown = json.loads(status("--json").stdout)
+    test.tap.point(shown["guessed"] and shown["phase"] == "applied", "not root: status --json")
+    run(["ip", "route", "del", "192.168.31.128/25"])
+    test.expect(status(), 2, "not root: a route is missing", r"^routes ipv4 +changed", "stdout")
+    machine("boot")
+    os.rename(public, public + ".away")
+    test.expect(status(), 1, "not root: the copy is not there", r"read by root only: run status as")
+    os.rename(public + ".away", public)
 
 
 def test_json(test):
@@ -786,6 +819,154 @@ def test_json(test):
                        f"{command} --json with a damaged journal", failed)
     os.unlink(journal)
     os.rmdir(os.path.dirname(journal))
+
+
+def test_json_of_errors(test):
+    """Who asks for JSON gets one object, whatever is wrong."""
+    machine = test.machine
+
+    def failed(done, name, pattern, status=1):
+        try:
+            answer = json.loads(done.stdout)
+        except ValueError:
+            answer = {"result": "no JSON", "error": ""}
+        good = (done.returncode == status and answer["result"] == "failed"
+                and re.search(pattern, answer["error"]) is not None)
+        test.tap.point(good, f"--json: {name}", *([] if good else [told(done)]))
+
+    def line(*argv):
+        return run([machine.setup, *argv], env=machine.environment(False))
+    failed(line("plan", "--bogus", "--json"), "an unknown option before it", r"--bogus")
+    failed(line("stauts", "--json"), "an unknown command", r"stauts")
+    failed(line("--json", "--root", "/nowhere/at/all"), "no root", r"no such folder")
+    failed(line("--json", "--config", "/nowhere.conf"), "no configuration", r"nowhere\.conf")
+    failed(line("--json", "--config", b"/nowh\xe9re.conf"), "a name that is no UTF-8", r"nowh\?re")
+    with open(machine.root + LOCK, "wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for command in ("apply", "undo", "confirm", "boot"):
+            failed(machine(command, "--json"), f"{command} while another is at work", r"at work")
+    nobody = ["setpriv", "--reuid=65534", "--clear-groups", "--bounding-set=-all"]
+    if not run([*nobody, "true"]).returncode:
+        for command in ("apply", "undo", "confirm", "boot"):
+            failed(run([*nobody, *machine.argv(command, "--json")]), f"{command}, not root", r"root")
+    done = line("--json", "--help")
+    test.expect(done, 0, "--json --help", r"\AUsage", "stdout")
+    test.tap.point("{" not in done.stdout, "is no JSON")
+    path = os.path.join(os.fsencode(machine.scratch), b"s\xe9te.conf")
+    shutil.copy(machine.config, path)
+    argv = [machine.setup, "--root", machine.root, "--role", "gateway", "--json", "--config", path]
+    plan = json.loads(line(*argv[1:], "plan").stdout)
+    test.tap.point(plan["config"].endswith("s?te.conf"), "a path that is no UTF-8: plan --json")
+    test.tap.equal(json.loads(line(*argv[1:], "apply").stdout)["result"], "applied", "and apply")
+    test.tap.equal(json.loads(line(*argv[1:], "apply").stdout)["result"], "unchanged", "and again")
+    test.expect(machine("undo"), 0, "undo")
+
+
+def test_folders(test):
+    """What was made goes again; what others use by then stays."""
+    machine = test.machine
+    test.expect(machine("apply"), 0, "apply")
+    folder = machine.root + "/etc/iproute2/rt_protos.d"
+    write(folder + "/other.conf", "# somebody's\n")
+    test.expect(machine("status"), 0, "status with somebody's file in our folder")
+    test.expect(machine("undo"), 0, "undo")
+    test.tap.equal(os.listdir(folder), ["other.conf"], "his file and its folder stay")
+    test.tap.point(not os.path.exists(os.path.dirname(machine.root + WANTED)), "other folders go")
+    shutil.rmtree(folder)
+    test.unchanged("nothing else is left")
+    shutil.rmtree(machine.root)  # a system without anything
+    os.makedirs(machine.root)
+    machine.roles = "gateway,node"
+    test.expect(machine("apply"), 0, "an empty root: apply")
+    test.expect(machine("undo"), 0, "an empty root: undo")
+    left = [os.path.join(folder, name)[len(machine.root):]
+            for folder, folders, files in os.walk(machine.root) for name in folders + files]
+    test.tap.equal(left, ["/run", LOCK], "only the lock is left")
+    machine.roles = ROLES
+    machine.clear()
+
+
+def test_root_is_not_left(test):
+    """Symlinks under the root lead to where they would if it were the root."""
+    machine = test.machine
+    outside = os.path.join(machine.scratch, "outside")
+    os.makedirs(outside + "/manifests")
+    write(outside + "/manifests/kube-apiserver.yaml", MANIFEST)
+    os.makedirs(machine.root + outside)
+    os.symlink(outside + "/wants", machine.root + os.path.dirname(WANTED))
+    for path in ("/etc/kubernetes", "/etc/systemd", "/etc/iproute2", "/var/lib", "/run"):
+        name = os.path.basename(path)
+        target = machine.root + outside + "/" + name
+        shutil.move(machine.root + path, target)
+        os.symlink(outside + "/" + name, machine.root + path)
+    os.makedirs(machine.root + outside + "/wants")
+    os.makedirs(machine.root + outside + "/state")
+    os.symlink(outside + "/state", machine.root + outside + "/lib/fixport")
+    host = run(["find", outside, "-printf", "%p %s %T@\n"]).stdout
+    before = machine.state()
+    test.expect(machine("apply"), 0, "absolute symlinks under the root: apply")
+    test.expect(machine("status"), 0, "status")
+    test.tap.point("30000-31999" in read(machine.root + outside +
+                                         "/kubernetes/manifests/kube-apiserver.yaml"),
+                   "the manifest under the root is changed")
+    test.expect(machine("undo"), 0, "undo")
+    test.tap.equal(run(["find", outside, "-printf", "%p %s %T@\n"]).stdout, host,
+                   "nothing outside of the root is touched")
+    lines = [line for line in differences(before, machine.state()) if "fixport-setup.lock" not in line]
+    test.tap.point(not lines, "under the root all is as before", *lines)
+    machine.clear()
+    os.rmdir(machine.root + "/var/lib")
+    os.symlink("/nowhere", machine.root + "/var/lib")
+    test.one_line_only(machine("apply"), "a symlink to nothing under the root",
+                       r"/var/lib/.*leads to nothing under the root")
+    machine.clear()
+
+
+def test_manifest_keeps(test):
+    """Extended attributes and access lists stay with the manifest; hard links are refused."""
+    machine = test.machine
+    path = machine.root + MANIFEST_PATH
+    os.setxattr(path, "trusted.note", b"mine")
+    machine.roles = "control-plane"
+    before = sorted((name, os.getxattr(path, name)) for name in os.listxattr(path))
+    test.expect(machine("apply"), 0, "apply with extended attributes")
+    now = sorted((name, os.getxattr(path, name)) for name in os.listxattr(path))
+    test.tap.equal(now, before, "they are kept")
+    test.expect(machine("undo"), 0, "undo")
+    now = sorted((name, os.getxattr(path, name)) for name in os.listxattr(path))
+    test.tap.equal(now, before, "they are kept by undo")
+    os.link(path, machine.root + "/copy")
+    for command in ("plan", "apply"):
+        test.one_line_only(machine(command), f"a manifest with two names: {command}", r"2 names")
+    os.unlink(machine.root + "/copy")
+    machine.roles = ROLES
+
+
+def test_interrupted_undo(test):
+    """Whoever comes next says what he makes of it."""
+    machine = test.machine
+
+    def interrupt():
+        machine("apply")
+        machine.wrap("ip", "kill -KILL $PPID; exit 1", STEPS["ip"])
+        machine("undo", wrapped=True)
+        machine.settle()
+        machine.unwrap()
+    interrupt()
+    test.expect(machine("status"), 2, "status", r"^An undo was interrupted.*undo goes on", "stdout")
+    test.expect(machine("plan"), 2, "plan", r"undo was interrupted here: apply sets again")
+    test.expect(machine("apply"), 0, "apply", r"undo was interrupted: what it has put back")
+    test.expect(machine("status"), 0, "status after apply")
+    test.expect(machine("undo"), 0, "undo after that")
+    test.unchanged("all is as before")
+    interrupt()
+    done = machine("boot")
+    test.expect(done, 0, "boot", r"undo was interrupted: going on")
+    test.expect(done, 0, "boot says that it is undone", r"undo was interrupted; it is done", "stdout")
+    test.unchanged("boot has undone it")
+    interrupt()
+    test.expect(machine("undo"), 0, "undo", r"undo was interrupted: going on")
+    test.unchanged("undo has gone on")
 
 
 def test_read_only_sysctls(test):

@@ -58,8 +58,16 @@ static int disk_steps(const char *name, const char *from, const char *to, struct
     return setup_fail(error, "not asked for");
 }
 
+static unsigned names = 1; /* hard links */
+
 const struct resource_type resource_file = {
     .name = "file", .lasting = true, .read = disk_read, .steps = disk_steps};
+
+int file_alone(const char *path, struct setup_error *error)
+{
+    cr_assert_str_eq(path, NAME);
+    return names > 1 ? setup_fail(error, "%u names", names) : 0;
+}
 
 void steps_file(struct steps *steps, const char *path, const char *from, const char *to,
                 const char *staging)
@@ -226,6 +234,13 @@ Test(manifest, kubeadm_shape)
     change_back(kubeadm_with("    - --service-node-port-range=30000-32767\n"));
     cr_assert_str_eq(staged, "/etc/kubernetes");
     free(without);
+}
+
+Test(manifest, with_a_second_name_it_is_left_alone)
+{
+    names = 2;
+    cr_assert_null(set(kubeadm_with(""), "30000-32767"));
+    cr_assert_str_eq(error.text, "2 names");
 }
 
 Test(manifest, where_the_option_may_stand)

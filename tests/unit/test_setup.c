@@ -344,6 +344,8 @@ static void begin(void)
 {
     snprintf(root, sizeof(root), "/tmp/fixport-unit-XXXXXX");
     cr_assert(mkdtemp(root));
+    cr_assert_eq(mkdir(setup_path("/var"), 0755), 0);
+    cr_assert_eq(mkdir(setup_path("/var/lib"), 0755), 0);
     machine =
         mmap(NULL, sizeof(*machine), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     cr_assert_neq(machine, MAP_FAILED);
@@ -644,7 +646,7 @@ Test(setup, not_confirmed_over_an_earlier_one)
     run_plain(setup_apply);
     memcpy(before, journal_bytes(&size), sizeof(before));
     config = config_b;
-    run(setup_apply, (struct setup_options){.config = "/x", .confirm = 1}, FAULT_NONE, 0);
+    run(setup_apply, (struct setup_options){.config = "/x", .confirm = 3}, FAULT_NONE, 0);
     cr_expect(machine_has(config_b));
     for (int i = 0; i < 600 && strcmp(before, journal_bytes(&size_after)) != 0; i++)
         usleep(50000);
