@@ -23,7 +23,17 @@
  * first connection there until the pool is made anew: keys are only ever inserted, by one
  * compare-and-swap, which is what makes two processes agree without a lock. The last
  * lanes_shared lanes have no key: destinations that come after all keys are taken share them by
- * hash. Sharing means fewer ports, never a clash.
+ * hash. Sharing means fewer ports, never a clash: a port that one namespace has there is not to be
+ * had by another towards any destination of the lane. Within a namespace nothing is lost.
+ *
+ * Lanes are not freed, though one without a word in use looks free. Who takes a port has found the
+ * lane before, so all would have to look at its key once more afterwards, as lease_confirm() does
+ * at the word, and only one may free at a time, or the key is another's and then the first one's
+ * again unseen. A freed key must not end the search of others, nor may two processes give one
+ * destination two lanes, one in the gap and one behind it. And a destination that moves from a shared
+ * lane to its own must be kept apart from the connections it has in the first: a second word to
+ * take in each connect, and a proof that no order of deaths tears the two apart. Against that, a lane
+ * costs 4 KiB for 512 ports, there may be 4096, and a pool in /run is new with each start.
  */
 #ifndef FIXPORT_LAYOUT_H
 #define FIXPORT_LAYOUT_H

@@ -82,7 +82,9 @@
 #define WANTED_MS 2000 /* beyond the quarantine: a namespace that finds no port is heard so long */
 #define KEPT_MS 1000 /* no TIME_WAIT is tried for so long after the kernel has refused one */
 
-enum { PASS_HAND, PASS_RESTING, PASS_CLOSING, PASS_SHARED, PASS_END };
+/* The ports that this namespace uses towards others of the lane's destinations come twice: the kernel
+ * tells some of them from those that are taken more cheaply than others. */
+enum { PASS_HAND, PASS_RESTING, PASS_CLOSING, PASS_SHARED, PASS_SHARED_AGAIN, PASS_END };
 
 /* How long ago; a time that has not come yet (another boot, another time namespace) is long ago. */
 static uint64_t age(uint64_t now, uint64_t when)
@@ -182,7 +184,8 @@ static bool word_take(struct lease_search *search, _Atomic uint64_t *at, uint64_
     *lease = (struct lease){.word = taken,
                             .lane = search->lane,
                             .port = port,
-                            .before = (uint8_t)word_state(word)};
+                            .before = (uint8_t)word_state(word),
+                            .comes_again = search->pass == PASS_SHARED};
     return true;
 }
 

@@ -14,6 +14,7 @@ struct lease {
     uint32_t lane;
     uint16_t port;
     uint8_t before; /* enum word_state that it had */
+    bool comes_again; /* in this search, if it is refused: there may be easier ones */
 };
 
 /* A search for a port; one per connect(), on the stack. Fields are lease.c's own. */

@@ -101,7 +101,7 @@ static struct shim_netns *join(struct shim_pool *at, int fd, uint64_t cookie, bo
     netns->slot = (uint32_t)slot;
     atomic_store(&netns->local, 0); /* read when it is needed */
     atomic_store(&netns->by_bind, 0);
-    atomic_store(&netns->no_stamps, 0);
+    atomic_store(&netns->stamps, 0);
     atomic_store(&netns->lingers, 0);
     atomic_store_explicit(&netns->cookie, cookie, memory_order_release);
     return netns;

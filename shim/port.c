@@ -61,7 +61,7 @@
 #include <netinet/tcp.h>
 #include <string.h>
 
-#define REFUSALS_MANY 128 /* a connect that met so many looks no further */
+#define REFUSALS_MANY 256 /* a connect that met so many looks no further */
 #define ROUND_NAP_NS 50000 /* before it looks once more; then twice as long, and so on */
 #define ROUNDS 6 /* 3 ms in all */
 
@@ -153,7 +153,7 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
         return PORT_PASS;
     attempt->fd = fd;
     attempt->sure = attempt->waiting = attempt->bound = attempt->again = false;
-    attempt->held = attempt->recycled = false;
+    attempt->held = attempt->recycled = attempt->soon = attempt->has_source = false;
     attempt->refusals = attempt->rounds = 0;
     if (!find_netns(attempt, fd))
         return faulty(fd, &attempt->dest);
@@ -290,10 +290,8 @@ static int source_ask(const struct attempt *attempt, struct sockaddr_storage *na
     int fd = (int)SYS(socket, name->ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return result;
-    if (holder_netns(fd) == atomic_load(&attempt->netns->cookie)) {
+    if (holder_netns(fd) == atomic_load(&attempt->netns->cookie))
         result = (int)SYS(connect, fd, name, *length);
-        atomic_store(&attempt->netns->no_stamps, sysctl_no_timestamps());
-    }
     if (!result)
         result = sock_name(fd, name, length);
     SYS(close, fd);
@@ -330,16 +328,37 @@ static int source_of(const struct attempt *attempt, struct dest *source)
  */
 static int tuple_state(struct attempt *attempt)
 {
-    struct dest source;
     int result = learn_name(attempt);
-    if (!result)
-        result = source_of(attempt, &source);
+    if (!result && !attempt->has_source)
+        result = source_of(attempt, &attempt->source);
     if (result)
         return result;
-    source.port = attempt->lease.port;
-    int state = sockdiag_state(&source, &attempt->dest);
+    attempt->has_source = true;
+    attempt->source.port = attempt->lease.port;
+    int state = sockdiag_state(&attempt->source, &attempt->dest);
     atomic_store_explicit(&attempt->netns->lingers, state == TCP_TIME_WAIT, memory_order_relaxed);
     return state == -ENOENT ? 0 : state > 0 ? state : -EXDEV;
+}
+
+/*
+ * Whether the kernel lets a TIME_WAIT be replaced in this namespace, which it does by the timestamps
+ * that the connection had. Known for a second. The thread is in the namespace: source_of() saw to it.
+ */
+static bool has_timestamps(const struct attempt *attempt)
+{
+    uint32_t second = (uint32_t)(attempt->began / 1000) & INT32_MAX;
+    uint32_t known = atomic_load_explicit(&attempt->netns->stamps, memory_order_relaxed);
+    if (known >> 1 != second) {
+        known = second << 1 | sysctl_no_timestamps();
+        atomic_store_explicit(&attempt->netns->stamps, known, memory_order_relaxed);
+    }
+    return !(known & 1);
+}
+
+static bool is_closing(int state)
+{
+    return state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2 || state == TCP_CLOSING ||
+           state == TCP_LAST_ACK;
 }
 
 /* Whether the kernel has room for the 4-tuple. Return: 0; -EADDRINUSE; as tuple_state(). */
@@ -347,7 +366,8 @@ static int tuple_room(struct attempt *attempt, int state)
 {
     const struct pool *pool = &attempt->at->pool;
     attempt->recycled = state == TCP_TIME_WAIT;
-    if (attempt->recycled && !atomic_load(&attempt->netns->no_stamps) &&
+    attempt->soon |= is_closing(state);
+    if (attempt->recycled && has_timestamps(attempt) &&
         !lease_keeps(pool, attempt->lane, attempt->began))
         return 0;
     return state > 0 ? -EADDRINUSE : state;
@@ -371,6 +391,7 @@ static int share(struct attempt *attempt, int state)
     result = bind_port(attempt);
     attempt->bound = result == 0;
     attempt->held = result == -EADDRINUSE;
+    attempt->soon |= attempt->held;
     if (result && !reuse)
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 0);
     if (result)
@@ -566,9 +587,10 @@ static enum port_answer exhausted(struct attempt *attempt)
  */
 static bool try_again(struct attempt *attempt)
 {
-    if (!attempt->refusals || attempt->refusals > REFUSALS_MANY || attempt->rounds >= ROUNDS ||
+    if (!attempt->soon || attempt->refusals > REFUSALS_MANY || attempt->rounds >= ROUNDS ||
         !blocking(attempt->fd))
         return false;
+    attempt->soon = false;
     SYS(nanosleep, &(struct timespec){.tv_nsec = ROUND_NAP_NS << attempt->rounds++}, NULL);
     return true;
 }
@@ -703,7 +725,7 @@ static int connected(struct attempt *attempt)
 /* By range, the kernel says that the 4-tuple is taken. Return: as port_settle(). */
 static int refused(struct attempt *attempt)
 {
-    int result = put_by_sharing(attempt);
+    int result = attempt->lease.comes_again ? -EADDRINUSE : put_by_sharing(attempt);
     if (result == 0) {
         attempt->again = true; /* the same port, the other way */
         if (attempt->lease.before == WORD_FREE && sysctl_reserved(attempt->lease.port))

@@ -68,7 +68,7 @@ struct shim_netns {
     uint32_t slot;
     _Atomic uint32_t by_bind; /* IP_LOCAL_PORT_RANGE does not work here: bind() instead */
     _Atomic uint32_t local; /* net.ipv4.ip_local_port_range: lo | hi << 16; 0: not read yet */
-    _Atomic uint32_t no_stamps; /* net.ipv4.tcp_timestamps is 0: a TIME_WAIT cannot be used again */
+    _Atomic uint32_t stamps; /* second << 1 | net.ipv4.tcp_timestamps is 0, as it was read then */
     _Atomic uint32_t lingers; /* the last port that was used again had a TIME_WAIT on it */
 };
 
@@ -287,20 +287,23 @@ struct attempt {
     struct dest dest; /* the same */
     struct sockaddr_storage name; /* the socket's own, once name_length is set */
     socklen_t name_length;
+    struct dest source; /* that the connection will have, once has_source is set; the port is not */
     uint64_t began; /* ms */
     int fd;
     uint32_t lane;
     uint32_t seen; /* for lease_wait() */
     uint32_t refusals; /* ports that the kernel has refused */
-    uint32_t rounds; /* searches made again because of them */
+    uint32_t rounds; /* searches made again because some of them come free soon */
     bool waiting;
     bool fresh; /* the socket was just made, as far as is known */
     bool sure; /* the namespace and its range were looked at in this very tick */
     bool by_bind; /* the range does not work for this socket */
     bool bound; /* the socket is bound to the lease's port */
+    bool has_source;
     bool again; /* the port is on the socket already: make the call once more */
     bool held; /* the 4-tuple is free, but the port is held towards another destination */
     bool recycled; /* bound over a TIME_WAIT */
+    bool soon; /* some port was refused that may come free any moment */
 };
 
 enum port_answer {

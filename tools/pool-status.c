@@ -100,6 +100,9 @@ static void status_destinations(const struct snapshot *snapshot, const struct ta
     size_t count = index ? tally_lanes_sorted(snapshot, tally, index) : 0;
     printf("\nDestinations: %zu with leases; %u of %u lanes have one of their own, %u are shared\n",
            count, tally->lanes_claimed, pool->lanes - pool->lanes_shared, pool->lanes_shared);
+    if (tally->lanes_claimed >= pool->lanes - pool->lanes_shared)
+        printf("  Further destinations share lanes, and so ports between namespaces: see lanes in "
+               "fixport.conf(5)\n");
     if (count)
         printf("  %-32s %8s %8s %8s\n", "DESTINATION", "USED", "LET GO", "RESTING");
     for (size_t i = 0; i < count && i < STATUS_DESTINATIONS; i++)
