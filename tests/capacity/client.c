@@ -8,13 +8,19 @@
  *   -p PORT  -d DESTINATIONS  -n EACH  -t THREADS
  *   -f FIRST     the first destination's number, from 0
  *   -r LO-HI     count source ports outside of it
+ *   -x PORT      count this source port as outside as well; may be repeated
  *   -l FILE      a ledger that all clients of a test share: a byte for each destination and port.
  *                Who connects puts its tag there, who is about to close takes it away; a tag that
- * is there already is a clash -g TAG       1..255 -c FILE      counts its connections in the TAG-th
- * number of this file, for others to see -w FILE      writes what it made: CLOCK_MONOTONIC in ns
- * before connect(), port -s SECONDS   short: ends after so long, at the latest -a           short:
- * close() at once, as the first; otherwise shut down, and wait for the server -k           send an
- * H (server.c) -x PORT      count this source port as outside as well; may be repeated
+ *                is there already is a clash
+ *   -g TAG       1..255
+ *   -c FILE      counts its connections in the TAG-th number of this file, for others to see
+ *   -w FILE      writes what it made: CLOCK_MONOTONIC in ns before connect(), port
+ *   -s SECONDS   short: ends after so long, at the latest; SIGTERM ends it earlier
+ *   -a           short: close() at once, as the first; otherwise shut down, and wait for the server
+ *   -z           short: reset instead, which leaves no TIME_WAIT
+ *   -k           send an H (server.c)
+ *   -b           begin when a line comes in
+ *   -e           fail (3) if not all connections could be made
  *
  * It prints one line, "made= refused= failed= error= outside= clash= ports= switches=":
  * connections; EADDRNOTAVAIL; other errors, and the last; different ports; voluntary context
@@ -31,6 +37,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -77,6 +84,7 @@ static bool unwanted[PORTS];
 static struct connection *connections;
 static struct record *records;
 static int64_t end;
+static volatile sig_atomic_t stopping; /* by SIGTERM: short ends, and says what it did */
 
 static void die(const char *what)
 {
@@ -193,7 +201,7 @@ static void reset_one(const struct connection *one)
 static void *work(void *arg)
 {
     long total = options.destinations * options.each;
-    for (long i = next++; i < total && (!end || now() < end); i = next++) {
+    for (long i = next++; i < total && !stopping && (!end || now() < end); i = next++) {
         struct connection one;
         if (!open_one((uint32_t)(options.first + i % options.destinations), &one))
             continue;
@@ -343,6 +351,12 @@ static void option_read(int letter, char *value)
     }
 }
 
+static void on_stop(int number)
+{
+    (void)number;
+    stopping = 1;
+}
+
 static void prepare(void)
 {
     struct rlimit files;
@@ -355,6 +369,7 @@ static void prepare(void)
     if ((options.hold && !connections) || (options.log && !records))
         die("memory");
     setvbuf(stdin, NULL, _IONBF, 0);
+    signal(SIGTERM, on_stop);
     if (options.seconds > 0)
         end = now() + (int64_t)(options.seconds * 1e9);
 }

@@ -3,16 +3,17 @@
 returned, no connection that begins uses the old range."""
 
 import bisect
+import signal
 import struct
 import time
 
-from place import BY_BIND, BY_RANGE, Client, Places, Pool
+from place import BY_BIND, BY_RANGE, HANG, Client, Places, Pool
 
 RELOADS = 20
 EACH = 100  # ports of a range
 FIRST = 40000
-SECONDS = 4
-MOST = 200000  # connections that a client notes at most
+APART = 0.1  # seconds between reloads
+MOST = 400000  # connections that a client notes at most
 
 
 def ports_of(index):
@@ -30,7 +31,7 @@ def move(pool):
     """Reloads again and again. Return: when each reload had returned, in ns."""
     returned = [0]
     for i in range(1, RELOADS + 1):
-        time.sleep(SECONDS / RELOADS / 2)
+        time.sleep(APART)
         pool.must("reload", "-c", pool.write_config(f"conf{i}", ports_of(i)))
         returned.append(time.monotonic_ns())
     return returned
@@ -49,13 +50,16 @@ def judge(records, returned):
 
 def check_way(tap, way, sysctls):
     with Places(2, *sysctls) as places, Pool(ports_of(0)) as pool:
-        clients = [Client(place, pool, "short", "-b", "-t", 4, "-d", 2, "-n", MOST // 2, "-s", SECONDS,
+        clients = [Client(place, pool, "short", "-b", "-t", 4, "-d", 2, "-n", MOST // 2, "-s", HANG,
                           "-w", pool.file(f"log{tag}"), tag=tag)
                    for tag, place in enumerate(places * 2, 1)]
         time.sleep(0.2)
         for client in clients:
             client.tell("begin")
         returned = move(pool)
+        time.sleep(2 * APART)
+        for client in clients:
+            client.signal(signal.SIGTERM)
         said = [client.said() for client in clients]
         ends = [client.end() for client in clients]
         records = [record for tag in range(1, 5) for record in records_of(pool.file(f"log{tag}"))]
