@@ -28,7 +28,8 @@ bool facts_counts(const struct probe_facts *facts, const struct probe_try *try)
 {
     if (try->kind == KIND_INSIDE || !facts_has_inside(facts))
         return true;
-    return try->kind == KIND_PLAIN && facts->shim && portset_has(&facts->ports, try->own.port);
+    return try->kind == KIND_PLAIN && facts->shim &&
+           (try->end == END_LOCAL || portset_has(&facts->ports, try->own.port));
 }
 
 const uint8_t *facts_pod(const struct probe_facts *facts)

@@ -9,6 +9,7 @@
  */
 #include "probe.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <string.h>
 
@@ -285,6 +286,8 @@ static void say_unanswered(const struct probe_facts *facts, const struct probe_t
         break;
     case VERDICT_NOT_SENT:
         say(found, "The pod's own system did not send it: %s.", strerror(try->error));
+        if (facts->shim && try->kind == KIND_PLAIN && try->error == EADDRNOTAVAIL)
+            say(found, " The shim found no port: see 'fixport-pool status'.");
         break;
     default:
         say(found,

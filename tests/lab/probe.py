@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import machine
 import siteconf
 from network import CLUSTER, GATEWAY, Kind, Network, STATIONS
-from trial import at_once, environment
+from trial import Trial, at_once, environment
 
 RANGE = "61001-61999"
 FAMILIES = (4, 6)
@@ -62,7 +62,7 @@ class Scene:
     rules: str = ""  # of the gateway's table filter
     host_rules: str = ""
     how: tuple = ("--capture",)  # options of listen; None: it is not started
-    ports: str = RANGE
+    ports: str = RANGE  # None: not said
     shims: tuple = (False, True)
     held: bool = False  # another pod has a connection to it, from the first port of the range
 
@@ -187,37 +187,41 @@ class Stage(Network):
         for tool in ("iptables", "ip6tables"):
             self["node1"].must([f"{tool}-{self.kind.iptables}", "-t", "nat", "-F", "POSTROUTING"])
 
-    def listen(self, scene):
-        """Return: a Popen that listens, or None."""
-        if scene.how is None:
-            return None
-        listener = self["host-a"].start(["fixport-probe", "listen", "--port", str(scene.port),
-                                         "--json", *scene.how], environment())
-        first = listener.stdout.readline()
-        if not first.startswith('{"listening"'):
-            raise machine.Failed(f"fixport-probe listen: {first}{listener.stdout.read()}")
-        return listener
 
-    def hold(self, scene, family):
-        if not scene.held:
-            return None
-        holder = self["pod-c2"].start(
-            [sys.executable, "-c", HOLD, HOST.address(family), str(scene.port),
-             scene.ports.split("-", maxsplit=1)[0]], environment())
-        first = holder.stdout.readline()
-        if first != "held\n":
-            raise machine.Failed(f"{scene.name}: no connection to hold: {first}"
-                                 f"{holder.communicate()[0]}")
-        return holder
+def listen(network, scene):
+    """Return: a Popen that listens, or None."""
+    if scene.how is None:
+        return None
+    listener = network["host-a"].start(["fixport-probe", "listen", "--port", str(scene.port),
+                                        "--json", *scene.how], environment())
+    first = listener.stdout.readline()
+    if not first.startswith('{"listening"'):
+        raise machine.Failed(f"fixport-probe listen: {first}{listener.stdout.read()}")
+    return listener
 
-    def connect(self, scene, family, shim):
-        """Return: the exit status and the one line of JSON that the connector says."""
-        done = self["pod-c"].run(
-            ["fixport-probe", "connect", HOST.address(family), "--port", str(scene.port),
-             "--ports", scene.ports, "--wait", "2", "--json"], env=environment(shim))
-        if not done.stdout:
-            raise machine.Failed(f"fixport-probe connect: {done.returncode} {done.stderr}")
-        return done.returncode, json.loads(done.stdout)
+
+def hold(network, scene, family):
+    if not scene.held:
+        return None
+    holder = network["pod-c2"].start(
+        [sys.executable, "-c", HOLD, HOST.address(family), str(scene.port),
+         scene.ports.split("-", maxsplit=1)[0]], environment())
+    first = holder.stdout.readline()
+    if first != "held\n":
+        raise machine.Failed(f"{scene.name}: no connection to hold: {first}"
+                             f"{holder.communicate()[0]}")
+    return holder
+
+
+def connect(network, scene, family, shim):
+    """Return: the exit status and the one line of JSON that the connector says."""
+    ports = ["--ports", scene.ports] if scene.ports else []
+    done = network["pod-c"].run(
+        ["fixport-probe", "connect", HOST.address(family), "--port", str(scene.port), *ports,
+         "--wait", "2", "--json"], env=environment(shim))
+    if not done.stdout:
+        raise machine.Failed(f"fixport-probe connect: {done.returncode} {done.stderr}")
+    return done.returncode, json.loads(done.stdout)
 
 
 def said(told, status, line, family):
@@ -248,9 +252,9 @@ def said(told, status, line, family):
 
 def play(stage, scene, shim):
     """Return: (what, wrong) for each thing that is to be right."""
-    listener = stage.listen(scene)
-    holders = [stage.hold(scene, family) for family in FAMILIES]
-    sides = at_once(lambda family: stage.connect(scene, family, shim), FAMILIES)
+    listener = listen(stage, scene)
+    holders = [hold(stage, scene, family) for family in FAMILIES]
+    sides = at_once(lambda family: connect(stage, scene, family, shim), FAMILIES)
     heard = []
     if listener:
         listener.send_signal(signal.SIGINT)
@@ -284,7 +288,6 @@ def check_shim(line, shim):
 
 
 def play_all(tap, stage, scenes):
-    stage.prepare(scenes)
     for shim in (False, True):
         now = [scene for scene in scenes if shim in scene.shims]
         for scene, points in zip(now, at_once(lambda it, s=shim: play(stage, it, s), now)):
@@ -295,12 +298,14 @@ def play_all(tap, stage, scenes):
 
 def case_probe_plain(tap):
     with Stage(Kind(cni="plain")) as stage:
+        stage.prepare(PLAIN)
         play_all(tap, stage, PLAIN)
 
 
 def case_probe_changed(tap):
     for cni, scenes in (("random-fully", RANDOM), ("to-ports", TO_PORTS)):
         with Stage(Kind(cni=cni)) as stage:
+            stage.prepare(scenes)
             play_all(tap, stage, scenes)
 
 
@@ -312,6 +317,33 @@ def case_probe_no_snat(tap):
             stage["host-a"].ip(f"route add {CLUSTER[family]} via {GATEWAY.address(family)}\n")
             stage["gateway"].ip(f"route add {CLUSTER[family]} via {NODE.address(family)}\n")
         play_all(tap, stage, ROUTED)
+
+
+# On a port that the site opens for pods and on which nothing else listens. The ports are the
+# pool's, the names the configuration's, which are on the machines.
+BEFORE = [Scene("before fixport-setup", 60002, Told("rejected"), None, shims=(False,))]
+APPLIED = {
+    "keep": [Scene("after fixport-setup, port kept", 60002, ports=None, **same(
+        "snat-kept", status=0,
+        text=r"^SNAT to {node} \(node node1\); the port is kept.*not get through, as it should"))],
+    "none": [Scene("after fixport-setup, no SNAT", 60002, ports=None, **same(
+        "no-snat", status=0, text="own address {pod}.*do not get through, as it should"))],
+    "confine": [Scene("after fixport-setup, confined", 60002, ports=None, **same(
+        "snat-kept", status=0, text="outside of the range are moved into it"))],
+}
+
+
+def case_probe_applied(tap):
+    """The hardest CNI; fixport-setup makes it right, and there is nothing left to do."""
+    for snat, scenes in APPLIED.items():
+        with Trial(Kind(cni="random-fully"), siteconf.Wish(snat=snat)) as trial:
+            trial["gateway"].sysctl(ipv4__icmp_ratelimit=0, ipv6__icmp__ratelimit=0)
+            if snat == "keep":
+                play_all(tap, trial, BEFORE)
+            for name, done in trial.setup_all("apply").items():
+                if done.returncode:
+                    raise machine.Failed(f"apply on {name}: {done.stdout}{done.stderr}")
+            play_all(tap, trial, scenes)
 
 
 CASES = {name[5:]: function for name, function in list(globals().items())

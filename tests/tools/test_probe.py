@@ -144,8 +144,8 @@ def test_bad_input(tap):
 def test_help(tap):
     for argv in (["help"], ["--help"], ["connect", "--help"]):
         done = run(*argv)
-        tap.point(done.returncode == 0 and "listen" in done.stdout and "connect HOST" in done.stdout,
-                  f"{' '.join(argv)}", done)
+        both = "listen" in done.stdout and "connect HOST" in done.stdout
+        tap.point(done.returncode == 0 and both, f"{' '.join(argv)}", done)
     done = run("--version")
     tap.point(done.returncode == 0 and re.fullmatch(r"fixport-probe \S+\n", done.stdout),
               "--version", done)
@@ -238,6 +238,21 @@ def test_not_a_probe(tap):
     server.kill()
     server.communicate()
     tap.equal((status, line["verdict"]), (2, "not-a-probe"), "another program that talks")
+
+
+def test_progress(tap):
+    """A terminal is told what is waited for, after two seconds; nobody else is."""
+    outer, inner = os.openpty()
+    with socket.create_server(("127.0.0.1", PORT)):
+        done = subprocess.run([PROBE, "connect", "127.0.0.1", "--port", str(PORT), "--wait", "3"],
+                              stdout=subprocess.PIPE, stderr=inner, env=CLEAN, check=False)
+        os.close(inner)
+        shown = os.read(outer, 10000)
+        os.close(outer)
+        quiet = run("connect", "127.0.0.1", "--port", PORT, "--wait", "3")
+    tap.point(done.returncode == 2 and b"tries that have come to an end: 0 of 2" in shown,
+              "progress on a terminal", shown)
+    tap.equal(quiet.stderr, "", "and nowhere else")
 
 
 TALKER = """

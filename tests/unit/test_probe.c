@@ -328,6 +328,15 @@ Test(verdict, a_shim_that_gives_no_port_of_the_range_is_not_as_it_should_be)
     judge(VERDICT_NO_SNAT, CAUSE_NONE, PROBE_BAD);
 }
 
+Test(verdict, a_shim_without_a_port_left_is_told)
+{
+    facts.shim = true;
+    add(KIND_INSIDE, 61001, END_ANSWERED, "10.200.1.91", 61001);
+    add(KIND_PLAIN, 0, END_LOCAL, NULL, 0)->error = EADDRNOTAVAIL;
+    judge(VERDICT_NOT_SENT, CAUSE_NONE, PROBE_BAD);
+    cr_assert(strstr(found.text, "fixport-pool status"));
+}
+
 Test(verdict, causes_of_changed_ports)
 {
     add(KIND_INSIDE, 61001, END_ANSWERED, "192.168.31.17", 9000);
