@@ -100,11 +100,21 @@ static const struct probe_try *judge_changed(const struct probe_facts *facts)
 /* How ports were changed, over all tries. */
 struct changes {
     unsigned kept;
+    unsigned guessed; /* kept, as the mark says: one in 256 is not */
     unsigned changed;
     unsigned low_kept; /* below LOW_PORT */
     unsigned high_changed;
-    struct portrange to; /* where the changed ones came from, as seen */
+    struct portrange to;  /* as what the changed ones were seen */
+    struct portrange all; /* as what all were seen */
 };
+
+static void range_widen(struct portrange *range, uint16_t port)
+{
+    if (!range->lo || port < range->lo)
+        range->lo = port;
+    if (port > range->hi)
+        range->hi = port;
+}
 
 static void changes_add(struct changes *changes, const struct probe_try *try)
 {
@@ -112,13 +122,20 @@ static void changes_add(struct changes *changes, const struct probe_try *try)
     if (kept < 0)
         return;
     changes->kept += kept == 1;
+    changes->guessed += kept == 1 && !addr_is_set(try->own.addr);
     changes->changed += kept == 0;
     changes->low_kept += kept == 1 && try->as.port < LOW_PORT;
     changes->high_changed += kept == 0 && try->own.port >= LOW_PORT;
-    if (kept == 0 && (!changes->to.lo || try->as.port < changes->to.lo))
-        changes->to.lo = try->as.port;
-    if (kept == 0 && try->as.port > changes->to.hi)
-        changes->to.hi = try->as.port;
+    range_widen(&changes->all, try->as.port);
+    if (kept == 0)
+        range_widen(&changes->to, try->as.port);
+}
+
+/* A port that was inside of such a range by chance is kept. */
+static bool changes_range(const struct changes *changes)
+{
+    return changes->changed > 1 && changes->changed + changes->kept >= SPREAD_TRIES &&
+           changes->all.hi - changes->all.lo < SPREAD_MOST;
 }
 
 /* Whether a try from a low port was changed whose own port is known: what Cilium does to it. */
@@ -139,10 +156,10 @@ static enum cause judge_cause(const struct probe_facts *facts, struct portrange 
     *range = changes.to;
     if (changes_low(facts, &changes))
         return CAUSE_LOW;
-    if (changes.kept)
-        return CAUSE_TAKEN;
-    if (changes.changed >= SPREAD_TRIES && changes.to.hi - changes.to.lo < SPREAD_MOST)
+    if (changes_range(&changes))
         return CAUSE_RANGE;
+    if (changes.kept > changes.guessed || changes.guessed >= changes.changed)
+        return CAUSE_TAKEN;
     return changes.changed > 1 ? CAUSE_RANDOM : CAUSE_ONE;
 }
 
@@ -194,7 +211,7 @@ static void say_cause(const struct probe_facts *facts, struct verdict_found *fou
         break;
     case CAUSE_RANGE:
         say(found,
-            " Every port became one of %u-%u: this is what MASQUERADE --to-ports does, or Calico's "
+            " Ports became some of %u-%u: this is what MASQUERADE --to-ports does, or Calico's "
             "natPortRange.",
             found->range.lo, found->range.hi);
         break;

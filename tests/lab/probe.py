@@ -140,7 +140,7 @@ RANDOM = [
 
 TO_PORTS = [
     Scene("masquerading to a range", 60009,
-          **same("port-changed", cause="range", text=r"one of 45\d\d\d-45\d\d\d: .*--to-ports"),
+          **same("port-changed", cause="range", text=r"some of 45\d\d\d-45\d\d\d: .*--to-ports"),
           rules=OPEN),
     # the shim's range is another one
     Scene("masquerading to the very range", 60019, ports="45000-45999", shims=(False,),

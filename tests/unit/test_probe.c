@@ -349,6 +349,24 @@ Test(verdict, causes_of_changed_ports)
     judge(VERDICT_KEPT, CAUSE_NONE, PROBE_OK);
 }
 
+/* Of SYNs alone, one in 256 looks as if its port had been kept. */
+Test(verdict, a_mark_that_fits_by_accident_is_no_other_cause)
+{
+    facts.contact = false;
+    for (uint16_t i = 0; i < 4; i++) {
+        struct probe_try *try =
+            add(KIND_INSIDE, 0, END_UNKNOWN, "192.168.31.17", (uint16_t)(9000 + 12000 * i));
+        memset(try->own.addr, 0, 16);
+        try->moved = i != 2;
+        try->own.port = i == 2 ? try->as.port : 0;
+    }
+    judge(VERDICT_CHANGED, CAUSE_RANDOM, PROBE_BAD);
+    facts.try[0].moved = facts.try[1].moved = false;
+    facts.try[0].own.port = facts.try[0].as.port;
+    facts.try[1].own.port = facts.try[1].as.port;
+    judge(VERDICT_CHANGED, CAUSE_TAKEN, PROBE_BAD);
+}
+
 Test(verdict, ports_that_are_close_together_are_of_a_range)
 {
     for (uint16_t i = 0; i < 4; i++)
@@ -356,6 +374,10 @@ Test(verdict, ports_that_are_close_together_are_of_a_range)
             (uint16_t)(45000 + i * 300));
     judge(VERDICT_CHANGED, CAUSE_RANGE, PROBE_BAD);
     cr_assert(strstr(found.text, "45000-45900"));
+    add(KIND_PLAIN, 45500, END_ANSWERED, "192.168.31.17", 45500);
+    judge(VERDICT_CHANGED, CAUSE_RANGE, PROBE_BAD);
+    add(KIND_PLAIN, 33000, END_ANSWERED, "192.168.31.17", 33000);
+    judge(VERDICT_CHANGED, CAUSE_TAKEN, PROBE_BAD);
 }
 
 Test(verdict, cilium_changes_low_ports_only)
