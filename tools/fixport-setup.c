@@ -10,6 +10,7 @@
 #include <config.h>
 #endif
 
+#include "setup-discover.h"
 #include "setup-engine.h"
 
 #include <getopt.h>
@@ -31,6 +32,8 @@ enum takes {
     TAKES_AS_JSON = 1 << 2,
     TAKES_FORCING = 1 << 3,
     TAKES_CONFIRM = 1 << 4,
+    TAKES_CONFIG = 1 << 5, /* --config alone */
+    TAKES_CLUSTER = 1 << 6, /* --kubectl, --kubeconfig, --context, --pod-cidrs, --write, files */
 };
 
 struct setup_command {
@@ -62,6 +65,11 @@ static const struct setup_command commands[] = {
     {"doctor", "[--config FILE] [--role ROLE[,ROLE]] [--json]",
      "look for what makes a correct setup fail, and say what mends it",
      TAKES_SITE | TAKES_ROOT | TAKES_AS_JSON, setup_doctor},
+    {"discover",
+     "[--config FILE] [--write] [--kubectl PATH] [--kubeconfig FILE] [--context NAME]\n"
+     "           [--pod-cidrs] [--json] [FILE...|-]",
+     "ask the cluster, or read its JSON, and show or write what the configuration becomes",
+     TAKES_CONFIG | TAKES_AS_JSON | TAKES_CLUSTER, setup_discover},
     {"help", "", "print this", 0, command_help},
     {"version", "", "print the version", 0, command_version},
     {NULL, NULL, NULL, 0, NULL},
@@ -103,6 +111,11 @@ enum {
     OPTION_JSON,
     OPTION_FORCE,
     OPTION_CONFIRM,
+    OPTION_KUBECTL,
+    OPTION_KUBECONFIG,
+    OPTION_CONTEXT,
+    OPTION_POD_CIDRS,
+    OPTION_WRITE,
 };
 
 static const struct option long_options[] = {
@@ -112,6 +125,11 @@ static const struct option long_options[] = {
     {"json", no_argument, NULL, OPTION_JSON},
     {"force", no_argument, NULL, OPTION_FORCE},
     {"confirm", required_argument, NULL, OPTION_CONFIRM},
+    {"kubectl", required_argument, NULL, OPTION_KUBECTL},
+    {"kubeconfig", required_argument, NULL, OPTION_KUBECONFIG},
+    {"context", required_argument, NULL, OPTION_CONTEXT},
+    {"pod-cidrs", no_argument, NULL, OPTION_POD_CIDRS},
+    {"write", no_argument, NULL, OPTION_WRITE},
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'V'},
     {NULL, 0, NULL, 0},
@@ -119,6 +137,7 @@ static const struct option long_options[] = {
 
 struct parse {
     struct setup_options options;
+    struct discover_options discover;
     const char *root;
     unsigned given;      /* enum takes */
     const char *instead; /* the subcommand that --help and --version stand for */
@@ -167,11 +186,34 @@ static int parse_bad(int option, char **argv)
     return say_error(SETUP_ERROR, "unknown option %s; see 'fixport-setup help'", at);
 }
 
+/* What only discover takes. */
+static int parse_cluster(int option, struct parse *parse, char **argv)
+{
+    struct discover_options *discover = &parse->discover;
+    parse->given |= TAKES_CLUSTER;
+    switch (option) {
+    case OPTION_KUBECTL:
+        return parse_text("--kubectl", &discover->kubectl);
+    case OPTION_KUBECONFIG:
+        return parse_text("--kubeconfig", &discover->kubeconfig);
+    case OPTION_CONTEXT:
+        return parse_text("--context", &discover->context);
+    case OPTION_POD_CIDRS:
+        discover->pod_cidrs = true;
+        return 0;
+    case OPTION_WRITE:
+        discover->write = true;
+        return 0;
+    default:
+        return parse_bad(option, argv);
+    }
+}
+
 static int parse_option(int option, struct parse *parse, char **argv)
 {
     switch (option) {
     case 'c':
-        parse->given |= TAKES_SITE;
+        parse->given |= TAKES_CONFIG;
         return parse_text("--config", &parse->options.config);
     case OPTION_ROLE:
         parse->given |= TAKES_SITE;
@@ -197,7 +239,7 @@ static int parse_option(int option, struct parse *parse, char **argv)
         parse->instead = "version";
         return 0;
     default:
-        return parse_bad(option, argv);
+        return parse_cluster(option, parse, argv);
     }
 }
 
@@ -222,12 +264,15 @@ static int parse_fits(const struct setup_command *command, const struct parse *p
         unsigned takes;
         const char *options;
     } known[] = {
-        {TAKES_SITE, "--config and --role"}, {TAKES_ROOT, "--root"},
+        {TAKES_SITE, "--role"}, {TAKES_ROOT, "--root"},
         {TAKES_AS_JSON, "--json"},           {TAKES_FORCING, "--force"},
         {TAKES_CONFIRM, "--confirm"},
+        {TAKES_CONFIG, "--config"},
+        {TAKES_CLUSTER, "--kubectl, --kubeconfig, --context, --pod-cidrs and --write"},
     };
+    unsigned takes = command->takes | (command->takes & TAKES_SITE ? TAKES_CONFIG : 0);
     for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
-        if (parse->given & ~command->takes & known[i].takes)
+        if (parse->given & ~takes & known[i].takes)
             return say_error(SETUP_ERROR, "%s does not take %s", command->name, known[i].options);
     return 0;
 }
@@ -245,6 +290,15 @@ static int parse_root(const char *root)
     return 0;
 }
 
+/* What follows the subcommand. */
+static int parse_files(const struct setup_command *command, char **file, struct parse *parse)
+{
+    if (*file && !parse->instead && !(command->takes & TAKES_CLUSTER))
+        return say_error(SETUP_ERROR, "'%s' is one argument too many", *file);
+    parse->discover.file = file;
+    return 0;
+}
+
 static int parse_line(int argc, char **argv, struct parse *parse,
                       const struct setup_command **command)
 {
@@ -255,9 +309,9 @@ static int parse_line(int argc, char **argv, struct parse *parse,
     if (status)
         return status;
     const char *name = parse->instead ? parse->instead : argv[optind] ? argv[optind] : "plan";
-    if (!parse->instead && argv[optind] && argv[optind + 1])
-        return say_error(SETUP_ERROR, "'%s' is one argument too many", argv[optind + 1]);
     status = parse_command(name, command);
+    if (!status && argv[optind])
+        status = parse_files(*command, argv + optind + 1, parse);
     if (!status && !parse->instead)
         status = parse_fits(*command, parse);
     return status ? status : parse_root(parse->root);
@@ -278,6 +332,8 @@ int main(int argc, char **argv)
     say_begin("fixport-setup");
     json_promise(parse_asks_json(argv));
     int status = parse_line(argc, argv, &parse, &command);
+    if (!status)
+        parse.options.discover = &parse.discover;
     if (!status)
         status = command->run(&parse.options);
     if (status == SETUP_OK || status == SETUP_CHANGES)

@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define OUTPUT_MOST (64l << 20)
@@ -104,10 +105,10 @@ int run_input(const char *text)
 
 /* It has its full size from the beginning, all holes, and cannot grow: how much was written, the
  * position tells, which the tool shares with us. */
-static int run_output(void)
+static int run_output(off_t most)
 {
     int fd = memfd_create("output", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (fd >= 0 && (ftruncate(fd, OUTPUT_MOST) < 0 ||
+    if (fd >= 0 && (ftruncate(fd, most) < 0 ||
                     fcntl(fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK) < 0)) {
         close(fd);
         return -1;
@@ -119,11 +120,11 @@ struct run_streams {
     int fd[3];
 };
 
-static int run_open(struct run_streams *streams, const char *input)
+static int run_open(struct run_streams *streams, const char *input, off_t most)
 {
     streams->fd[0] = input ? run_input(input) : open("/dev/null", O_RDONLY | O_CLOEXEC);
-    streams->fd[1] = run_output();
-    streams->fd[2] = run_output();
+    streams->fd[1] = run_output(most);
+    streams->fd[2] = run_output(OUTPUT_MOST);
     for (int i = 0; i < 3; i++)
         if (streams->fd[i] < 0)
             return errno ? errno : EIO;
@@ -185,12 +186,51 @@ static int run_wait(pid_t pid)
     return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
+static long run_clock(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec;
+}
+
+/* A signal for us is one for the tool and its children, which are in a group of their own. */
+static void run_end(pid_t pid, int signal, const sigset_t *before)
+{
+    kill(-pid, SIGKILL);
+    run_wait(pid);
+    sigprocmask(SIG_SETMASK, before, NULL);
+    raise(signal);
+}
+
+/* As run_wait(), but no longer than that. Return: -1 if it had to be killed. @set is blocked. */
+static int run_wait_within(pid_t pid, const struct run_limits *limits, const sigset_t *set,
+                           const sigset_t *before)
+{
+    static const struct timespec tick = {0, 500000000};
+    long until = run_clock() + (long)limits->seconds;
+    for (;;) {
+        siginfo_t state = {.si_pid = 0};
+        if (waitid(P_PID, (id_t)pid, &state, WEXITED | WNOHANG | WNOWAIT) < 0 || state.si_pid)
+            return run_wait(pid);
+        if (limits->seconds && run_clock() >= until) {
+            kill(-pid, SIGKILL);
+            run_wait(pid);
+            return -1;
+        }
+        int signal = sigtimedwait(set, NULL, &tick);
+        if (signal > 0 && signal != SIGCHLD)
+            run_end(pid, signal, before);
+        if (limits->tick)
+            limits->tick(limits->arg);
+    }
+}
+
 /* What was written, at most @most bytes of it; NUL-terminated. @full: whether nothing more went in.
  */
-static char *run_collect(int fd, off_t most, bool *full)
+static char *run_collect(int fd, off_t most, bool *full, size_t *written)
 {
     off_t length = fd >= 0 ? lseek(fd, 0, SEEK_CUR) : 0, done = 0;
-    *full = length >= OUTPUT_MOST;
+    *full = length >= most;
     length = length < 0 ? 0 : length < most ? length : most;
     char *text = state_grow(NULL, (size_t)length + 1);
     while (done < length) {
@@ -200,29 +240,63 @@ static char *run_collect(int fd, off_t most, bool *full)
         done += n > 0 ? n : 0;
     }
     text[done] = '\0';
+    if (written)
+        *written = (size_t)done;
     return text;
 }
 
-int run_tool(char *const argv[], const char *input, struct run_result *result)
+/* Return: as run_wait(). */
+static int run_watch(pid_t pid, const struct run_limits *limits, const sigset_t *set,
+                     const sigset_t *before, struct run_result *result)
+{
+    int status = limits->seconds || limits->tick ? run_wait_within(pid, limits, set, before)
+                                                 : run_wait(pid);
+    if (status < 0)
+        result->errno_ = ETIMEDOUT;
+    return status < 0 ? NOT_STARTED : status;
+}
+
+/* The signals that run_wait_within() waits for are blocked before there is a child. */
+static void run_block(const struct run_limits *limits, sigset_t *set, sigset_t *before)
+{
+    static const int signals[] = {SIGCHLD, SIGINT, SIGTERM, SIGHUP};
+    sigemptyset(set);
+    for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
+        if (limits->seconds || limits->tick)
+            sigaddset(set, signals[i]);
+    sigprocmask(SIG_BLOCK, set, before);
+}
+
+int run_tool_within(char *const argv[], const char *input, const struct run_limits *limits,
+                    struct run_result *result)
 {
     struct run_streams streams;
     bool full = false, ignored;
+    sigset_t set, before;
     pid_t pid = -1;
     *result = (struct run_result){.status = NOT_STARTED};
     errno = 0;
-    result->errno_ = run_open(&streams, input);
+    result->errno_ = run_open(&streams, input, limits->output);
+    run_block(limits, &set, &before);
     if (!result->errno_)
         result->errno_ = run_spawn(argv, &streams, &pid);
     if (!result->errno_)
-        result->status = run_wait(pid);
-    result->output = run_collect(streams.fd[1], OUTPUT_MOST, &full);
-    result->errors = run_collect(streams.fd[2], ERRORS_MOST, &ignored);
+        result->status = run_watch(pid, limits, &set, &before, result);
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    result->output = run_collect(streams.fd[1], limits->output, &full, &result->length);
+    result->errors = run_collect(streams.fd[2], ERRORS_MOST, &ignored, NULL);
     run_close(&streams);
     if (full) {
         result->status = NOT_STARTED;
         result->errno_ = EFBIG;
     }
     return result->status == 0 && !result->errno_ ? 0 : -1;
+}
+
+int run_tool(char *const argv[], const char *input, struct run_result *result)
+{
+    static const struct run_limits limits = {.output = OUTPUT_MOST};
+    return run_tool_within(argv, input, &limits, result);
 }
 
 void run_free(struct run_result *result)
@@ -254,7 +328,9 @@ int run_explain(char *const argv[], const struct run_result *result, struct setu
     if (result->errno_ == ENOENT)
         return setup_fail(error, "'%s' is needed here and not installed", tool);
     if (result->errno_ == EFBIG)
-        return setup_fail(error, "%s: it writes more than 64 MiB", tool);
+        return setup_fail(error, "%s: it writes more than %zu MiB", tool, result->length >> 20);
+    if (result->errno_ == ETIMEDOUT)
+        return setup_fail(error, "%s: it did not end in time", tool);
     if (result->errno_)
         return setup_fail(error, "%s: it cannot be started: %s", tool, strerror(result->errno_));
     if (line)

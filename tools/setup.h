@@ -83,7 +83,8 @@ extern int setup_keep_fd;
 struct run_result {
     int status; /* exit status; 128 + n: signal n; 127: could not be started, see errno_ */
     int errno_; /* why it could not be started, 0 */
-    char *output; /* stdout, NUL-terminated, at most 64 MiB */
+    char *output; /* stdout, NUL-terminated, at most 64 MiB or the limit */
+    size_t length; /* of output */
     char *errors; /* stderr, first 4 KiB, its first line is what people want to see */
 };
 
@@ -98,6 +99,21 @@ struct run_result {
  * Return: 0 if it ran and exited with 0, else -1.
  */
 int run_tool(char *const argv[], const char *input, struct run_result *result);
+
+/* What a tool may take that asks others over the network. */
+struct run_limits {
+    unsigned seconds; /* then it and its children are killed, and errno_ is ETIMEDOUT; 0: no limit */
+    off_t output;     /* bytes of its stdout; beyond that errno_ is EFBIG */
+    void (*tick)(void *arg); /* called twice a second while it runs; NULL: nothing */
+    void *arg;
+};
+
+/**
+ * run_tool_within - as run_tool(), within limits. SIGINT, SIGTERM and SIGHUP end it, and then us.
+ * Nobody else in this process may wait for SIGCHLD.
+ */
+int run_tool_within(char *const argv[], const char *input, const struct run_limits *limits,
+                    struct run_result *result);
 
 /** run_free - give back. */
 void run_free(struct run_result *result);
@@ -379,12 +395,15 @@ struct plan {
     size_t looked_at; /* resources that were read */
 };
 
+struct discover_options;
+
 struct setup_options {
     const char *config; /* path */
     unsigned roles; /* 0: as the configuration names for this machine */
     bool json;
     bool force;
     unsigned confirm; /* seconds, 0: not asked for */
+    const struct discover_options *discover; /* setup-discover.h */
 };
 
 /* The subcommands; each returns enum setup_exit, having said everything. */
@@ -395,5 +414,6 @@ int setup_undo(const struct setup_options *options);
 int setup_status(const struct setup_options *options);
 int setup_boot(const struct setup_options *options);
 int setup_doctor(const struct setup_options *options); /* setup-doctor.c */
+int setup_discover(const struct setup_options *options); /* setup-discover.c */
 
 #endif

@@ -171,6 +171,12 @@ static const char *block_read(const struct item *item, bool single, struct block
     return reason ? reason : nobodys_check(block, why, size);
 }
 
+const char *block_parse(const char *text, bool single, struct block *block, char *why, size_t size)
+{
+    struct item item = {text, strlen(text)};
+    return block_read(&item, single, block, why, size);
+}
+
 /* Takes an item off *@at, without the spaces around. Return: false at the end. */
 static bool item_next(const char **at, struct item *item)
 {

@@ -36,6 +36,13 @@ struct draft {
 /* ---- site-address.c ---- */
 
 /**
+ * block_parse - read one block or address, "10.200.1.0/24".
+ * @single: an address only. @block: of any value on failure. @why: room for the reason.
+ * Return: NULL, or why it is none: a sentence without its subject, perhaps in @why.
+ */
+const char *block_parse(const char *text, bool single, struct block *block, char *why, size_t size);
+
+/**
  * placed_read - append the items of a list, "10.200.1.0/24, 10.200.36.9".
  * @single: addresses only, no blocks.
  * Return: 0, or a negative errno value after the file's error has been written.
