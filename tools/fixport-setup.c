@@ -25,6 +25,7 @@
 
 #define CONFIRM_LEAST 10 /* s */
 #define CONFIRM_MOST 3600
+#define TIMEOUT_MOST 3600
 
 enum takes {
     TAKES_SITE = 1 << 0, /* --config, --role */
@@ -67,7 +68,7 @@ static const struct setup_command commands[] = {
      TAKES_SITE | TAKES_ROOT | TAKES_AS_JSON, setup_doctor},
     {"discover",
      "[--config FILE] [--write] [--kubectl PATH] [--kubeconfig FILE] [--context NAME]\n"
-     "           [--pod-cidrs] [--json] [FILE...|-]",
+     "           [--timeout SECONDS] [--pod-cidrs] [--json] [FILE...|-]",
      "ask the cluster, or read its JSON, and show or write what the configuration becomes",
      TAKES_CONFIG | TAKES_AS_JSON | TAKES_CLUSTER, setup_discover},
     {"help", "", "print this", 0, command_help},
@@ -114,6 +115,7 @@ enum {
     OPTION_KUBECTL,
     OPTION_KUBECONFIG,
     OPTION_CONTEXT,
+    OPTION_TIMEOUT,
     OPTION_POD_CIDRS,
     OPTION_WRITE,
 };
@@ -128,6 +130,7 @@ static const struct option long_options[] = {
     {"kubectl", required_argument, NULL, OPTION_KUBECTL},
     {"kubeconfig", required_argument, NULL, OPTION_KUBECONFIG},
     {"context", required_argument, NULL, OPTION_CONTEXT},
+    {"timeout", required_argument, NULL, OPTION_TIMEOUT},
     {"pod-cidrs", no_argument, NULL, OPTION_POD_CIDRS},
     {"write", no_argument, NULL, OPTION_WRITE},
     {"help", no_argument, NULL, 'h'},
@@ -163,16 +166,16 @@ static int parse_role(struct setup_options *options)
     return options->roles ? 0 : say_error(SETUP_ERROR, "--role '%s': %s", optarg, why.text);
 }
 
-static int parse_confirm(struct setup_options *options)
+static int parse_seconds(const char *name, unsigned least, unsigned most, unsigned *value)
 {
     size_t digits = strspn(optarg, "0123456789");
     unsigned long seconds = digits && digits < 6 && !optarg[digits] ? strtoul(optarg, NULL, 10) : 0;
-    if (options->confirm)
-        return say_error(SETUP_ERROR, "--confirm is given twice");
-    if (seconds < CONFIRM_LEAST || seconds > CONFIRM_MOST)
-        return say_error(SETUP_ERROR, "--confirm '%s': %d to %d seconds are allowed", optarg,
-                         CONFIRM_LEAST, CONFIRM_MOST);
-    options->confirm = (unsigned)seconds;
+    if (*value)
+        return say_error(SETUP_ERROR, "%s is given twice", name);
+    if (seconds < least || seconds > most)
+        return say_error(SETUP_ERROR, "%s '%s': %u to %u seconds are allowed", name, optarg, least,
+                         most);
+    *value = (unsigned)seconds;
     return 0;
 }
 
@@ -198,6 +201,8 @@ static int parse_cluster(int option, struct parse *parse, char **argv)
         return parse_text("--kubeconfig", &discover->kubeconfig);
     case OPTION_CONTEXT:
         return parse_text("--context", &discover->context);
+    case OPTION_TIMEOUT:
+        return parse_seconds("--timeout", 1, TIMEOUT_MOST, &discover->seconds);
     case OPTION_POD_CIDRS:
         discover->pod_cidrs = true;
         return 0;
@@ -231,7 +236,7 @@ static int parse_option(int option, struct parse *parse, char **argv)
         return 0;
     case OPTION_CONFIRM:
         parse->given |= TAKES_CONFIRM;
-        return parse_confirm(&parse->options);
+        return parse_seconds("--confirm", CONFIRM_LEAST, CONFIRM_MOST, &parse->options.confirm);
     case 'h':
         parse->instead = "help";
         return 0;
@@ -268,7 +273,7 @@ static int parse_fits(const struct setup_command *command, const struct parse *p
         {TAKES_AS_JSON, "--json"},           {TAKES_FORCING, "--force"},
         {TAKES_CONFIRM, "--confirm"},
         {TAKES_CONFIG, "--config"},
-        {TAKES_CLUSTER, "--kubectl, --kubeconfig, --context, --pod-cidrs and --write"},
+        {TAKES_CLUSTER, "--kubectl, --kubeconfig, --context, --timeout, --pod-cidrs and --write"},
     };
     unsigned takes = command->takes | (command->takes & TAKES_SITE ? TAKES_CONFIG : 0);
     for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)

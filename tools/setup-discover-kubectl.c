@@ -15,8 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define REQUEST_SECONDS "30" /* one request; a list of 5,000 nodes is ten of them */
-#define KUBECTL_SECONDS 150  /* kubectl with all of its requests and retries */
 #define ARGUMENTS 16
 
 /* One question. The first group of several that is there answers it. */
@@ -67,7 +65,7 @@ struct asking {
 
 struct command {
     char *argv[ARGUMENTS];
-    char text[2][PATH_MAX + 32];
+    char text[3][PATH_MAX + 32];
 };
 
 /* Arguments are not changed by who gets them; posix_spawn() only has no word for that. */
@@ -93,7 +91,8 @@ static void command_make(struct command *command, const struct discover_options 
         snprintf(command->text[1], sizeof(command->text[1]), "--context=%s", options->context);
         argument_add(command, command->text[1]);
     }
-    argument_add(command, "--request-timeout=" REQUEST_SECONDS);
+    snprintf(command->text[2], sizeof(command->text[2]), "--request-timeout=%us", options->seconds);
+    argument_add(command, command->text[2]);
     argument_add(command, "get");
     argument_add(command, type);
     for (const char *const *name = question->name; *name; name++)
@@ -133,7 +132,7 @@ static enum answer answer_judge(const struct run_result *result)
 }
 
 static int answer_explain(struct command *command, const struct run_result *result,
-                          const char *type, struct setup_error *error)
+                          const char *type, unsigned seconds, struct setup_error *error)
 {
     struct setup_error why;
     if (result->errno_ == ENOENT)
@@ -143,8 +142,9 @@ static int answer_explain(struct command *command, const struct run_result *resu
                           "fixport-setup(8)",
                           command->argv[0], strchr(command->argv[0], '/') ? ": it " : " ");
     if (result->errno_ == ETIMEDOUT)
-        return setup_fail(error, "kubectl get %s: no answer within %d seconds", type,
-                          KUBECTL_SECONDS);
+        return setup_fail(
+            error, "kubectl get %s: no answer within %u seconds; --timeout SECONDS allows more",
+            type, seconds);
     run_explain(command->argv, result, &why);
     return setup_fail(error, "kubectl get %s: %.800s", type, why.text);
 }
@@ -154,7 +154,7 @@ static enum answer question_ask(struct discovery *discovery, struct asking *aski
                                 const struct question *question, const char *type,
                                 struct setup_error *error)
 {
-    struct run_limits limits = {KUBECTL_SECONDS, DISCOVER_INPUT_MOST, asking_tick, asking};
+    struct run_limits limits = {asking->options->seconds, DISCOVER_INPUT_MOST, asking_tick, asking};
     struct command command;
     struct run_result result;
     char where[100];
@@ -163,7 +163,7 @@ static enum answer question_ask(struct discovery *discovery, struct asking *aski
     enum answer answer = answer_judge(&result);
     snprintf(where, sizeof(where), "kubectl get %s", type);
     if (answer == FAILED)
-        answer_explain(&command, &result, type, error);
+        answer_explain(&command, &result, type, limits.seconds, error);
     else if (answer == ANSWERED &&
              discovery_read(discovery, where, result.output, result.length, error) < 0)
         answer = FAILED;
@@ -199,8 +199,10 @@ static int question_settle(struct discovery *discovery, struct asking *asking,
 int discovery_ask(struct discovery *discovery, const struct discover_options *options,
                   struct setup_error *error)
 {
-    struct asking asking = {options, {.what = "questions answered by the cluster"}, 0};
+    struct discover_options asked = *options;
+    struct asking asking = {&asked, {.what = "questions answered by the cluster"}, 0};
     int result = 0;
+    asked.seconds = asked.seconds ? asked.seconds : DISCOVER_SECONDS;
     for (; !result && asking.done < QUESTIONS; asking.done++)
         result = question_settle(discovery, &asking, &questions[asking.done], error);
     progress_end(&asking.progress);

@@ -282,7 +282,7 @@ int discovery_read_file(struct discovery *discovery, const char *path, struct se
     if (result < 0)
         setup_fail(error, "%s: %s", where, strerror(errno));
     close(fd);
-    if (!result && !text[strspn(text, SPACES)])
+    if (!result && strspn(text, SPACES) == length)
         result = setup_fail(
             error, "%s: it is empty: the output of kubectl get ... -o json is needed", where);
     if (!result)

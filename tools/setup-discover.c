@@ -69,20 +69,30 @@ static char *state_make(const struct work_discover *work)
 
 /* ---- doing it ---- */
 
+/* What cannot be meant. */
+static int input_check(const struct discover_options *options, struct setup_error *error)
+{
+    bool again = false;
+    if (*options->file && (options->kubectl || options->kubeconfig || options->context))
+        return setup_fail(error, "files are given, so that kubectl is not asked: what are "
+                                 "--kubectl, --kubeconfig and --context for?");
+    for (char *const *file = options->file; *file; file++) {
+        bool is_stdin = strcmp(*file, "-") == 0;
+        if (is_stdin && again)
+            return setup_fail(error, "'-' is given twice: standard input can be read once");
+        again |= is_stdin;
+    }
+    return 0;
+}
+
 static int input_read(struct work_discover *work, const struct discover_options *options,
                       struct setup_error *error)
 {
-    bool stdin_read = false;
-    int result = 0;
-    if (!*options->file)
+    int result = input_check(options, error);
+    if (!result && !*options->file)
         return discovery_ask(&work->discovery, options, error);
-    for (char *const *file = options->file; !result && *file; file++) {
-        bool is_stdin = strcmp(*file, "-") == 0;
-        if (is_stdin && stdin_read)
-            return setup_fail(error, "'-' is given twice: standard input can be read once");
-        stdin_read |= is_stdin;
+    for (char *const *file = options->file; !result && *file; file++)
         result = discovery_read_file(&work->discovery, *file, error);
-    }
     return result;
 }
 

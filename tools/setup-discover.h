@@ -30,6 +30,7 @@
 
 #define DISCOVER_MARK "; discovered"     /* at the end of a line, after a space */
 #define DISCOVER_INPUT_MOST (512u << 20) /* bytes of one input: 5,000 full nodes have 300 MiB */
+#define DISCOVER_SECONDS 60              /* what kubectl may take for one question */
 #define DISCOVER_OBJECT_NAME 200 /* bytes of "IPAMBlock 10-200-1-0-26" that a message shows */
 
 /* What kubectl is asked with, and whether; in setup_options. */
@@ -37,6 +38,7 @@ struct discover_options {
     const char *kubectl; /* NULL: the one in PATH */
     const char *kubeconfig;
     const char *context;
+    unsigned seconds;  /* for each question; 0: DISCOVER_SECONDS */
     char *const *file; /* NULL-terminated; none: ask kubectl */
     bool write;
     bool pod_cidrs; /* take the nodes' podCIDRs, whatever a CNI's own objects say */

@@ -1,0 +1,810 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""fixport-setup discover: what clusters say (tests/discover/, the shapes of the projects' sources),
+what becomes of the configuration, and everything that may be wrong with either.
+
+kubectl is played by a script that comes first in PATH; where the real one is installed, it asks an
+HTTP server that answers like an API server.
+
+    FIXPORT_BUILD=build tests/tools/test_discover.py [WORD...]   only tests with WORD in their name
+"""
+
+import copy
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [os.path.join(HERE, "..", "lib"), HERE]
+import fptest  # noqa: E402
+from apiserver import ApiServer  # noqa: E402
+
+SETUP = os.path.join(fptest.BUILD, "tools", "fixport-setup")
+FIXTURES = os.path.join(HERE, "..", "discover")
+POOL = "[pool]\nports = 61001-61999\n"
+TIME_MOST = 20  # s that 5,000 nodes may take on a machine that is busy; 1 s on one that is not
+
+# The sections that come out of each cluster of tests/discover.
+EXPECTED = {
+    "calico-v1": {"node1": ("192.168.31.17", "10.200.1.0/26, 10.200.1.64/26"),
+                  "node2": ("192.168.31.45", "10.200.36.64/26, 10.200.1.93")},
+    "calico-v3": {"node1": ("192.168.31.17, fd00:31::17",
+                            "10.200.1.0/26, 10.200.5.7, fd00:200:1::/122"),
+                  "node2": ("192.168.31.45, fd00:31::45",
+                            "10.200.1.64/26, 10.200.5.63, fd00:200:1::3e")},
+    "flannel": {"node1": ("192.168.31.17", "10.200.1.0/24"),
+                "node2": ("192.168.31.45", "10.200.36.0/24")},
+    "cilium": {"node1": ("192.168.31.17, fd00:31::17", "10.200.1.0/24, fd00:200:1::/64"),
+               "node2": ("192.168.31.45, fd00:31::45", "10.200.36.0/24, fd00:200:36::/64")},
+    "kindnet": {"kind-control-plane": ("172.18.0.3, fc00:f853:ccd:e793::3",
+                                       "10.244.0.0/24, fd00:10:244::/64"),
+                "kind-worker": ("172.18.0.2, fc00:f853:ccd:e793::2",
+                                "10.244.1.0/24, fd00:10:244:1::/64")},
+    "pods": {"node1": ("192.168.31.17", "192.168.40.11, 192.168.40.12"),
+             "node2": ("192.168.31.45", "192.168.40.13")},
+}
+CNI = {"calico-v1": "Calico", "calico-v3": "Calico", "flannel": "Flannel", "cilium": "Cilium",
+       "kindnet": "kindnet", "pods": "Amazon VPC CNI"}
+# What is said of source ports, with the line that turns it off.
+NOTES = {"calico-v1": "kubectl patch felixconfigurations.crd.projectcalico.org default",
+         "calico-v3": "nothing has to be turned off",
+         "flannel": '"--ip-masq-fully-random-disable"', "cilium": "enable-ipv4-masquerade",
+         "kindnet": "masqueradeAll: false", "pods": "AWS_VPC_K8S_CNI_RANDOMIZESNAT=none"}
+
+KUBECTL = """\
+#!/usr/bin/python3
+import os, subprocess, sys, time
+folder = {folder!r}
+with open(folder + "/asked", "a") as log:
+    log.write("\\0".join(sys.argv[1:]) + "\\n")
+kind = sys.argv[sys.argv.index("get") + 1]
+if os.path.exists(folder + "/hang"):
+    child = subprocess.Popen(["sleep", "600"])
+    with open(folder + "/child", "w") as file:
+        file.write(str(child.pid))
+    time.sleep(600)
+if os.path.exists(folder + "/" + kind + ".err"):
+    sys.stderr.write(open(folder + "/" + kind + ".err").read())
+    sys.exit(1)
+if not os.path.exists(folder + "/" + kind):
+    if "--ignore-not-found" in sys.argv:
+        sys.exit(0)
+    sys.exit(f"error: the server doesn't have a resource type \\"{{kind.split('.')[0]}}\\"")
+sys.stdout.buffer.write(open(folder + "/" + kind, "rb").read())
+"""
+
+
+def fixture(name):
+    with open(os.path.join(FIXTURES, name + ".json"), encoding="utf-8") as file:
+        return json.load(file)
+
+
+def node(name, *addresses, cidrs=()):
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
+            "spec": {"podCIDRs": list(cidrs)},
+            "status": {"addresses": [{"type": "InternalIP", "address": a} for a in addresses]}}
+
+
+def affinity(name, of, cidr, **spec):
+    return {"apiVersion": "crd.projectcalico.org/v1", "kind": "BlockAffinity",
+            "metadata": {"name": name},
+            "spec": dict({"node": of, "cidr": cidr, "state": "confirmed"}, **spec)}
+
+
+def listed(*items):
+    return {"apiVersion": "v1", "kind": "List", "items": list(items)}
+
+
+PAIR = listed(node("node1", "192.168.31.17", cidrs=["10.200.1.0/24"]),
+              node("node2", "192.168.31.45", cidrs=["10.200.36.0/24"]))
+
+
+class Tap(fptest.Tap):
+    """What explains a failure is shown with one only: it is long here."""
+
+    def point(self, good, name, *diagnostics):
+        return super().point(good, name, *([] if good else diagnostics))
+
+
+class Place:
+    """A folder with a configuration."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.config = os.path.join(folder, "fixport.conf")
+
+    def write(self, text):
+        with open(self.config, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+
+    def read(self):
+        with open(self.config, encoding="utf-8", newline="") as file:
+            return file.read()
+
+    def remove(self):
+        if os.path.exists(self.config):
+            os.remove(self.config)
+
+    def discover(self, *argv, data=None, env=None):
+        """Runs it; @data, text, bytes or anything as JSON, is its standard input."""
+        if data is not None and not isinstance(data, (str, bytes)):
+            data = json.dumps(data)
+        if isinstance(data, str):
+            data = data.encode()
+        argv = [SETUP, "discover", "--config", self.config, *argv,
+                *(["-"] if data is not None else [])]
+        done = subprocess.run(argv, input=data, stdin=None if data is not None else
+                              subprocess.DEVNULL, capture_output=True, check=False, timeout=300,
+                              env=dict(os.environ, **(env or {})))
+        done.stdout, done.stderr = done.stdout.decode(), done.stderr.decode()
+        return done
+
+    def to(self, data, *argv):
+        """The configuration as it is afterwards."""
+        done = self.discover("--write", *argv, data=data)
+        return self.read() if done.returncode == 0 else done.stderr
+
+
+def sections(text):
+    """The nodes' sections: {name: (address, pods)}."""
+    found = {}
+    for name, body in re.findall(r"^\[node (\S+)\]\n((?:[^\[\n].*\n?)*)", text, re.M):
+        values = [re.findall(rf"^{key}(?:-\d+)? = (.*?)(?: ; discovered)?$", body, re.M)
+                  for key in ("address", "pods")]
+        found[name] = tuple(", ".join(value) for value in values)
+    return found
+
+
+def one_line(done, *words):
+    """Refused by one line that has all the words."""
+    return (done.returncode == 1 and done.stderr.count("\n") == 1 and
+            done.stderr.startswith("fixport-setup: ") and all(w in done.stderr for w in words))
+
+
+# ---- what clusters say ----
+
+
+def test_fixtures(tap, place):
+    for name, expected in EXPECTED.items():
+        place.write(POOL)
+        path = os.path.join(FIXTURES, name + ".json")
+        shown = place.discover(path)
+        tap.point(shown.returncode == 2 and place.read() == POOL,
+                  f"{name}: without --write it is shown, and nothing is written", shown.stderr)
+        tap.point(f"CNI: {CNI[name]}" in shown.stdout and NOTES[name] in shown.stdout,
+                  f"{name}: it says which CNI it is, and how its ports are kept", shown.stdout)
+        done = place.discover("--write", path)
+        tap.equal(sections(place.read()), expected, f"{name}: the sections")
+        again = place.discover(path)
+        tap.point(done.returncode == 0 and again.returncode == 0 and
+                  "Nothing to change" in again.stdout, f"{name}: once more changes nothing",
+                  done.stderr, again.stdout, again.stderr)
+
+
+def test_beginning(tap, place):
+    place.remove()
+    shown = place.discover(data=PAIR)
+    tap.point(shown.returncode == 2 and not os.path.exists(place.config),
+              "without a configuration a whole one is shown", shown.stdout, shown.stderr)
+    text = place.to(PAIR)
+    tap.equal(sorted(sections(text)), ["node1", "node2"], "and written")
+    pool = subprocess.run([SETUP, "plan", "--config", place.config, "--role", "gateway"],
+                          capture_output=True, text=True, check=False)
+    tap.point("there are no hosts to let through" in pool.stderr,
+              "it is one that plan reads, and asks for the hosts", pool.stderr)
+    tap.equal(os.stat(place.config).st_mode & 0o777, 0o644, "all may read it")
+
+
+def test_said(tap, place):
+    """Each thing that is left out is told, with its name."""
+    place.write(POOL)
+    done = place.discover(os.path.join(FIXTURES, "calico-v1.json"))
+    tap.point("BlockAffinity node2-10-200-1-128-26: 10.200.1.128/26" in done.stderr and
+              "not confirmed" in done.stderr, "an affinity that is not confirmed is told",
+              done.stderr)
+    tap.equal(done.stderr.count("\n"), 1,
+              "what is deleted, virtual, a tunnel's or said twice needs no word")
+    cases = {
+        "a block of a node that is gone": (
+            listed(*PAIR["items"], affinity("a", "node1", "10.1.0.0/26"),
+                   affinity("stale", "node9", "10.1.1.0/26")), "BlockAffinity stale: says", "node9"),
+        "two nodes with one block": (
+            listed(*PAIR["items"], affinity("a", "node1", "10.1.0.0/26"),
+                   affinity("b", "node2", "10.1.0.0/26")), "BlockAffinity a", "BlockAffinity b"),
+        "overlapping blocks": (
+            listed(node("node1", "192.168.31.17", cidrs=["10.200.0.0/16"]),
+                   node("node2", "192.168.31.45", cidrs=["10.200.36.0/24"])),
+            "Node node1: says that 10.200.0.0/16", "both are left out"),
+        "a block that contains a node": (
+            listed(node("node1", "192.168.31.17", cidrs=["192.168.31.0/26"]),
+                   node("node2", "192.168.31.45")), "Node node1: 192.168.31.0/26 contains"),
+        "two nodes with one address": (
+            listed(node("node1", "192.168.31.17"), node("node2", "192.168.31.17")),
+            "Node node1: 192.168.31.17 is also", "Node node2: 192.168.31.17 is also"),
+        "a node without an address": (listed(*PAIR["items"], node("node3")),
+                                      "Node node3: it has no address of type InternalIP"),
+        "a block of the other family": (
+            listed(node("node1", "192.168.31.17", cidrs=["10.200.1.0/24", "fd00:1::/64"])),
+            "Node node1: fd00:1::/64 is IPv6"),
+        "a block with bits behind its prefix": (
+            listed(node("node1", "192.168.31.17", cidrs=["10.200.1.5/24"])),
+            "Node node1: \"10.200.1.5/24\" is no block"),
+        "a second address of a family": (
+            listed(node("node1", "192.168.31.17", "10.0.0.1")), "10.0.0.1 is not taken"),
+        "objects of another kind": (
+            listed(*PAIR["items"], {"apiVersion": "v1", "kind": "Secret", "metadata": {}}),
+            "1 object of kind Secret"),
+        "a kind of the same name from another group": (
+            listed(*PAIR["items"], dict(affinity("a", "node1", "10.9.0.0/26"),
+                                        apiVersion="network.kubesphere.io/v1alpha1")),
+            "1 object of kind BlockAffinity"),
+        "what is no object": (listed(*PAIR["items"], 7), "what is no object"),
+        "a name that is too long": (
+            listed(node("x" * 70, "192.168.31.17")), "longer than 63 letters"),
+    }
+    for name, (data, *words) in cases.items():
+        done = place.discover("--write", data=data)
+        tap.point(done.returncode == 0 and all(word in done.stderr for word in words),
+                  f"{name} is told, and the rest is taken", done.stderr)
+
+
+def test_names(tap, place):
+    place.write(POOL)
+    long = "node1." + "x" * 70 + ".example"
+    text = place.to(listed(node(long, "192.168.31.17", cidrs=["10.200.1.0/24"])))
+    tap.equal(sections(text), {"node1": ("192.168.31.17", "10.200.1.0/24")},
+              "a name that is too long is taken up to its first dot")
+    for bad in ("a]\n[hosts", "a\nports = 1-2", "-a", "a b", "ä", "a;b", "A", "a\x1b[2Jb", "../x"):
+        place.write(POOL)
+        text = place.to(listed(node("good", "192.168.31.9"), node(bad, "192.168.31.17")))
+        tap.equal(sections(text), {"good": ("192.168.31.9", "")},
+                  f"no section comes of a node {bad!r}")
+        done = place.discover(data=listed(node("good", "192.168.31.9"), node(bad, "192.168.31.17")))
+        tap.point("\x1b" not in done.stderr and done.stderr.count("\n") == 1,
+                  f"and it is told in one line, without what a terminal obeys: {bad!r}",
+                  repr(done.stderr))
+
+
+def test_sources(tap, place):
+    """Which source is the truth."""
+    place.write(POOL)
+    mine = listed(*PAIR["items"])
+    mine["items"].append(affinity("a", "node1", "10.7.0.0/26"))
+    tap.equal(sections(place.to(mine)), {"node1": ("192.168.31.17", "10.7.0.0/26"),
+                                         "node2": ("192.168.31.45", "")},
+              "where Calico has blocks, podCIDRs are none")
+    tap.equal(sections(place.to(mine, "--pod-cidrs"))["node2"][1], "10.200.36.0/24",
+              "unless --pod-cidrs says so")
+    calico = copy.deepcopy(PAIR)
+    calico["items"][0]["metadata"]["annotations"] = {
+        "projectcalico.org/IPv4Address": "192.168.31.17/24"}
+    before = place.read()
+    done = place.discover("--write", data=calico)
+    tap.point(one_line(done, "this cluster has Calico", "--pod-cidrs") and place.read() == before,
+              "Calico without its blocks is refused: podCIDRs would be wrong", done.stderr)
+    calico["items"][0]["status"] = {}
+    tap.equal(sections(place.to(calico, "--pod-cidrs"))["node1"][0], "192.168.31.17",
+              "a node's address from Calico's annotation, if it has no other")
+    annotated = copy.deepcopy(PAIR)
+    annotated["items"][0]["metadata"]["annotations"] = {
+        "io.cilium.network.ipv4-pod-cidr": "10.8.0.0/24"}
+    tap.equal([pods for _, pods in sections(place.to(annotated)).values()],
+              ["10.8.0.0/24", "10.200.36.0/24"], "Cilium's annotation, on the node that has one")
+    pools = listed(*PAIR["items"], {
+        "apiVersion": "cilium.io/v2", "kind": "CiliumNode", "metadata": {"name": "node1"},
+        "spec": {"ipam": {"pools": {"allocated": [{"pool": "default", "cidrs": ["10.9.0.0/27"]}]}}}})
+    tap.equal(sections(place.to(pools))["node1"][1], "10.9.0.0/27", "a block of Cilium's multi-pool")
+
+
+def test_forms(tap, place):
+    """Documents as kubectl and others write them."""
+    typed = {"apiVersion": "v1", "kind": "NodeList", "metadata": {},
+             "items": [{k: v for k, v in n.items() if k not in ("apiVersion", "kind")}
+                       for n in PAIR["items"]]}
+    texts = {"a list of a type of its own": json.dumps(typed),
+             "single objects behind each other": "\n".join(map(json.dumps, PAIR["items"])),
+             "without anything between": "".join(map(json.dumps, PAIR["items"])),
+             "a list in a list": json.dumps(listed(PAIR)),
+             "an empty list before": json.dumps(listed()) + json.dumps(PAIR)}
+    for name, text in texts.items():
+        place.write(POOL)
+        tap.equal(sorted(sections(place.to(text))), ["node1", "node2"], name)
+    place.write(POOL)
+    names = []
+    for i, item in enumerate(PAIR["items"]):
+        names.append(os.path.join(place.folder, f"{i}.json"))
+        with open(names[-1], "w", encoding="utf-8") as file:
+            json.dump(item, file)
+    done = place.discover("--write", names[0], names[1])
+    tap.equal(sorted(sections(place.read())), ["node1", "node2"], "several files")
+    done = place.discover("-", "-")
+    tap.point(one_line(done, "twice"), "standard input can be read once", done.stderr)
+    done = place.discover("--kubectl", "kubectl", names[0])
+    tap.point(one_line(done, "kubectl is not asked"), "files, or kubectl", done.stderr)
+    done = place.discover(place.folder + "/none.json")
+    tap.point(one_line(done, "No such file"), "a file that is not there", done.stderr)
+    done = place.discover(place.folder)
+    tap.point(one_line(done, "folder"), "a folder", done.stderr)
+
+
+def test_hostile(tap, place):
+    """One clear line, and nothing is changed."""
+    whole = json.dumps(PAIR)
+    cases = {
+        "empty": ("", "it is empty"), "spaces": (" \n\t ", "it is empty"),
+        "YAML": ("apiVersion: v1\nkind: List\n", "it is no JSON", "YAML"),
+        "truncated": (whole[:-5], "it is no JSON", "the end is missing"),
+        "truncated in a string": (whole[:whole.index("node1") + 3], "it is no JSON"),
+        "garbage behind": (whole + "}", "it is no JSON"),
+        "binary": (bytes(range(256)), "it is no JSON"),
+        "a NUL": (b"\0" + whole.encode(), "it is no JSON"),
+        "a NUL in a string": (whole.replace("node1", "no\\u0000de1"), "it is no JSON"),
+        "no UTF-8": (whole.encode().replace(b"node1", b"\xff\xfe"), "it is no JSON"),
+        "a key twice": ('{"apiVersion": "v1", "kind": "Node", "kind": "Pod"}', "duplicate"),
+        "deep": ("[" * 100000, "it is no JSON"),
+        "deep objects": ('{"a":' * 100000, "it is no JSON"),
+        "deep lists": ('{"kind":"List","apiVersion":"v1","items":[' * 40 + "]}" * 40, "lists in"),
+        "a huge number": (whole[:-1] + ', "x": ' + "9" * 400 + "}", "it is no JSON"),
+        "no nodes": (listed(), "there is no Node"),
+        "only text": ('"text"', "it is no JSON"),
+        "an error of the server": ({"kind": "Status", "apiVersion": "v1", "status": "Failure",
+                                    "message": "Unauthorized\x1b[2J"}, "Unauthorized"),
+    }
+    before = POOL + "[node old]\naddress = 192.168.31.9 ; discovered\n"
+    for name, (data, *words) in cases.items():
+        place.write(before)
+        done = place.discover("--write", data=data)
+        tap.point(one_line(done, *words) and "\x1b" not in done.stderr and not done.stdout and
+                  place.read() == before, f"refused: {name}", repr(done.stderr[-500:]))
+
+
+def test_types(tap, place):
+    """Every field of every object as every other type: nothing falls over, what comes is valid."""
+    others = [None, True, 7, -1, 1.5, "", "x", [], {}, [7], {"a": 1}, [[]], "10.0.0.0/8", 2 ** 62]
+
+    def fields(value, path=()):
+        if path:
+            yield path
+        items = value.items() if isinstance(value, dict) else enumerate(value) \
+            if isinstance(value, list) else ()
+        for key, item in items:
+            if key not in ("labels", "status") or not path:
+                yield from fields(item, (*path, key))
+
+    failures = []
+    for name in EXPECTED:
+        cluster = fixture(name)
+        for item in cluster["items"]:
+            for key in ("nodeInfo", "images", "conditions", "allocatable", "capacity"):
+                item.get("status", {}).pop(key, None)
+            if "allocations" in item.get("spec", {}):
+                item["spec"]["allocations"] = item["spec"]["allocations"][:32]
+                item["spec"].pop("unallocated")
+        documents = []
+        for path in list(fields(cluster["items"]))[::7]:
+            for other in others:
+                changed = copy.deepcopy(cluster)
+                at = changed["items"]
+                for key in path[:-1]:
+                    at = at[key]
+                at[path[-1]] = other
+                documents.append(changed)
+        for number, changed in enumerate(documents[::29]):
+            place.write(POOL)
+            done = place.discover("--write", data=changed)
+            if done.returncode not in (0, 1) or "\0" in place.read():
+                failures.append((name, number, done.returncode, done.stderr[-200:]))
+            elif done.returncode == 1 and place.read() != POOL:
+                failures.append((name, number, "changed"))
+    tap.point(not failures, "fields of other types are passed over or refused", *failures[:5])
+
+
+# ---- what becomes of the configuration ----
+
+
+SITE = """\
+# The site, by hand.  \t
+[pool]
+ports = 61001-61999   ; as agreed
+
+[node node1]
+# racked in A3
+address = 192.168.31.17 ; discovered
+pods = 10.200.1.0/24 ; discovered
+
+# one that went away
+[node node7]
+address = 192.168.31.77 ; discovered
+pods = 10.200.77.0/24 ; discovered
+
+[hosts]   
+addresses=192.168.31.67,\\
+   192.168.31.68
+"""
+
+
+def test_in_place(tap, place):
+    place.write(SITE)
+    os.chmod(place.config, 0o640)
+    if os.geteuid() == 0:
+        os.chown(place.config, 0, 12)
+    before = os.stat(place.config)
+    pair = copy.deepcopy(PAIR)
+    pair["items"][0]["spec"]["podCIDRs"] = ["10.200.2.0/24"]
+    text = place.to(pair)
+    expected = SITE.replace("10.200.1.0/24 ;", "10.200.2.0/24 ;").replace("""\
+[node node7]
+address = 192.168.31.77 ; discovered
+pods = 10.200.77.0/24 ; discovered
+""", """\
+
+[node node2]
+address = 192.168.31.45 ; discovered
+pods = 10.200.36.0/24 ; discovered
+""")
+    tap.equal(text, expected, "only marked lines change; a node that is gone goes, one comes")
+    after = os.stat(place.config)
+    tap.equal((after.st_mode, after.st_uid, after.st_gid),
+              (before.st_mode, before.st_uid, before.st_gid), "mode and owner are kept")
+    stamp = os.stat(place.config).st_mtime_ns, os.stat(place.config).st_ino
+    tap.equal(place.discover("--write", data=pair).returncode, 0, "once more, with --write")
+    tap.equal((os.stat(place.config).st_mtime_ns, os.stat(place.config).st_ino), stamp,
+              "does not touch the file")
+    tap.equal(os.listdir(place.folder), ["fixport.conf"], "and nothing is left beside it")
+    real = place.config + ".real"
+    os.rename(place.config, real)
+    os.symlink("fixport.conf.real", place.config)
+    place.discover("--write", data=PAIR)
+    tap.point(os.path.islink(place.config) and "10.200.1.0/24" in place.read(),
+              "a symlink stays one; its file is written")
+    os.remove(place.config)
+    os.remove(real)
+
+
+def test_persons(tap, place):
+    """A person's lines are never changed."""
+    mine = POOL + "[node node1]\naddress = 192.168.31.17\npods = 10.200.1.0/25 # ours\n"
+    place.write(mine)
+    data = listed(node("node1", "192.168.31.17", cidrs=["10.200.1.0/25", "10.200.4.0/24"]))
+    tap.equal(place.to(data), mine + "pods-2 = 10.200.4.0/24 ; discovered\n",
+              "what is missing is added in a line of its own")
+    data["items"][0]["spec"]["podCIDRs"].pop()
+    tap.equal(place.to(data), mine, "and taken away again")
+    done = place.discover(data=listed(node("node1", "192.168.31.18", cidrs=["10.5.0.0/24"])))
+    tap.point("[node node1]: the cluster says that its address is 192.168.31.18" in done.stderr and
+              "10.200.1.0/25 is not behind this node" in done.stderr,
+              "what differs is told", done.stderr)
+    done = place.discover("--write", data=listed(node("node2", "192.168.31.45")))
+    tap.point(mine in place.read() and "does not have this node" in done.stderr,
+              "a section by hand stays when its node is gone", done.stderr, place.read())
+    place.write(POOL + "[node x]\naddress = 192.168.31.9 ; discovered\npods = 10.3.0.0/24\n")
+    before = place.read()
+    place.discover("--write", data=PAIR)
+    tap.point(place.read().startswith(before), "as does one that is half by hand", place.read())
+    place.write(POOL + "[node old]\naddress = 192.168.31.9 ; discovered\n")
+    before = place.read()
+    tap.point(place.to(json.dumps(PAIR["items"][0])).startswith(before),
+              "nothing is taken away after single objects: they are not the whole cluster")
+    cut = copy.deepcopy(PAIR)
+    cut["metadata"] = {"continue": "eyJ2Ijoi"}
+    place.write(before)
+    tap.point(place.to(cut).startswith(before), "nor after a part of a list")
+    place.write(POOL + "[node node1]\naddress = 192.168.31.17\npods = 10.200.0.0/16\n")
+    before = place.read()
+    tap.equal(place.to(listed(PAIR["items"][0])), before, "a person's wider block covers those in it")
+    dos = (POOL + "[node node1]\naddress = 192.168.31.17 ; discovered\n").replace("\n", "\r\n")
+    place.write(dos)
+    tap.equal(place.to(listed(PAIR["items"][0])),
+              dos + "pods = 10.200.1.0/24 ; discovered\r\n", "lines end as in the file")
+    place.write(POOL + "[node node1]\naddress = 192.168.31.17")
+    tap.equal(sections(place.to(PAIR)), {"node1": ("192.168.31.17", "10.200.1.0/24"),
+                                         "node2": ("192.168.31.45", "10.200.36.0/24")},
+              "a last line without a newline gets one")
+
+
+def test_conflicts(tap, place):
+    """What would be refused by apply is refused here, with the object's name."""
+    cases = {
+        "[hosts]\naddresses = 10.200.1.7\n": ("10.200.1.0/24 overlaps", "Node node1"),
+        "[gateway]\naddress = 10.200.36.1\n": ("10.200.36.0/24 overlaps", "Node node2"),
+        "[pods]\nblocks = 10.200.1.0/24\n": ("10.200.36.0/24 is not within", "Node node2"),
+        "[node x]\naddress = 192.168.31.9\npods = 10.200.1.0/25\n": ("overlaps",),
+    }
+    for more, words in cases.items():
+        place.write(POOL + more)
+        done = place.discover("--write", data=PAIR)
+        tap.point(done.returncode == 1 and place.config in done.stderr and
+                  all(word in done.stderr for word in words) and place.read() == POOL + more,
+                  f"refused: {more!r}", done.stderr)
+    for bad, word in (("[pool]\nports = 60001-80001\n", "80001 is not a port"),
+                      (POOL + "[node a]\n", "[node a]"), ("[pool\n", "ends with ']'")):
+        place.write(bad)
+        done = place.discover("--write", data=PAIR)
+        tap.point(one_line(done, place.config, word) and "/proc/" not in done.stderr and
+                  place.read() == bad, f"a configuration that is refused: {bad!r}", done.stderr)
+    place.write(POOL)
+    many = listed(node("node1", "192.168.31.17"), *(
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"p{i}"},
+         "spec": {"nodeName": "node1"},
+         "status": {"phase": "Running", "podIP": f"10.{i >> 8}.{i & 255}.1"}}
+        for i in range(12000)))
+    done = place.discover("--write", data=many)
+    tap.point(one_line(done, "node1", "12000") and place.read() == POOL,
+              "more single pods than a section can hold", done.stderr)
+    many["items"] = many["items"][:3001]
+    place.to(many)
+    tap.equal(len(sections(place.read())["node1"][1].split(", ")), 3000, "3,000 of them fit")
+
+
+def test_json(tap, place):
+    place.write(SITE)
+    done = place.discover("--json", data=PAIR)
+    said = json.loads(done.stdout)
+    tap.equal((done.returncode, said["result"], said["config"]), (2, "changes", place.config),
+              "--json: what would change")
+    tap.equal({n["name"]: n["state"] for n in said["nodes"]},
+              {"node1": "same", "node2": "new", "node7": "gone"}, "what becomes of each node")
+    tap.equal(next(n for n in said["nodes"] if n["name"] == "node2"),
+              {"name": "node2", "state": "new", "addresses": ["192.168.31.45"],
+               "blocks": ["10.200.36.0/24"], "single": []}, "a node")
+    tap.point("+[node node2]" in said["diff"], "the difference", said["diff"])
+    done = place.discover("--json", "--write", data=PAIR)
+    tap.equal((done.returncode, json.loads(done.stdout)["result"]), (0, "written"), "--write")
+    done = place.discover("--json", data=PAIR)
+    said = json.loads(done.stdout)
+    tap.equal((done.returncode, said["result"], said["diff"]), (0, "unchanged", None), "unchanged")
+    with open(os.path.join(FIXTURES, "calico-v1.json"), "rb") as file:
+        place.write(POOL)
+        said = json.loads(place.discover("--json", data=file.read()).stdout)
+    tap.point(said["cni"] == "Calico" and said["notes"][0]["object"] == "Calico" and
+              said["warnings"][0]["object"] == "BlockAffinity node2-10-200-1-128-26",
+              "the CNI, notes and warnings", said)
+    tap.equal(said["nodes"][1]["single"], ["10.200.1.93"], "a borrowed address")
+
+
+def test_scale(tap, place):
+    """5,000 nodes and 20,000 blocks, and then one change."""
+    items = []
+    for i in range(5000):
+        items.append(node(f"node-{i:04}", f"172.{16 + (i >> 12)}.{i >> 4 & 255}.{1 + (i & 15)}"))
+    for i in range(20000):
+        text = f"10.{i >> 10}.{i >> 2 & 255}.{(i & 3) << 6}/26"
+        items.append({"apiVersion": "crd.projectcalico.org/v1", "kind": "IPAMBlock",
+                      "metadata": {"name": text.replace(".", "-").replace("/", "-")},
+                      "spec": {"cidr": text, "affinity": f"host:node-{i % 5000:04}",
+                               "allocations": [0, 1] + [None] * 62, "deleted": False,
+                               "attributes": [{"handle_id": "h", "secondary": {
+                                   "node": f"node-{(i + k) % 5000:04}", "pod": "p",
+                                   "namespace": "default"}} for k in (0, i % 50 == 0)],
+                               "unallocated": list(range(2, 64))}})
+    place.write(POOL)
+    for name, count in (("all new", 20400), ("nothing new", 20400), ("one block less", 20399)):
+        text = json.dumps(listed(*(items if count == 20400 else items[:-1])))
+        began = time.monotonic()
+        done = place.discover("--write", data=text)
+        took = time.monotonic() - began
+        pods = sum(len(pods.split(", ")) for _, pods in sections(place.read()).values())
+        tap.point(done.returncode == 0 and pods == count and took < TIME_MOST,
+                  f"5,000 nodes and 20,000 blocks ({len(text) >> 20} MiB), {name}: {pods} in the "
+                  f"file", f"{took:.2f} s", done.stderr[-300:])
+
+
+# ---- kubectl ----
+
+
+class Kubectl:
+    """A kubectl of the test's own, first in PATH, that says what is in a folder."""
+
+    def __init__(self, place):
+        self.folder = os.path.join(place.folder, "cluster")
+        self.tools = os.path.join(place.folder, "tools")
+        os.mkdir(self.folder)
+        os.mkdir(self.tools)
+        self.path = os.path.join(self.tools, "kubectl")
+        with open(self.path, "w", encoding="utf-8") as file:
+            file.write(KUBECTL.format(folder=self.folder))
+        os.chmod(self.path, 0o755)
+        self.env = {"PATH": f"{self.tools}:{os.environ['PATH']}"}
+
+    def has(self, name, data):
+        with open(os.path.join(self.folder, name), "w", encoding="utf-8") as file:
+            file.write(data if isinstance(data, str) else json.dumps(data))
+
+    def asked(self):
+        """What it was called with, and forgets that."""
+        path = os.path.join(self.folder, "asked")
+        with open(path, encoding="utf-8") as file:
+            lines = [line.split("\0") for line in file.read().splitlines()]
+        os.remove(path)
+        return lines
+
+    def clear(self):
+        for name in os.listdir(self.folder):
+            os.remove(os.path.join(self.folder, name))
+
+
+def calico_parts(version):
+    """A fixture by resources, as kubectl is asked for them."""
+    group = "crd.projectcalico.org" if version == "v1" else "projectcalico.org"
+    names = {"Node": "nodes", "BlockAffinity": f"blockaffinities.{group}",
+             "IPAMBlock": f"ipamblocks.{group}", "IPPool": f"ippools.{group}",
+             "FelixConfiguration": f"felixconfigurations.{group}"}
+    items = fixture("calico-" + version)["items"]
+    return {name: listed(*(i for i in items if i["kind"] == kind))
+            for kind, name in names.items()}
+
+
+def test_kubectl(tap, place):
+    kubectl = Kubectl(place)
+    for version in ("v1", "v3"):
+        kubectl.clear()
+        for name, data in calico_parts(version).items():
+            kubectl.has(name, data)
+        place.write(POOL)
+        done = place.discover("--write", env=kubectl.env)
+        tap.equal((done.returncode, sections(place.read())), (0, EXPECTED[f"calico-{version}"]),
+                  f"kubectl is asked, Calico {version}")
+    kubectl.asked()
+    done = place.discover("--kubeconfig", "/x/$(id).conf", "--context", "a; b", "--timeout", "7",
+                          "--kubectl", kubectl.path)
+    asked = kubectl.asked()
+    tap.point(done.returncode == 0 and
+              all(a[:4] == ["--kubeconfig=/x/$(id).conf", "--context=a; b", "--request-timeout=7s",
+                            "get"] for a in asked), "its options are passed on, without a shell",
+              asked[:2], done.stderr)
+    kubectl.clear()
+    kubectl.has("nodes", PAIR)
+    place.write(POOL)
+    done = place.discover("--write", env=kubectl.env)
+    tap.point(done.returncode == 0 and not done.stderr and len(sections(place.read())) == 2,
+              "a cluster without Calico and Cilium is no error", done.stderr)
+    tap.equal([a[a.index("get") + 1] for a in kubectl.asked()],
+              ["nodes", "ipamblocks.crd.projectcalico.org", "ipamblocks.projectcalico.org",
+               "blockaffinities.crd.projectcalico.org", "blockaffinities.projectcalico.org",
+               "ippools.crd.projectcalico.org", "ippools.projectcalico.org",
+               "felixconfigurations.crd.projectcalico.org", "felixconfigurations.projectcalico.org",
+               "ciliumnodes.cilium.io", "configmaps", "daemonsets.apps"], "what is asked for")
+
+
+def test_kubectl_refuses(tap, place):
+    kubectl = Kubectl(place)
+    forbidden = ('Error from server (Forbidden): {0} is forbidden: User "x" cannot list resource '
+                 '"{0}" in API group "" at the cluster scope\n')
+    place.write(POOL)
+    for name, data in calico_parts("v1").items():
+        kubectl.has(name, data)
+    kubectl.has("ipamblocks.crd.projectcalico.org.err", forbidden.format("ipamblocks"))
+    done = place.discover("--write", env=kubectl.env)
+    tap.point(done.returncode == 0 and "forbidden to this user" in done.stderr and
+              "borrowed" in done.stderr and "10.200.1.93" not in place.read() and
+              "10.200.36.64/26" in place.read(),
+              "what is forbidden is a warning that says what is missed", done.stderr)
+    kubectl.has("blockaffinities.crd.projectcalico.org.err", forbidden.format("blockaffinities"))
+    before = place.read()
+    done = place.discover("--write", env=kubectl.env)
+    tap.point(done.returncode == 1 and "this cluster has Calico" in done.stderr and
+              done.stderr.count("forbidden to this user") == 2 and place.read() == before,
+              "none of Calico's blocks may be read: nothing is changed", done.stderr)
+    kubectl.has("nodes.err", forbidden.format("nodes"))
+    done = place.discover("--write", env=kubectl.env)
+    tap.point(one_line(done, "ClusterRole") and place.read() == before,
+              "without nodes nothing goes", done.stderr)
+    kubectl.clear()
+    kubectl.has("nodes", PAIR)
+    failures = {
+        "no answer from the server": ("nodes.err", "The connection to the server 10.0.0.1:6443 was "
+                                      "refused - did you specify the right host or port?\n",
+                                      "was refused"),
+        "an error of an optional type": ("ciliumnodes.cilium.io.err",
+                                         "Error from server (InternalError): etcd\n",
+                                         "kubectl get ciliumnodes.cilium.io", "etcd"),
+        "garbage": ("configmaps", "<html>502 Bad Gateway</html>", "it is no JSON"),
+        "half an answer": ("ciliumnodes.cilium.io", '{"kind": "List", "items": [', "it is no JSON"),
+    }
+    for name, (file, text, *words) in failures.items():
+        kubectl.clear()
+        kubectl.has("nodes", PAIR)
+        kubectl.has(file, text)
+        done = place.discover("--write", env=kubectl.env)
+        tap.point(one_line(done, *words) and place.read() == before, f"refused: {name}", done.stderr)
+    done = place.discover(env={"PATH": place.folder})
+    tap.point(one_line(done, "kubectl is not there", "--kubectl"), "no kubectl", done.stderr)
+    done = place.discover("--kubectl", place.folder + "/none")
+    tap.point(one_line(done, "none"), "--kubectl names none", done.stderr)
+
+
+def gone(pid):
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_kubectl_hangs(tap, place):
+    kubectl = Kubectl(place)
+    kubectl.has("hang", "")
+    place.write(POOL)
+    done = place.discover("--write", "--timeout", "2", env=kubectl.env)
+    with open(os.path.join(kubectl.folder, "child"), encoding="ascii") as file:
+        child = int(file.read())
+    tap.point(one_line(done, "no answer within 2 seconds", "--timeout") and place.read() == POOL,
+              "a kubectl that hangs is ended", done.stderr)
+    tap.point(gone(child), "with what it has started")
+    os.remove(os.path.join(kubectl.folder, "child"))
+    running = subprocess.Popen([SETUP, "discover", "--config", place.config],
+                               env=dict(os.environ, **kubectl.env), stdin=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    path = os.path.join(kubectl.folder, "child")
+    while not (os.path.exists(path) and os.path.getsize(path)) and time.monotonic() < until:
+        time.sleep(0.05)  # asks whether it is there, until it is
+    running.terminate()
+    tap.equal(running.wait(60), -15, "SIGTERM ends it")
+    with open(path, encoding="ascii") as file:
+        tap.point(gone(int(file.read())), "and kubectl with it")
+
+
+def test_real_kubectl(tap, place):
+    """The real kubectl against something that answers like an API server."""
+    kubectl = shutil.which("kubectl")
+    if not kubectl:
+        tap.cannot("the real kubectl", "kubectl is not installed")
+        return
+    config = os.path.join(place.folder, "kubeconfig")
+    env = {"HOME": place.folder, "KUBECONFIG": config, "no_proxy": "127.0.0.1"}
+
+    def cluster(server):
+        with open(config, "w", encoding="utf-8") as file:
+            json.dump({"apiVersion": "v1", "kind": "Config", "current-context": "lab",
+                       "clusters": [{"name": "lab", "cluster": {"server": server.url}}],
+                       "users": [{"name": "lab", "user": {}}],
+                       "contexts": [{"name": "lab",
+                                     "context": {"cluster": "lab", "user": "lab"}}]}, file)
+
+    for name in ("calico-v1", "calico-v3", "flannel", "cilium", "kindnet"):
+        place.write(POOL)
+        with ApiServer(fixture(name)["items"]) as server:
+            cluster(server)
+            done = place.discover("--write", env=env)
+        tap.equal((done.returncode, sections(place.read())), (0, EXPECTED[name]),
+                  f"{name} by the real kubectl")
+        tap.point(f"CNI: {CNI[name]}" in done.stdout and NOTES[name] in done.stdout,
+                  f"{name}: the same is said of source ports", done.stdout, done.stderr)
+    place.write(POOL)
+    with ApiServer(fixture("calico-v1")["items"], forbidden=["ipamblocks", "ippools"]) as server:
+        cluster(server)
+        done = place.discover("--kubeconfig", config, "--context", "lab", env=env)
+    tap.point(done.returncode == 2 and done.stderr.count("forbidden to this user") == 2,
+              "what it forbids is a warning", done.stderr)
+    with ApiServer(fixture("calico-v1")["items"], forbidden=["nodes"]) as server:
+        cluster(server)
+        done = place.discover(env=env)
+    tap.point(one_line(done, "ClusterRole"), "forbidden nodes are not", done.stderr)
+    done = place.discover("--timeout", "20", env=env)  # nobody listens any more
+    tap.point(one_line(done, "kubectl get nodes"), "a server that is not there", done.stderr)
+
+
+TESTS = {name[5:]: function for name, function in list(globals().items())
+         if name.startswith("test_")}
+
+
+def main():
+    tap = Tap()
+    words = sys.argv[1:]
+    for name, function in TESTS.items():
+        if words and not any(word in name for word in words):
+            continue
+        with tempfile.TemporaryDirectory(prefix="fixport-test.") as folder:
+            began = time.monotonic()
+            function(tap, Place(folder))
+            print(f"# {name}: {time.monotonic() - began:.1f} s", flush=True)
+    tap.end()
+
+
+if __name__ == "__main__":
+    main()
