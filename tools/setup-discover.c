@@ -111,9 +111,9 @@ static int work_make(struct work_discover *work, const struct setup_options *opt
     if (!work->rewriting.text)
         return 0;
     char *wanted = state_make(work);
-    steps_file(&work->steps, work->path, work->state, wanted, NULL);
+    int result = resource_file.steps(work->path, work->state, wanted, &work->steps, error);
     free(wanted);
-    return 0;
+    return result;
 }
 
 /* ---- for people ---- */
