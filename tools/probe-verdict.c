@@ -303,7 +303,7 @@ static void say_unanswered(const struct probe_facts *facts, const struct probe_t
         break;
     case VERDICT_NOT_SENT:
         say(found, "The pod's own system did not send it: %s.", strerror(try->error));
-        if (facts->shim && try->kind == KIND_PLAIN && try->error == EADDRNOTAVAIL)
+        if (facts->shim && try->error == EADDRNOTAVAIL)
             say(found, " The shim found no port: see 'fixport-pool status'.");
         break;
     default:
@@ -324,7 +324,7 @@ static void note_outside(const struct probe_facts *facts, struct verdict_found *
     unsigned tried = 0, answered = 0, moved = 0;
     for (unsigned i = 0; i < facts->tries; i++) {
         const struct probe_try *try = &facts->try[i];
-        if (try->kind != KIND_OUTSIDE || !facts->ports.count)
+        if (try->kind != KIND_OUTSIDE || !facts->ports.count || try->end == END_LOCAL)
             continue;
         tried++;
         answered += try->end == END_ANSWERED;
