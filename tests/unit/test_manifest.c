@@ -29,13 +29,6 @@ int setup_fail(struct setup_error *error, const char *format, ...)
     return -1;
 }
 
-int file_alone(const char *path, struct setup_error *error)
-{
-    (void)error;
-    cr_assert_str_eq(path, NAME);
-    return 0;
-}
-
 bool state_equal(const char *a, const char *b)
 {
     return a && b ? strcmp(a, b) == 0 : a == b;
