@@ -25,11 +25,12 @@
  *           bound socket whose connect() is refused is spoilt, the kernel is asked about that very
  *           4-tuple before.
  *
- * For the sake of the third way all sockets get SO_REUSEADDR: only so can another destination have
- * the port of one that was bound, and can a port be used again before its TIME_WAIT is over, which
+ * For the sake of the third way sockets get SO_REUSEADDR: only so can another destination have the
+ * port of one that was bound, and can a port be used again before its TIME_WAIT is over, which
  * inherits the flag. Those that are bound get it at once, so that they are in nobody's way while
- * they connect; others when they are connected, as do those in lanes that destinations share: there
- * only the kernel's list of connections tells two threads with one port and destination apart.
+ * they connect; or when they are connected, in lanes that destinations share: there only the
+ * kernel's list of connections tells two threads with one port and destination apart. The others
+ * get it unless ports are plenty and this process' connections leave no TIME_WAIT (close.c).
  *
  * Ports that this namespace has let go of a moment ago are the usual case where there are few. If
  * the last one had a TIME_WAIT on it, the next is looked up before the first way is tried in vain.
@@ -61,6 +62,7 @@
 #include <netinet/tcp.h>
 #include <string.h>
 
+#define FEW_PORTS 1024 /* a range so small is used up in a minute by 17 short connections a second */
 #define REFUSALS_MANY 256 /* a connect that met so many looks no further */
 #define ROUND_NAP_NS 50000 /* before it looks once more; then twice as long, and so on */
 #define ROUNDS 6 /* 3 ms in all */
@@ -685,6 +687,15 @@ static void give_back(const struct attempt *attempt)
         reconcile(attempt, attempt->began);
 }
 
+/* Whether it, or its TIME_WAIT, may have to make room for another connection, see above. */
+static bool must_share(const struct attempt *attempt)
+{
+    if (attempt->bound)
+        return lane_is_shared(attempt); /* others have shared early */
+    return attempt->search.size <= FEW_PORTS || attempt->lease.before != WORD_FREE ||
+           attempt->search.step > 8 || close_lingers();
+}
+
 /*
  * The port that the socket has, if it may be another than the one it was given; else 0.
  */
@@ -714,7 +725,7 @@ static int connected(struct attempt *attempt)
         errno = EADDRNOTAVAIL;
         return -1;
     }
-    if (!attempt->bound || lane_is_shared(attempt))
+    if (must_share(attempt))
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
     remember(attempt, HINT_LEASED);
     shim_log("connect", &attempt->dest, attempt->lease.port);

@@ -192,6 +192,11 @@ const char *fault_text(void);
 /** shim_log - a line "fixport[PID] WHAT DEST PORT" to FIXPORT_LOG, if that is set. errno is kept. */
 void shim_log(const char *what, const struct dest *dest, uint32_t port);
 
+/* ---- close.c ---- */
+
+/** close_lingers - whether connections that this process closes may leave a TIME_WAIT. One load. */
+bool close_lingers(void);
+
 /* ---- random.c ---- */
 
 /** random_next - 32 unpredictable bits (RFC 6056, 3.2). Any thread. */

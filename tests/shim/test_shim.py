@@ -43,6 +43,22 @@ for i in range(int(sys.argv[2])):
 """
 
 
+# Prints whether SO_REUSEADDR is on after connecting: of the first connection, after 100 that were
+# reset, and after 20 that were closed.
+PREPARED = """
+import socket, struct, sys
+
+def dial(reset):
+    with socket.socket() as s:
+        s.connect(("127.0.0.1", int(sys.argv[1])))
+        if reset:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        return int(s.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) != 0)
+
+print(dial(True), [dial(True) for _ in range(100)][-1], [dial(False) for _ in range(20)][-1])
+"""
+
+
 class Server:
     """Listens on 127.0.0.1 and ::1 at one port; keeps what it accepts until the client closes."""
 
@@ -146,6 +162,15 @@ def check_exhaustion(tap):
                       done.stdout.split()[10:] == ["EADDRNOTAVAIL"] * 2,
                       f"10 ports make 10 connections, then EADDRNOTAVAIL ({way})", done.stdout,
                       done.stderr)
+
+
+def check_prepared(tap, server):
+    """Sockets are prepared for being replaced while the program leaves TIME_WAITs behind."""
+    for ports, expected in (("50300-52400", "1 0 1"), ("50300-50500", "1 1 1")):
+        with pool_folder() as folder:
+            done = run([sys.executable, "-c", PREPARED, str(server.port)], asked(folder, ports))
+            tap.equal((done.stdout.strip(), done.stderr), (expected, ""),
+                      f"SO_REUSEADDR as long as ports may lack, {ports}")
 
 
 # ---- faults: one line, once, and the program runs on ----
@@ -685,6 +710,7 @@ def main():
     sanitized = bool(fptest.BEFORE)
     check_behaviour(tap)
     check_exhaustion(tap)
+    check_prepared(tap, server)
     check_faults(tap, server)
     check_environment_faults(tap, server)
     check_stderr_is_respected(tap, server)
