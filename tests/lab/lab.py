@@ -14,6 +14,7 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(HERE, "..", "lib")]
+import discovery  # noqa: E402
 import fptest  # noqa: E402
 import machine  # noqa: E402
 import probe  # noqa: E402
@@ -456,6 +457,7 @@ def wait_for_equal(computer, before):
 
 CASES = {name[5:]: function for name, function in list(globals().items())
          if name.startswith("case_")}
+CASES.update(discovery.CASES)
 CASES.update(probe.CASES)
 
 
