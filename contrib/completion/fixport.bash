@@ -35,11 +35,14 @@ _fixport_roles()
 _fixport_value()
 {
     case $prev in
-    -c | --config | --pool) _fixport_files ;;
+    -c | --config | --pool | --kubectl | --kubeconfig) _fixport_files ;;
     --root) _fixport_folders ;;
     --state) _fixport_words "used letgo resting" ;;
     --role) _fixport_roles ;;
     --confirm) _fixport_words "60 120 300 600" ;;
+    --context)
+        mapfile -t COMPREPLY < <(compgen -W "$(kubectl config get-contexts -o name 2>/dev/null)" -- "$cur")
+        ;;
     --tries) _fixport_words "1 2 3 4 5" ;;
     -p | --ports | -t | --to | --port | --holder) COMPREPLY=() ;;
     --address | --count | --timeout | --wait) COMPREPLY=() ;;
@@ -93,7 +96,7 @@ _fixport_probe()
 _fixport_setup()
 {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
-    local commands="plan apply confirm status undo boot doctor help version"
+    local commands="plan apply confirm status undo boot doctor discover help version"
     local options="--root --json" word command=
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         [[ " $commands " == *" $word "* ]] && command=$word && break
@@ -103,6 +106,10 @@ _fixport_setup()
     plan | doctor) options+=" -c --config --role" ;;
     apply) options+=" -c --config --role --confirm --force" ;;
     undo) options+=" --force" ;;
+    discover)
+        options="-c --config --write --kubectl --kubeconfig --context --timeout --pod-cidrs --json"
+        [[ $cur == -* ]] || { _fixport_files && return; }
+        ;;
     help | version) options= ;;
     "") options+=" -c --config --role $commands --help --version" ;;
     esac
