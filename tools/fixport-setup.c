@@ -85,8 +85,8 @@ static int command_help(const struct setup_options *options)
                command->arguments, command->summary);
     printf("\nRoles: host, gateway, node, control-plane; the default is what the configuration\n"
            "names for this machine. The configuration is --config FILE, else /etc/fixport.conf.\n"
-           "--root DIR places every file under DIR. Root is needed for apply, confirm, undo and\n"
-           "boot. See fixport-setup(8).\n");
+           "--root DIR places every file under DIR. Only apply, confirm, undo and boot need root.\n"
+           "See fixport-setup(8).\n");
     return SETUP_OK;
 }
 
