@@ -188,7 +188,10 @@ int config_file_refuse_section(const struct config_file *file, const struct conf
 /** config_build - what [pool] and [rule] say. @config: untouched on failure. */
 int config_build(const struct config_file *file, struct config *config);
 
-/** config_path_read - take an absolute path. @buf: of @size bytes. Return: NULL, or why not. */
+/**
+ * config_path_read - take an absolute path of a file, without "//" and "/./" then.
+ * @buf: of @size bytes. Return: NULL, or why not.
+ */
 const char *config_path_read(const char *text, const char *example, char *buf, size_t size);
 
 #endif

@@ -78,6 +78,17 @@ static const char *exhausted_read(const char *text, struct exhausted *exhausted)
     return NULL;
 }
 
+/* One file has one spelling, whoever compares: without "//" and "/./". */
+static void path_tidy(const char *text, char *buf)
+{
+    for (const char *at = text; *at; at++) {
+        while (at[0] == '/' && (at[1] == '/' || (at[1] == '.' && at[2] == '/')))
+            at += at[1] == '/' ? 1 : 2;
+        *buf++ = *at;
+    }
+    *buf = '\0';
+}
+
 const char *config_path_read(const char *text, const char *example, char *buf, size_t size)
 {
     static char why[160];
@@ -95,7 +106,9 @@ const char *config_path_read(const char *text, const char *example, char *buf, s
             return "control characters are not allowed";
     if (strstr(text, "/../") || (length >= 3 && strcmp(text + length - 3, "/..") == 0))
         return "\"..\" is not allowed in a path";
-    memcpy(buf, text, length + 1);
+    if (strcmp(text + length - 2, "/.") == 0)
+        return "it names a folder, and a file is needed";
+    path_tidy(text, buf);
     return NULL;
 }
 

@@ -886,6 +886,42 @@ def test_folders(test):
     machine.clear()
 
 
+def test_path_spellings(test):
+    """However a path is written, it is the same file in the same folders."""
+    machine = test.machine
+    machine.site()
+    text = read(machine.config).replace("[pool]\n", "[pool]\npath = /run/a//b/.//./pool\n")
+    write(machine.config, text)
+    test.expect(machine("apply"), 0, "// and /./ in the pool's path: apply")
+    test.tap.point(os.path.exists(machine.root + "/run/a/b/pool"), "the pool is there")
+    write(machine.config, text.replace("/run/a//b/.//./pool", "/run/a/b/pool"))
+    test.expect(machine("apply"), 0, "written plainly", r"^Nothing to change", "stdout")
+    test.expect(machine("undo"), 0, "undo")
+    test.unchanged("after undo all is as before")
+
+
+def test_killed_between_folder_and_file(test):
+    """A folder is there, or is not, and what was to come into it is not."""
+    machine = test.machine
+    for folder in ("etc/iproute2", "etc/systemd"):
+        shutil.rmtree(os.path.join(machine.root, folder))
+    test.before = machine.state()
+    wrong, count, reached = [], 0, True
+    while reached:
+        for kill in ("kill -KILL $PPID; exit 1", '"$REAL" "$@"; kill -KILL $PPID; exit 0'):
+            machine.unwrap()
+            mark = machine.mark()
+            machine.wrap("mkdir", f'[ $N -ne {count} ] || {{ : >{mark}; {kill}; }}\n'
+                                  'exec "$REAL" "$@"')
+            machine.start("apply", wrapped=True).communicate()
+            reached = os.path.exists(mark)
+            _, bad = mended(test, f"mkdir {count}, {kill}", "undo")
+            wrong += bad + differences(test.before, machine.state())
+        count += reached
+    test.tap.point(not wrong and count > 3, f"killed at each of {count} folders: undo mends it",
+                   *wrong[:10])
+
+
 def test_root_is_not_left(test):
     """Symlinks under the root lead to where they would if it were the root."""
     machine = test.machine

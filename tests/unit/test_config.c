@@ -321,6 +321,7 @@ Test(config, bad_values)
     for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++)
         expect_bad("path", paths[i], "absolute path");
     expect_bad("path", "/run/../etc/pool", "\"..\" is not allowed in a path");
+    expect_bad("path", "/run/pool/.", "it names a folder, and a file is needed");
     for (size_t i = 0; i < sizeof(groups) / sizeof(groups[0]); i++)
         expect_bad("group", groups[i], "group");
 }
