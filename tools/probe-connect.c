@@ -36,16 +36,29 @@ static void run_add(struct run *run, enum try_kind kind)
     *socket = (struct try_socket){.fd = -1, .try = try, .index = ++run->facts.tries};
 }
 
-/* From each kind as many as there are rounds, but not more than the range has ports. */
-static void run_plan(struct run *run)
+static void run_start(struct run *run, enum try_kind kind)
 {
-    uint32_t inside = portset_size(&run->facts.ports);
-    for (unsigned i = 0; i < run->options->rounds; i++) {
-        run_add(run, KIND_PLAIN);
-        if (i < inside)
-            run_add(run, KIND_INSIDE);
-        if (inside)
-            run_add(run, KIND_OUTSIDE);
+    run_add(run, kind);
+    try_start(&run->socket[run->facts.tries - 1], &run->facts.to, &run->facts.ports);
+}
+
+/*
+ * As many of each kind as there are rounds, but of a range no more than it has ports. Those from
+ * any port come first: how many of the range the shim took for them is only known then.
+ */
+static void run_start_all(struct run *run)
+{
+    uint32_t left = portset_size(&run->facts.ports);
+    bool ranged = left > 0;
+    for (uint32_t i = 0; i < run->options->rounds; i++)
+        if (!ranged || !run->facts.shim || i < left)
+            run_start(run, KIND_PLAIN);
+    for (unsigned i = run->facts.tries; i-- > 0;)
+        left -= left && portset_has(&run->facts.ports, run->facts.try[i].own.port);
+    for (uint32_t i = 0; ranged && i < run->options->rounds; i++) {
+        if (i < left)
+            run_start(run, KIND_INSIDE);
+        run_start(run, KIND_OUTSIDE);
     }
 }
 
@@ -188,8 +201,7 @@ static void run_tries(struct run *run)
 {
     run->progress = (struct progress){.what = "tries that have come to an end"};
     run->until = sys_now_ms() + run->options->wait_ms;
-    for (unsigned i = 0; i < run->facts.tries; i++)
-        try_start(&run->socket[i], &run->facts.to, &run->facts.ports);
+    run_start_all(run);
     while (run_step(run))
         ;
     progress_end(&run->progress);
@@ -238,7 +250,6 @@ static enum probe_status connect_address(const struct probe_options *options, st
     run.facts.shim = ports_shim();
     if (ports_range(options, &to, false, &run.facts.ports))
         return PROBE_ERROR;
-    run_plan(&run);
     run_tries(&run);
     run_report(&run);
     verdict_find(&run.facts, &found);
@@ -273,7 +284,8 @@ static unsigned name_pick(const struct addrinfo *list, const struct probe_option
         if (!dest_from_sockaddr(at->ai_addr, at->ai_addrlen, &pick[count]))
             continue;
         bool v4 = address_is_v4(pick[count].addr);
-        if (done[v4] || (v4 ? options->only6 : options->only4))
+        bool usable = addr_is_unicast(pick[count].addr) || addr_is_loopback(pick[count].addr);
+        if (!usable || done[v4] || (v4 ? options->only6 : options->only4))
             continue;
         done[v4] = true;
         pick[count++].port = options->port;

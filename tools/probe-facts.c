@@ -15,7 +15,7 @@ int try_kept(const struct probe_try *try)
     return try->own.port == try->as.port;
 }
 
-/* Whether the range is known, and any try was made from inside of it. */
+/* Whether any try was made from inside of the range, as its mark says. */
 static bool facts_has_inside(const struct probe_facts *facts)
 {
     for (unsigned i = 0; i < facts->tries; i++)
@@ -26,7 +26,7 @@ static bool facts_has_inside(const struct probe_facts *facts)
 
 bool facts_counts(const struct probe_facts *facts, const struct probe_try *try)
 {
-    if (try->kind == KIND_INSIDE || !facts_has_inside(facts))
+    if (try->kind == KIND_INSIDE || (!facts->ports.count && !facts_has_inside(facts)))
         return true;
     return try->kind == KIND_PLAIN && facts->shim &&
            (try->end == END_LOCAL || portset_has(&facts->ports, try->own.port));

@@ -135,7 +135,8 @@ void json_result(const char *side, const struct probe_facts *facts,
     json_line(object);
 }
 
-void json_summary(const struct probe_runs *runs, unsigned strangers, enum probe_status status)
+void json_summary(const struct probe_runs *runs, unsigned strangers, unsigned hidden,
+                  enum probe_status status)
 {
     json_t *object = json_object(), *verdicts = json_object();
     for (int i = 0; i < VERDICTS; i++)
@@ -145,6 +146,7 @@ void json_summary(const struct probe_runs *runs, unsigned strangers, enum probe_
     put(object, "probes", json_integer(runs->finished));
     put(object, "verdicts", verdicts);
     put(object, "others", json_integer(strangers));
+    put(object, "not_shown", json_integer(hidden));
     put(object, "status", json_integer(status));
     json_line(object);
 }

@@ -20,6 +20,7 @@
 #define IDLE_MS 10000  /* a run without a connection for so long does not report any more */
 #define SETTLE_MS 6000 /* a SYN that was not sent again for so long is not, or the try is over */
 #define LINES_MOST 20  /* about strangers, at once */
+#define RESULTS_MOST 200
 #define LINE_EVERY_MS 2000
 #define NOBODY 65534
 
@@ -58,22 +59,26 @@ static void listener_refill(struct listener *listener, uint64_t now)
         return;
     listener->refilled = now;
     listener->lines += listener->lines < LINES_MOST;
+    listener->results += listener->results < RESULTS_MOST;
+    if (listener->options->json)
+        return;
     if (listener->hidden && listener->lines > LINES_MOST / 2) {
         unsigned hidden = listener->hidden;
         listener->hidden = 0;
-        listener_line(listener, "(%u more such lines were not shown)", hidden);
+        listener_line(listener, "(%u more were not shown)", hidden);
     }
 }
 
-/* Results are limited as other lines are: anybody can make one. */
+/* Results are limited, too: anybody can make one. More, if a connector has told its part. */
 void listener_result(struct listener *listener, struct probe_run *run)
 {
+    unsigned *left = run->facts.contact ? &listener->results : &listener->lines;
     runs_finish(&listener->runs, run);
-    if (!listener->lines) {
+    if (!*left) {
         listener->hidden++;
         return;
     }
-    listener->lines--;
+    --*left;
     progress_end(&listener->progress);
     if (listener->options->json)
         json_result("listen", &run->facts, &run->found);
@@ -267,7 +272,8 @@ static void listen_events(struct listener *listener, const int fd[2], const stru
 static bool listen_is_over(const struct listener *listener, uint64_t began, uint64_t now)
 {
     const struct probe_options *options = listener->options;
-    return ended || (options->timeout && now - began >= options->timeout * 1000ull) ||
+    return ended || ferror(stdout) ||
+           (options->timeout && now - began >= options->timeout * 1000ull) ||
            (options->count && listener->runs.finished >= options->count);
 }
 
@@ -332,6 +338,7 @@ int probe_listen(struct probe_options *options)
     int fd[2];
     listener.options = options;
     listener.lines = LINES_MOST;
+    listener.results = RESULTS_MOST;
     listener.progress = (struct progress){.what = "waiting; probes so far"};
     for (size_t i = 0; i < PEERS_MOST; i++)
         listener.peer[i].fd = -1;
@@ -348,7 +355,7 @@ int probe_listen(struct probe_options *options)
     listen_loop(&listener, fd);
     status = listener.runs.finished ? listener.runs.worst : PROBE_BAD;
     if (options->json)
-        json_summary(&listener.runs, listener.strangers, status);
+        json_summary(&listener.runs, listener.strangers, listener.hidden, status);
     else
         say_summary(&listener.runs, listener.strangers);
     return status;

@@ -12,7 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define BINDS_MOST 64 /* ports that are tried until one is free here */
+#define STARTS_MOST 16 /* the same towards the destination */
+#define BINDS_MOST 64  /* ports that are tried until one is free here */
 
 socklen_t dest_sockaddr(const struct dest *dest, struct sockaddr_storage *address)
 {
@@ -91,28 +92,35 @@ static void try_name(struct try_socket *socket)
         dest_from_sockaddr((struct sockaddr *)&name, length, &socket->try->own);
 }
 
-void try_start(struct try_socket *socket_, const struct dest *to, const struct portset *ports)
+/* Return: 0 if it is on its way, or -errno of what refused it. */
+static int try_once(struct try_socket *try, const struct dest *to, const struct portset *ports)
 {
     struct sockaddr_storage address;
     socklen_t length = dest_sockaddr(to, &address);
-    bool v4 = address_is_v4(to->addr);
-    socket_->fd = socket(address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (socket_->fd < 0) {
-        try_end(socket_, END_LOCAL, errno);
-        return;
+    try->fd = socket(address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (try->fd < 0)
+        return -errno;
+    int error = try->try->kind == KIND_PLAIN ? 0 : try_bind(try, to, ports);
+    if (error)
+        return error;
+    try_options(try, address_is_v4(to->addr));
+    if (connect(try->fd, (struct sockaddr *)&address, length) != 0 && errno != EINPROGRESS)
+        return -errno;
+    try_name(try);
+    return 0;
+}
+
+/* A bound port may be in use towards this very destination, as by another try: then another one. */
+void try_start(struct try_socket *socket, const struct dest *to, const struct portset *ports)
+{
+    int error = try_once(socket, to, ports);
+    for (int i = 0; i < STARTS_MOST && error == -EADDRNOTAVAIL && socket->try->kind != KIND_PLAIN;
+         i++) {
+        try_close(socket);
+        error = try_once(socket, to, ports);
     }
-    int error = socket_->try->kind == KIND_PLAIN ? 0 : try_bind(socket_, to, ports);
-    if (error) {
-        try_end(socket_, END_LOCAL, -error);
-        return;
-    }
-    try_options(socket_, v4);
-    error = connect(socket_->fd, (struct sockaddr *)&address, length) ? errno : 0;
-    if (error && error != EINPROGRESS) {
-        try_end(socket_, error == ECONNREFUSED ? END_REFUSED : END_LOCAL, error);
-        return;
-    }
-    try_name(socket_);
+    if (error)
+        try_end(socket, error == -ECONNREFUSED ? END_REFUSED : END_LOCAL, -error);
 }
 
 /* Whether a control message is an ICMP error's; who sent it then. */

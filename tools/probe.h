@@ -482,6 +482,7 @@ struct listener {
     struct probe_runs runs;
     struct peer peer[PEERS_MOST];
     unsigned strangers;   /* connections that were no probe's */
+    unsigned results;     /* of connectors that may still be shown */
     unsigned lines;       /* that may still be shown about them */
     uint64_t refilled;    /* when lines was added to */
     unsigned hidden;      /* lines that were not shown */
@@ -516,8 +517,12 @@ void say_result(const struct probe_facts *facts, const struct verdict_found *fou
 void json_result(const char *side, const struct probe_facts *facts,
                  const struct verdict_found *found);
 
-/** json_summary - the listener's last line. @strangers: connections that were no probe's. */
-void json_summary(const struct probe_runs *runs, unsigned strangers, enum probe_status status);
+/**
+ * json_summary - the listener's last line.
+ * @strangers: connections that were no probe's. @hidden: results that were not shown.
+ */
+void json_summary(const struct probe_runs *runs, unsigned strangers, unsigned hidden,
+                  enum probe_status status);
 
 /** say_summary - the same as a table. */
 void say_summary(const struct probe_runs *runs, unsigned strangers);

@@ -61,6 +61,7 @@ class Scene:
     listen: Told  # None: nothing, because nothing arrived
     rules: str = ""  # of the gateway's table filter
     host_rules: str = ""
+    node_rules: str = ""  # of node1's table nat
     how: tuple = ("--capture",)  # options of listen; None: it is not started
     ports: str = RANGE  # None: not said
     shims: tuple = (False, True)
@@ -124,9 +125,15 @@ PLAIN = [
           rules=OPEN, how=None),
     Scene("nothing listens, and it is looked at", 60013, Told("refused"),
           Told("refused", text="nothing listens"), rules=OPEN, how=("--capture", "--no-listen")),
+    # what Cilium's masquerading does
+    Scene("only high ports are kept", 60022, shims=(False,), ports="20001-20999", rules=OPEN,
+          node_rules="-I POSTROUTING 1 -p tcp --dport 60022 --sport 1024:32767 "
+          "-j MASQUERADE --random-fully\n",
+          **same("port-changed", cause="low-ports", text="below 32768 were changed: Cilium")),
+    # from a port of its own: the kernel moves it for other destinations of the pod as well
     Scene("the port is taken by another pod", 60009,
-          **same("port-changed", cause="taken", text="^SNAT to {node}.* 61001 became "),
-          rules=OPEN, ports="61001", held=True),
+          **same("port-changed", cause="taken", text="^SNAT to {node}.* 62001 became "),
+          rules=OPEN, ports="62001", held=True),
 ]
 
 RANDOM = [
@@ -182,6 +189,8 @@ class Stage(Network):
                     self.restore(self["gateway"], family, "filter", rules)
                 if scene.host_rules:
                     self.restore(self["host-a"], family, "filter", scene.host_rules)
+                if scene.node_rules:
+                    self.restore(self["node1"], family, "nat", scene.node_rules)
 
     def no_snat(self):
         for tool in ("iptables", "ip6tables"):

@@ -123,6 +123,8 @@ BAD = {
     "an address that is none": ["listen", "--address", "localhost"],
     "an address of another machine": ["listen", "--address", "192.0.2.1"],
     "a configuration that is not there": ["listen", "--config", "/nonexistent"],
+    "a link-local host": ["connect", "fe80::1%lo"],
+    "a multicast host": ["connect", "224.0.0.1"],
     "a host that is not there": ["connect", "no-such-host.invalid"],
     "a time that is none": ["listen", "--timeout", "1e9"],
     "a count of none": ["listen", "--count", "0"],
@@ -217,7 +219,7 @@ def test_ends(tap):
     with Listener() as listener:
         tap.equal(listener.end(signal.SIGTERM), 2, "SIGTERM ends it, too")
     tap.equal(listener.lines(), [{"summary": True, "probes": 0, "verdicts": {}, "others": 0,
-                                  "status": 2}], "the summary in JSON")
+                                  "not_shown": 0, "status": 2}], "the summary in JSON")
 
 
 def test_port_in_use(tap):
@@ -296,6 +298,40 @@ def test_few_ports_can_be_tried_again(tap):
     with Listener("--count", "3"):
         results = [connect("127.0.0.1", "--port", PORT, "--ports", "61001")[0] for _ in range(3)]
     tap.equal(results, [0, 0, 0], "a range of one port, three times in a row")
+
+
+@contextlib.contextmanager
+def own_pool(ports):
+    """A pool that nobody has used: ports rest for a while before another namespace has them."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield {"FIXPORT_POOL": os.path.join(folder, "pool"), "FIXPORT_PORTS": ports,
+               "FIXPORT_TO": "127.0.0.1", "LD_PRELOAD": fptest.PRELOAD}
+
+
+def test_few_ports_with_the_shim(tap):
+    """What the probe itself takes must not leave the shim without a port."""
+    for ports in ("62101", "62101-62102", "62101-62103"):
+        with own_pool(ports) as env, Listener():
+            status, (line,), err = connect("127.0.0.1", "--port", PORT, env=env)
+        tap.point(status == 0, f"with the shim and {ports}", line["text"], line["tries"], err)
+        tap.equal((line["counted"], line["answered"]), (int(ports[-1]), int(ports[-1])),
+                  f"each port of {ports} is tried")
+
+
+def test_no_port_left(tap):
+    with own_pool("62111") as env, Listener(), socket.socket() as holder:
+        holder.bind(("0.0.0.0", 62111))
+        status, (line,), _ = connect("127.0.0.1", "--port", PORT, env=env)
+    tap.equal((status, line["verdict"]), (2, "not-sent"), "the shim has no port left")
+    tap.point("fixport-pool status" in line["text"], "and it says where to look", line)
+
+
+def test_output_that_is_not_read(tap):
+    listener = Listener()
+    listener.process.stdout.close()
+    connect("127.0.0.1", "--port", PORT)
+    tap.equal(listener.process.wait(timeout=20), 1, "a listener that nobody reads ends")
+    listener.process.stderr.close()
 
 
 def test_shim(tap):
@@ -441,7 +477,9 @@ def test_many_runs(tap):
                 connection.recv(100)
         status, _, _ = connect("127.0.0.1", "--port", PORT)
     tap.equal(status, 0, f"{RUNS + 60} runs that never report: the next one is served")
-    tap.point(len(listener.lines()) <= 30, "and few lines are said of them", len(listener.lines()))
+    lines = listener.lines()
+    tap.point(len(lines) <= 30 and lines[-1]["not_shown"] > 90, "and few lines are said of them",
+              len(lines), lines[-1])
 
 
 def test_flood_of_lines(tap):
