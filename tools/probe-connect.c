@@ -13,6 +13,7 @@
 
 #define REPORT_MS 5000 /* the listener has all it needs: this is the way there and back */
 #define STEP_MS 250    /* of poll(2), for the progress line */
+#define SPARE_LEAST 16 /* ports left to the shim */
 #define REPORT_BYTES (32 * WIRE_LINE)
 
 struct run {
@@ -44,7 +45,8 @@ static void run_start(struct run *run, enum try_kind kind)
 
 /*
  * As many of each kind as there are rounds, but of a range no more than it has ports. Those from
- * any port come first: how many of the range the shim took for them is only known then.
+ * any port come first: how many of the range the shim took for them is only known then. Where few
+ * are left to it, these are enough: it wants one for a moment even for a socket that is bound.
  */
 static void run_start_all(struct run *run)
 {
@@ -53,8 +55,12 @@ static void run_start_all(struct run *run)
     for (uint32_t i = 0; i < run->options->rounds; i++)
         if (!ranged || !run->facts.shim || i < left)
             run_start(run, KIND_PLAIN);
-    for (unsigned i = run->facts.tries; i-- > 0;)
-        left -= left && portset_has(&run->facts.ports, run->facts.try[i].own.port);
+    uint32_t took = 0;
+    for (unsigned i = 0; i < run->facts.tries; i++)
+        took += portset_has(&run->facts.ports, run->facts.try[i].own.port);
+    left -= took < left ? took : left;
+    if (run->facts.shim && took && left < SPARE_LEAST)
+        left = 0;
     for (uint32_t i = 0; ranged && i < run->options->rounds; i++) {
         if (i < left)
             run_start(run, KIND_INSIDE);

@@ -314,8 +314,9 @@ def test_few_ports_with_the_shim(tap):
         with own_pool(ports) as env, Listener():
             status, (line,), err = connect("127.0.0.1", "--port", PORT, env=env)
         tap.point(status == 0, f"with the shim and {ports}", line["text"], line["tries"], err)
-        tap.equal((line["counted"], line["answered"]), (int(ports[-1]), int(ports[-1])),
-                  f"each port of {ports} is tried")
+        tried = min(int(ports[-1]), 2)
+        tap.equal((line["counted"], line["answered"]), (tried, tried),
+                  f"of {ports}, what the shim gives is tried")
 
 
 def test_no_port_left(tap):
