@@ -108,8 +108,8 @@ int run_input(const char *text)
 static int run_output(off_t most)
 {
     int fd = memfd_create("output", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (fd >= 0 && (ftruncate(fd, most) < 0 ||
-                    fcntl(fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK) < 0)) {
+    if (fd >= 0 &&
+        (ftruncate(fd, most) < 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK) < 0)) {
         close(fd);
         return -1;
     }
@@ -249,8 +249,8 @@ static char *run_collect(int fd, off_t most, bool *full, size_t *written)
 static int run_watch(pid_t pid, const struct run_limits *limits, const sigset_t *set,
                      const sigset_t *before, struct run_result *result)
 {
-    int status = limits->seconds || limits->tick ? run_wait_within(pid, limits, set, before)
-                                                 : run_wait(pid);
+    int status =
+        limits->seconds || limits->tick ? run_wait_within(pid, limits, set, before) : run_wait(pid);
     if (status < 0)
         result->errno_ = ETIMEDOUT;
     return status < 0 ? NOT_STARTED : status;

@@ -558,6 +558,10 @@ def test_json(tap, place):
     done = place.discover("--json", data=PAIR)
     said = json.loads(done.stdout)
     tap.equal((done.returncode, said["result"], said["diff"]), (0, "unchanged", None), "unchanged")
+    done = place.discover("--json", data="{")
+    said = json.loads(done.stdout)
+    tap.point(done.returncode == 1 and said["result"] == "failed" and "no JSON" in said["error"],
+              "an error", done.stdout)
     with open(os.path.join(FIXTURES, "calico-v1.json"), "rb") as file:
         place.write(POOL)
         said = json.loads(place.discover("--json", data=file.read()).stdout)
