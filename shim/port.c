@@ -486,7 +486,6 @@ static enum port_answer already_bound(struct attempt *attempt)
     struct sockaddr_storage name;
     socklen_t length;
     bool ours = hint_get(attempt->fd).kind == HINT_BOUND;
-    lease_let_go(&attempt->at->pool, &attempt->lease, attempt->began);
     if (sock_name(attempt->fd, &name, &length) != 0)
         return PORT_PASS;
     uint16_t port = address_port(&name);
@@ -597,9 +596,19 @@ static bool try_again(struct attempt *attempt)
     return true;
 }
 
+static bool has_port(const struct attempt *attempt)
+{
+    struct sockaddr_storage name;
+    socklen_t length;
+    return sock_name(attempt->fd, &name, &length) == 0 && address_port(&name) != 0;
+}
+
+/* Return: 0; -EADDRNOTAVAIL; -EINVAL: there is none, and the socket needs none. */
 static int search_next(struct attempt *attempt)
 {
     while (lease_search_next(&attempt->search, &attempt->lease) != 0) {
+        if (has_port(attempt))
+            return -EINVAL;
         if (!take_back(attempt) && !try_again(attempt) && !wait_for_port(attempt))
             return -EADDRNOTAVAIL;
         search_begin(attempt);
@@ -625,13 +634,16 @@ enum port_answer port_next(struct attempt *attempt)
         return PORT_READY;
     }
     for (;;) {
-        if (search_next(attempt) != 0)
-            return exhausted(attempt);
-        int result = put(attempt);
+        int result = search_next(attempt);
+        if (result)
+            return result == -EINVAL ? already_bound(attempt) : exhausted(attempt);
+        result = put(attempt);
         if (result == 0)
             return PORT_READY;
-        if (result == -EINVAL)
+        if (result == -EINVAL) {
+            lease_let_go(&attempt->at->pool, &attempt->lease, attempt->began);
             return already_bound(attempt);
+        }
         if (result != -EADDRINUSE) {
             /* EACCES for ports below 1024, no route, or a socket that cannot be bound at all. */
             lease_let_go(&attempt->at->pool, &attempt->lease, attempt->began);

@@ -45,6 +45,32 @@ for i in range(int(sys.argv[2])):
 
 # Prints whether SO_REUSEADDR is on after connecting: of the first connection, after 100 that were
 # reset, and after 20 that were closed.
+OWN_PORT = """
+import errno, socket, sys
+kept = []
+def connect(port):
+    sock = socket.socket()
+    if port:
+        sock.bind(("127.0.0.1", port))
+    try:
+        sock.connect(("127.0.0.1", int(sys.argv[1])))
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    kept.append(sock)
+    return "own" if sock.getsockname()[1] == port else "other"
+free = [socket.socket() for _ in range(2)]
+for sock in free:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", 0))
+own = [sock.getsockname()[1] for sock in free]
+for sock in free:
+    sock.close()
+print(connect(own[0]))
+connect(0), connect(0)
+print(connect(0))
+print(connect(own[1]))
+"""
+
 PREPARED = """
 import socket, struct, sys
 
@@ -162,6 +188,16 @@ def check_exhaustion(tap):
                       done.stdout.split()[10:] == ["EADDRNOTAVAIL"] * 2,
                       f"10 ports make 10 connections, then EADDRNOTAVAIL ({way})", done.stdout,
                       done.stderr)
+
+
+def check_own_port(tap):
+    """Who has chosen a port needs none of the pool's, and does not wait for one."""
+    server = Server()
+    for ports, way in (("50300-50301", "by range"), ("61300-61301", "by bind")):
+        with pool_folder() as folder:
+            done = run([sys.executable, "-c", OWN_PORT, str(server.port)], asked(folder, ports))
+            tap.equal((done.stdout.split(), done.stderr), (["own", "EADDRNOTAVAIL", "own"], ""),
+                      f"a port of the program's own, when the pool has none left ({way})")
 
 
 def check_prepared(tap, server):
@@ -710,6 +746,7 @@ def main():
     sanitized = bool(fptest.BEFORE)
     check_behaviour(tap)
     check_exhaustion(tap)
+    check_own_port(tap)
     check_prepared(tap, server)
     check_faults(tap, server)
     check_environment_faults(tap, server)
