@@ -145,10 +145,11 @@ static int word_find(const char *word, const char *const *words, size_t count)
 
 static int journal_bad(struct setup_error *error, const char *why)
 {
-    return setup_fail(error,
-                      "%s is damaged (%s): nothing was changed. Put back a good copy of it, or take "
-                      "away by hand what was applied, as fixport-setup(8) tells, and remove it",
-                      setup_path(SETUP_JOURNAL), why);
+    return setup_fail(
+        error,
+        "%s is damaged (%s): nothing was changed. Put back a good copy of it, or take "
+        "away by hand what was applied, as fixport-setup(8) tells, and remove it",
+        setup_path(SETUP_JOURNAL), why);
 }
 
 /* What a name may be: it becomes part of a path or a command's argument. */

@@ -1101,6 +1101,7 @@ Test(resources_pool, every_feature_there_and_back)
 {
     need(run_exists("fixport-pool"), "fixport-pool (FIXPORT_BUILD)");
     char *state = pool_wanted(pool_all);
+    bring(&resource_folder, inside("new/folder"), "there");
     there_and_back(&resource_pool, inside("new/folder/pool"), state);
     there_and_back(&resource_pool, inside("pool"), state);
     free(state);
@@ -1114,6 +1115,7 @@ Test(resources_pool, changed_in_place)
              pool_wanted("[pool]\nports = 61001-62000\nquarantine = 0\nmode = 0600\ngroup = 5\n");
     struct stat before, after;
     setup_root = scratch;
+    bring(&resource_folder, "/run/fixport", "there");
     bring(&resource_pool, "/run/fixport/pool", one);
     stat(inside("run/fixport/pool"), &before);
     there_and_back(&resource_pool, "/run/fixport/pool", two);
