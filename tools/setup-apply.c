@@ -134,6 +134,8 @@ static int apply_said(const struct setup_options *options, const struct work *wo
     json_t *object = work_json(work);
     if (work->plan.count)
         systemd_notes(work);
+    if (!work->next.deadline)
+        systemd_start(&work->next);
     json_object_set_new(object, "result", json_string(result));
     json_object_set_new(object, "deadline",
                         work->next.deadline ? json_integer(work->next.deadline) : json_null());

@@ -197,6 +197,8 @@ int setup_confirm(const struct setup_options *options)
                                "may have been rolled back)");
     else if (result == 1)
         result = confirm_run(&journal, &error);
+    if (result == 0)
+        systemd_start(&journal);
     journal_free(&journal);
     if (options->json)
         json_say(json_pack("{s:s, s:o}", "result", result < 0 ? "failed" : "confirmed", "error",

@@ -65,7 +65,7 @@ int lock_take(enum lock_wait wait, struct setup_error *error);
 /** lock_is_held - whether another process has it. False if that cannot be seen. */
 bool lock_is_held(void);
 
-/** lock_forget - close the lock in a forked child: the parent keeps it. */
+/** lock_forget - close the lock: in a forked child, whose parent keeps it, or when all is done. */
 void lock_forget(void);
 
 /* ---- setup-journal.c, beyond setup.h ---- */
@@ -264,6 +264,17 @@ void systemd_note(const struct resource_type *type, const char *name);
 
 /** systemd_reload - let systemd read its units again, if one has changed. */
 void systemd_reload(void);
+
+/**
+ * systemd_start - make the unit active, once what it would do is done and kept: systemd restarts only
+ * active units together with those they are part of (PartOf=, systemd.unit(5)). Its boot finds
+ * nothing to do; it needs the lock, which is dropped for that. Not while a confirmation is awaited: boot would roll back.
+ * @journal: what was kept; without the unit, or where systemd does not run, nothing is done.
+ */
+void systemd_start(const struct journal *journal);
+
+/** systemd_stop - the same back, after undo; not from the unit itself. */
+void systemd_stop(const struct journal *journal);
 
 /**
  * systemd_notes - say on stderr what stands in the way of @work's being there after a reboot, or

@@ -19,11 +19,15 @@ static bool units_changed;
 
 static char *const reload_argv[] = {(char *)"systemctl", (char *)"daemon-reload", NULL};
 
+static bool systemd_runs(void)
+{
+    return !*setup_root && access("/run/systemd/system", F_OK) == 0;
+}
+
 bool systemd_concerns(const struct resource_type *type, const char *name)
 {
     return (type == &resource_file || type == &resource_link) &&
-           strncmp(name, UNITS, strlen(UNITS)) == 0 && !*setup_root &&
-           access("/run/systemd/system", F_OK) == 0;
+           strncmp(name, UNITS, strlen(UNITS)) == 0 && systemd_runs();
 }
 
 void systemd_note(const struct resource_type *type, const char *name)
@@ -47,6 +51,57 @@ void systemd_reload(void)
     run_free(&result);
 }
 
+/* ---- the unit as it runs ---- */
+
+#define UNIT_NAME "fixport-setup.service"
+
+static bool journal_has_unit(const struct journal *journal)
+{
+    const struct journal_entry *entry = journal_find(journal, &resource_file, SETUP_UNIT);
+    return entry && !entry->dropped && systemd_runs();
+}
+
+static bool unit_is_active(void)
+{
+    static char *const argv[] = {(char *)"systemctl", (char *)"--quiet", (char *)"is-active",
+                                 (char *)UNIT_NAME, NULL};
+    struct run_result result;
+    bool active = run_tool(argv, NULL, &result) == 0;
+    run_free(&result);
+    return active;
+}
+
+/* @verb, and nobody else's units with it. */
+static void unit_tell(const char *verb)
+{
+    char *const argv[] = {(char *)"systemctl", (char *)"--no-block",
+                          (char *)"--job-mode=ignore-dependencies", (char *)verb,
+                          (char *)UNIT_NAME, NULL};
+    struct run_result result;
+    struct setup_error error;
+    fprintf(stderr, "[#] systemctl --no-block --job-mode=ignore-dependencies %s %s\n", verb,
+            UNIT_NAME);
+    if (run_tool(argv, NULL, &result) < 0) {
+        run_explain(argv, &result, &error);
+        say_error(0, "warning: %s", error.text);
+    }
+    run_free(&result);
+}
+
+void systemd_start(const struct journal *journal)
+{
+    if (!journal_has_unit(journal) || unit_is_active())
+        return;
+    lock_forget();
+    unit_tell("start");
+}
+
+void systemd_stop(const struct journal *journal)
+{
+    if (journal_has_unit(journal) && unit_is_active())
+        unit_tell("stop");
+}
+
 /* ---- what is left to the administrator ---- */
 
 static bool work_wants(const struct work *work, const struct resource_type *type, const char *name)
@@ -68,7 +123,7 @@ static void notes_unit(void)
                   "note: the unit starts %s, which is not there or cannot be executed: install it, "
                   "or nothing is set again after a reboot",
                   program);
-    if (!*setup_root && access("/run/systemd/system", F_OK) < 0)
+    if (!*setup_root && !systemd_runs())
         say_error(0, "note: systemd does not run here: have what starts this machine run "
                      "'fixport-setup boot', after the network and other firewalls");
 }

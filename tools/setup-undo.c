@@ -238,6 +238,8 @@ int setup_undo(const struct setup_options *options)
     size_t resources = journal.count;
     if (result == 0 && has)
         result = undo_run(&journal, options->force, &changed, &error);
+    if (result == 0)
+        systemd_stop(&journal);
     journal_free(&journal);
     return result < 0 ? undo_failed(options, &error) : undo_done(options, resources, changed);
 }

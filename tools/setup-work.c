@@ -202,6 +202,18 @@ static void work_drop(struct journal_entry *entry)
     entry->wanted = gone ? NULL : state_copy(entry->before);
 }
 
+/* Putting a file back would lose what others have written into it. */
+static int work_drop_check(const struct journal_entry *old, const char *now,
+                           struct setup_error *error)
+{
+    if (old->type != &resource_file || entry_is_ours(old, now) || state_fits(now, old->before))
+        return 0;
+    return setup_fail(error,
+                      "%s is not wanted any more, and others have changed it since: it would be put "
+                      "back; save what is needed of it and run 'fixport-setup undo --force' first",
+                      old->name);
+}
+
 static int work_dropped(struct work *work, struct setup_error *error)
 {
     int result = 0;
@@ -211,6 +223,8 @@ static int work_dropped(struct work *work, struct setup_error *error)
             continue;
         result = work_entry(work, old->type, old->name, old->before,
                             "not wanted any more: back to what it was before", error);
+        if (result == 0)
+            result = work_drop_check(old, work->next.entry[work->next.count - 1].previous, error);
         work_drop(&work->next.entry[work->next.count - 1]);
     }
     return result;

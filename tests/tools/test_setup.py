@@ -1190,6 +1190,13 @@ def test_distribution(test):
     times = os.stat("/etc/iptables/rules.v4").st_mtime_ns
     test.expect(run([*argv, "apply"], env=env), 0, "a second apply", r"^Nothing", "stdout")
     test.tap.equal(os.stat("/etc/iptables/rules.v4").st_mtime_ns, times, "does not save again")
+    write("/etc/iptables/rules.v4", saved + "# mine\n")
+    machine.site()
+    test.one_line(run([*argv, "apply"], env=env), "persist = own, and others have saved since: apply",
+                  r"rules\.v4 is not wanted any more, and others have changed it")
+    test.tap.equal(read("/etc/iptables/rules.v4"), saved + "# mine\n", "loses nothing of theirs")
+    write("/etc/iptables/rules.v4", saved)
+    machine.site(persist="distribution")
     test.expect(run([machine.setup, "status"], env=env), 0, "status")
     test.expect(run([machine.setup, "undo"], env=env), 0, "undo")
     test.tap.equal(read("/etc/iptables/rules.v4"), "# old\n", "undo puts the saved rules back")
@@ -1412,6 +1419,61 @@ def test_notes(test):
     test.expect(done, 2, "NetworkManager runs", r"note: when NetworkManager takes")
     shutil.rmtree("/run/systemd")
     shutil.rmtree("/run/NetworkManager")
+
+
+SYSTEMCTL = """#!/bin/sh
+# Of systemd as much as fixport-setup asks for: boot runs on its own, and needs the lock.
+echo "$*" >>"$0.log"
+case "$*" in
+*is-active*) [ -e "$0.active" ] ;;
+*start*) : >"$0.active"; setsid sh -c 'exec "$1" boot >"$0.boot" 2>&1' "$0" "$SETUP" & ;;
+*stop*) rm "$0.active" ;;
+esac
+"""
+
+
+def test_unit_is_active(test):
+    """systemd restarts units with those they are part of only if they are active."""
+    machine = test.machine
+    tool = os.path.join(machine.wrappers, "systemctl")
+    started = "--no-block --job-mode=ignore-dependencies start fixport-setup.service"
+    env = dict(machine.environment(True), SETUP=machine.setup)
+
+    def setup(*argv):
+        return run([machine.setup, *argv], env=env)
+
+    def told():
+        lines = read(tool + ".log").splitlines()
+        os.unlink(tool + ".log")
+        return [line for line in lines if "is-active" not in line]
+
+    def booted():
+        for _ in range(500):
+            if os.path.exists(tool + ".boot") and read(tool + ".boot").endswith("\n"):
+                break
+            time.sleep(0.02)
+        text = read(tool + ".boot")
+        os.unlink(tool + ".boot")
+        return text
+
+    write(tool, SYSTEMCTL, 0o755)
+    os.makedirs("/run/systemd/system")
+    apply = ["--config", machine.config, "--role", "gateway", "apply"]
+    test.expect(setup(*apply), 0, "apply where systemd runs")
+    test.tap.equal(told(), ["daemon-reload", started], "it starts the unit")
+    test.tap.equal(booted(), "Set what was applied: 0 changes.\n", "whose boot finds nothing to do")
+    test.expect(setup(*apply), 0, "a second apply")
+    test.tap.equal(told(), [], "has nothing to tell systemd")
+    test.expect(setup("undo"), 0, "undo")
+    test.tap.equal(told(), ["daemon-reload", started.replace("start", "stop", 1)], "stops it again")
+    test.expect(setup(*apply, "--confirm", "600"), 0, "apply --confirm")
+    test.tap.equal(told(), ["daemon-reload"], "does not start it: boot would roll back")
+    test.expect(setup("confirm"), 0, "confirm")
+    test.tap.equal((told(), booted()), ([started], "Set what was applied: 0 changes.\n"), "does")
+    test.expect(setup("undo"), 0, "undo")
+    test.unchanged("and all is as before")
+    shutil.rmtree("/run/systemd")
+    os.unlink(tool)
 
 
 def test_distribution_saves_another(test):
