@@ -64,7 +64,7 @@ class Node(Machine):
             self.must(["mount", "-n", "-t", "tmpfs", "-o", "mode=755", "tmpfs", folder])
         self.must(["mkdir", "-p", "/run/podman", "/run/home", "/etc/cni/net.d", "/opt/fixport"])
         self.write("/run/containers.conf", CONTAINERS_CONF)
-        self.sysctl(ipv4__ip_forward=1, netfilter__nf_conntrack_max=262144)
+        self.sysctl(ipv4__ip_forward=1)
         for state in TRACKING:
             self.sysctl(**{f"netfilter__nf_conntrack_tcp_timeout_{state}": 1})
         self.files = 0
