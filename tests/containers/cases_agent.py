@@ -1,2 +1,200 @@
 # SPDX-License-Identifier: MIT
-CASES = []
+"""The DaemonSets of contrib/kubernetes, run as pods with their own securityContext and mounts."""
+
+import json
+import re
+
+import clients
+import manifests
+import node as nodes
+
+NODE = "base/node.yaml"
+SETUP = "components/node-setup/setup.yaml"
+SHIPPED = manifests.read("base/fixport.conf")
+RANGE = 61001, 61899
+NEW_RANGE = 61100, 61199
+SITE = f"""
+[pool]
+ports = 61001-61899
+[node node]
+address = {nodes.NODE}
+pods = 10.89.0.0/16
+[hosts]
+addresses = {nodes.HOST}
+[setup]
+persist = none
+"""
+
+# Makes a connection for each line of its input, in one process, and keeps them all.
+STEPS = """
+import socket, sys
+kept = []
+for _ in sys.stdin:
+    c = socket.create_connection((sys.argv[1], int(sys.argv[2])), 10)
+    c.sendall(b"GET / HTTP/1.1\\r\\n\\r\\n")
+    f = c.makefile()
+    kept.append((c, f))
+    print([f.readline() for _ in range(4)][3], end="", flush=True)
+"""
+
+
+class Steps:
+    """A program in a pod that goes on through all that happens."""
+
+    def __init__(self, node, container):
+        self.process = node.podman_start("exec", "-i", "-e", "FIXPORT_LOG=", container, "python3",
+                                         "-c", STEPS, nodes.HOST, str(nodes.SERVICE))
+
+    def port(self):
+        """Return: the source port of one more connection, as the server saw it, or 0."""
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        found = re.match(r"\S+ (\d+)$", self.process.stdout.readline().strip())
+        return int(found[1]) if found else 0
+
+    def end(self):
+        self.process.stdin.close()
+        return self.process.wait()
+
+
+def is_ready(node, container):
+    """What the readiness probe of the manifest asks."""
+    return node.podman_try("exec", container, "fixport-agent", "ready").returncode == 0
+
+
+def configure(node, text):
+    """The ConfigMap changes, and the kubelet puts the new file into the volume, by a rename."""
+    folder = json.loads(node.podman("volume", "inspect", "fixport"))[0]["Mountpoint"]
+    node.write(f"{folder}/..new", text)
+    node.must(["mv", f"{folder}/..new", f"{folder}/fixport.conf"])
+
+
+def start_node(node, config=SHIPPED):
+    node.play(manifests.daemon(NODE, config))
+    nodes.wait_for(lambda: is_ready(node, "fixport-node-pool"))
+
+
+def may(node, container):
+    """What the first process of a container may: (user, capabilities, whether its root is read-only)."""
+    process = json.loads(node.podman("inspect", container))[0]["State"]["Pid"]
+    status = node.must(["cat", f"/proc/{process}/status"])
+    mounts = node.must(["cat", f"/proc/{process}/mounts"])
+    root = re.search(r"^\S+ / \S+ (\S+)", mounts, re.M)[1].split(",")
+    return (int(re.search(r"^Uid:\s+(\d+)", status, re.M)[1]),
+            int(re.search(r"^CapEff:\s+(\w+)", status, re.M)[1], 16), "ro" in root)
+
+
+def case_node(tap, node):
+    """The library, the pool and the metrics; with the configuration that is shipped."""
+    start_node(node)
+    tap.point(is_ready(node, "fixport-node-pool"), "node.yaml: it is ready",
+              node.logs("fixport-node-pool"))
+    tap.equal((may(node, "fixport-node-pool"), may(node, "fixport-node-metrics")),
+              ((0, 0, True), (65534, 0, True)),
+              "node.yaml: neither has a capability or a writable root, and metrics no root user")
+    container = node.pod("node-pool", service=nodes.OTHER)
+    clients.check_programs(tap, node, clients.DEBIAN, ["exec", "-e", "FIXPORT_LOG=", container],
+                           "node.yaml, pods/node-pool.yaml", RANGE)
+    url = f"http://{node.address('fixport-node-metrics')}:9464/cgi-bin/metrics"
+    metrics = node.must(["curl", "-sSi", "-m", "10", url])
+    tap.point("200 OK" in metrics and "text/plain; version=0.0.4" in metrics and
+              re.search(r"^fixport_pool_ports 899$", metrics, re.M) and
+              re.search(r'^fixport_holders\{alive="1"\} [1-9]', metrics, re.M),
+              "node.yaml: the metrics are those of the node's pool", metrics)
+    node.must(["mv", "/run/fixport/pool", "/run/fixport/away"])
+    tap.equal((node.must(["curl", "-s", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", url]),
+               is_ready(node, "fixport-node-pool")), ("503", False),
+              "node.yaml: without a pool, metrics and readiness say so")
+    tap.point(nodes.wait_for(lambda: is_ready(node, "fixport-node-pool")),
+              "node.yaml: and it is made again")
+
+
+def case_reload(tap, node):
+    """One place for the configuration: a change reaches programs that run."""
+    start_node(node)
+    steps = Steps(node, node.pod("unprivileged", service=nodes.OTHER))
+    first = steps.port()
+    configure(node, SHIPPED.replace("61001-61899", "61100-61199"))
+    tap.point(not is_ready(node, "fixport-node-pool") or node.pool_status()["generation"] > 1,
+              "a change of the ConfigMap: not ready until the pool has it")
+    nodes.wait_for(lambda: is_ready(node, "fixport-node-pool"))
+    second = [steps.port() for _ in range(5)]
+    tap.point(clients.in_range([first], *RANGE) and clients.in_range(second, *NEW_RANGE),
+              "a change of the ConfigMap: a program that runs leaves from the new range", first, second)
+    configure(node, "[pool]\nports = 60001-80001\n")
+    said = nodes.wait_for(lambda: "80001 is not a port" in node.logs("fixport-node-pool"))
+    tap.point(said and not is_ready(node, "fixport-node-pool"),
+              "a ConfigMap with a mistake: it says so, and is not ready", node.logs("fixport-node-pool"))
+    tap.point(clients.in_range([steps.port()], *NEW_RANGE), "and the pool stays as it was")
+    nodes.time.sleep(11)  # one more round of the agent, which must not repeat it
+    tap.equal(node.logs("fixport-node-pool").count("80001 is not a port"), 1, "it says so once")
+    tap.equal(steps.end(), 0, "the program went on through all of this")
+
+
+def case_upgrade(tap, node):
+    """Another library in the place of the one that programs have mapped."""
+    start_node(node)
+    steps = Steps(node, node.pod("node-pool", service=nodes.OTHER))
+    before = steps.port()
+    old = node.must(["stat", "-c", "%i", "/opt/fixport/libfixport.so"])
+    node.must(["mkdir", "-p", "/run/next"])
+    node.write("/run/next/Dockerfile", "FROM fixport\nRUN printf x >>/usr/lib/libfixport.so\n")
+    node.build("/run/next", "next")
+    node.remove("fixport-node")
+    node.play(manifests.daemon(NODE, SHIPPED).replace("image: fixport", "image: next"))
+    nodes.wait_for(lambda: is_ready(node, "fixport-node-pool"))
+    new = node.must(["stat", "-c", "%i", "/opt/fixport/libfixport.so"])
+    tap.point(old != new, "upgrade: the library is another file now")
+    ports = [steps.port() for _ in range(3)]
+    tap.point(clients.in_range([before, *ports], *RANGE) and len({before, *ports}) == 4,
+              "upgrade: a program that runs goes on with the old one", before, ports)
+    clients.check_programs(tap, node, {"curl": clients.DEBIAN["curl"]},
+                           ["exec", "-e", "FIXPORT_LOG=", "fixport-node-pool-app"],
+                           "upgrade: a new program", RANGE)
+    tap.equal((steps.end(), node.must(["ls", "-A", "/opt/fixport"])), (0, "libfixport.so\n"),
+              "upgrade: nothing is left behind")
+
+
+def moved(node):
+    """Return: of ten connections from a pod, those whose port the node has changed."""
+    text = node.podman("exec", "-e", "FIXPORT_LOG=", "fixport-node-pool-app", "python3", "-c",
+                       clients.MANY, nodes.HOST, str(nodes.SERVICE), "10")
+    found = re.findall(r"^(\d+) \S+ (\d+)$", text, re.M)
+    return None if len(found) != 10 else [pair for pair in found if pair[0] != pair[1]]
+
+
+def table(node):
+    return node.run(["nft", "list", "table", "ip", "fixport"]).stdout
+
+
+def case_setup(tap, node):
+    """fixport-setup as a DaemonSet, on a node whose CNI chooses random ports, as Calico's does."""
+    start_node(node, SITE)
+    node.pod("node-pool", service=nodes.OTHER)
+    random = ["POSTROUTING", "-s", "10.89.0.0/16", "-o", "lan", "-j", "MASQUERADE", "--random-fully"]
+    node.must(["iptables", "-w", "5", "-t", "nat", "-I", *random])
+    tap.point(moved(node), "MASQUERADE --random-fully: the node moves ports")
+    node.play(manifests.daemon(SETUP, SITE))
+    ready = nodes.wait_for(lambda: is_ready(node, "fixport-setup-setup"))
+    tap.point(ready and "masquerade to :61001-61899" in table(node),
+              "setup.yaml: it is ready, and the node has the table", node.logs("fixport-setup-setup"),
+              table(node))
+    tap.equal(may(node, "fixport-setup-setup"), (0, 1 << 12, True),
+              "setup.yaml: what stays has NET_ADMIN and nothing else")
+    tap.equal(moved(node), [], "setup.yaml: ports stay")
+    reserved = node.must(["cat", "/proc/sys/net/ipv4/ip_local_reserved_ports"])
+    tap.equal(reserved, "61001-61899\n", "setup.yaml: its init container has reserved the ports")
+    node.must(["nft", "delete", "table", "ip", "fixport"])
+    tap.point(nodes.wait_for(lambda: "masquerade" in table(node)),
+              "setup.yaml: what somebody flushes is set again", node.logs("fixport-setup-setup"))
+    node.remove("fixport-setup")
+    node.play(manifests.daemon(SETUP, SITE, (["once", "undo"], ["keep", "undo"])))
+    tap.point(nodes.wait_for(lambda: is_ready(node, "fixport-setup-setup")) is not None and
+              not table(node), "node-undo: the table is gone", table(node))
+    tap.equal(node.must(["cat", "/proc/sys/net/ipv4/ip_local_reserved_ports"]), "\n",
+              "node-undo: and the reserved ports")
+    node.must(["iptables", "-w", "5", "-t", "nat", "-D", *random])
+
+
+CASES = [(name[5:], function) for name, function in list(globals().items())
+         if name.startswith("case_")]
