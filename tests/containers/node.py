@@ -38,6 +38,9 @@ runtime = "runc"
 network_backend = "cni"
 """
 
+# podman 4.3 removes an init container when it has ended, and fails if it does not know that yet.
+INIT_STAYS = "--annotation=io.podman.annotations.init.container.type=always"
+
 # Connection tracking remembers closed connections for two minutes, and so long is the quarantine.
 # Here both are short.
 TRACKING = ("close", "close_wait", "fin_wait", "last_ack", "time_wait")
@@ -102,10 +105,10 @@ class Node(Machine):
         self.files += 1
         path = f"/run/play-{self.files}.yaml"
         self.write(path, documents)
-        options = []
+        options = [INIT_STAYS]
         if configmap:
             self.write(f"{path}.map", configmap)
-            options = ["--configmap", f"{path}.map"]
+            options += ["--configmap", f"{path}.map"]
         return self.podman("kube", "play", *options, path)
 
     def pod(self, name, rename=None, **changes):
