@@ -75,7 +75,7 @@ def start_node(node, config=SHIPPED):
 
 
 def may(node, container):
-    """What the first process of a container may: (user, capabilities, whether its root is read-only)."""
+    """What the first process of a container may: (user, capabilities, read-only root)."""
     process = json.loads(node.podman("inspect", container))[0]["State"]["Pid"]
     status = node.must(["cat", f"/proc/{process}/status"])
     mounts = node.must(["cat", f"/proc/{process}/mounts"])
@@ -120,11 +120,13 @@ def case_reload(tap, node):
     nodes.wait_for(lambda: is_ready(node, "fixport-node-pool"))
     second = [steps.port() for _ in range(5)]
     tap.point(clients.in_range([first], *RANGE) and clients.in_range(second, *NEW_RANGE),
-              "a change of the ConfigMap: a program that runs leaves from the new range", first, second)
+              "a change of the ConfigMap: a program that runs leaves from the new range",
+              first, second)
     configure(node, "[pool]\nports = 60001-80001\n")
     said = nodes.wait_for(lambda: "80001 is not a port" in node.logs("fixport-node-pool"))
     tap.point(said and not is_ready(node, "fixport-node-pool"),
-              "a ConfigMap with a mistake: it says so, and is not ready", node.logs("fixport-node-pool"))
+              "a ConfigMap with a mistake: it says so, and is not ready",
+              node.logs("fixport-node-pool"))
     tap.point(clients.in_range([steps.port()], *NEW_RANGE), "and the pool stays as it was")
     nodes.time.sleep(11)  # one more round of the agent, which must not repeat it
     tap.equal(node.logs("fixport-node-pool").count("80001 is not a port"), 1, "it says so once")
@@ -149,7 +151,7 @@ def case_upgrade(tap, node):
     tap.point(clients.in_range([before, *ports], *RANGE) and len({before, *ports}) == 4,
               "upgrade: a program that runs goes on with the old one", before, ports)
     clients.check_programs(tap, node, {"curl": clients.DEBIAN["curl"]},
-                           ["exec", "-e", "FIXPORT_LOG=", "fixport-node-pool-app"],
+                           ["exec", "-e", "FIXPORT_LOG=", "example-node-pool-app"],
                            "upgrade: a new program", RANGE)
     tap.equal((steps.end(), node.must(["ls", "-A", "/opt/fixport"])), (0, "libfixport.so\n"),
               "upgrade: nothing is left behind")
@@ -157,7 +159,7 @@ def case_upgrade(tap, node):
 
 def moved(node):
     """Return: of ten connections from a pod, those whose port the node has changed."""
-    text = node.podman("exec", "-e", "FIXPORT_LOG=", "fixport-node-pool-app", "python3", "-c",
+    text = node.podman("exec", "-e", "FIXPORT_LOG=", "example-node-pool-app", "python3", "-c",
                        clients.MANY, nodes.HOST, str(nodes.SERVICE), "10")
     found = re.findall(r"^(\d+) \S+ (\d+)$", text, re.M)
     return None if len(found) != 10 else [pair for pair in found if pair[0] != pair[1]]
@@ -171,14 +173,15 @@ def case_setup(tap, node):
     """fixport-setup as a DaemonSet, on a node whose CNI chooses random ports, as Calico's does."""
     start_node(node, SITE)
     node.pod("node-pool", service=nodes.OTHER)
-    random = ["POSTROUTING", "-s", "10.89.0.0/16", "-o", "lan", "-j", "MASQUERADE", "--random-fully"]
+    random = ["POSTROUTING", "-s", "10.89.0.0/16", "-o", "lan", "-j", "MASQUERADE",
+              "--random-fully"]
     node.must(["iptables", "-w", "5", "-t", "nat", "-I", *random])
     tap.point(moved(node), "MASQUERADE --random-fully: the node moves ports")
     node.play(manifests.daemon(SETUP, SITE))
     ready = nodes.wait_for(lambda: is_ready(node, "fixport-setup-setup"))
     tap.point(ready and "masquerade to :61001-61899" in table(node),
-              "setup.yaml: it is ready, and the node has the table", node.logs("fixport-setup-setup"),
-              table(node))
+              "setup.yaml: it is ready, and the node has the table",
+              node.logs("fixport-setup-setup"), table(node))
     tap.equal(may(node, "fixport-setup-setup"), (0, 1 << 12, True),
               "setup.yaml: what stays has NET_ADMIN and nothing else")
     tap.equal(moved(node), [], "setup.yaml: ports stay")

@@ -36,7 +36,8 @@ def case_baked(tap, node):
     clients.check_programs(tap, node, clients.DEBIAN, ["run", "--rm", *POOL, "baked"],
                            "library in the image", PORTS)
     done = node.podman_try("run", "--rm", *POOL, "--read-only", "--user=1000", "--cap-drop=all",
-                           "baked", *clients.with_destination(clients.DEBIAN["curl"], nodes.SERVICE))
+                           "baked",
+                           *clients.with_destination(clients.DEBIAN["curl"], nodes.SERVICE))
     seen = clients.seen_in(done.stdout)
     tap.point(seen and clients.in_range([seen[1]], *PORTS),
               "library in the image: so it does for a user who may nothing", done.stderr)
@@ -49,7 +50,8 @@ def case_mounted(tap, node):
                 "/opt/fixport")
     mounted = ["run", "--rm", *POOL, "-v", "/opt/fixport:/opt/fixport:ro", "-e",
                "LD_PRELOAD=/opt/fixport/libfixport.so"]
-    clients.check_programs(tap, node, clients.DEBIAN, [*mounted, nodes.BASE], "library mounted", PORTS)
+    clients.check_programs(tap, node, clients.DEBIAN, [*mounted, nodes.BASE],
+                           "library mounted", PORTS)
     clients.check_programs(tap, node, clients.MUSL, [*mounted, "localhost/musl"],
                            "library mounted, musl", PORTS)
 

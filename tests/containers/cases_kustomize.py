@@ -42,7 +42,8 @@ def build(components):
                         "components": [f"kubernetes/components/{name}" for name in components],
                         "images": [{"name": "fixport", "newName": IMAGE.split(":", maxsplit=1)[0],
                                     "newTag": IMAGE.split(":")[1]}]}, file)
-    done = subprocess.run(["kubectl", "kustomize", WORK], capture_output=True, text=True, check=False)
+    done = subprocess.run(["kubectl", "kustomize", WORK], capture_output=True, text=True,
+                          check=False)
     objects = [item for item in yaml.safe_load_all(done.stdout) if item]
     return ({(item["kind"], item["metadata"]["name"]): item for item in objects},
             done.stderr if done.returncode or done.stderr else "")
@@ -57,7 +58,7 @@ def preload_of(container):
 
 
 def workload_is_right(item, label, components):
-    """Each workload has what the component for its label gives, in all containers, and only that."""
+    """A workload has what the component for its label gives, in all containers, and only that."""
     pod = pod_of(item)
     chosen = label and (f"inject-{label}" in components or label in components)
     if not chosen:
@@ -97,7 +98,8 @@ def privileges(objects):
     return found
 
 
-SETUP = {"fixport-setup hostNetwork", "fixport-setup/apply privileged", "fixport-setup/setup NET_ADMIN"}
+SETUP = {"fixport-setup hostNetwork", "fixport-setup/apply privileged",
+         "fixport-setup/setup NET_ADMIN"}
 
 
 def combination_faults(components):
@@ -111,10 +113,13 @@ def combination_faults(components):
                                        item["metadata"]["labels"].get("fixport"), components)]
     if privileges(objects) != (SETUP if for_node else set()):
         faults.append(f"privileges: {privileges(objects)}")
-    if objects["ConfigMap", "fixport"]["data"] != {"fixport.conf": manifests.read("base/fixport.conf")}:
+    shipped = manifests.read("base/fixport.conf")
+    if objects["ConfigMap", "fixport"]["data"] != {"fixport.conf": shipped}:
         faults.append("the ConfigMap")
     expected = len(WORKLOADS) + 3 + for_node
-    return faults + ([] if len(objects) == expected else [f"{len(objects)} objects, not {expected}"])
+    if len(objects) != expected:
+        faults.append(f"{len(objects)} objects, not {expected}")
+    return faults
 
 
 def case_kustomize(tap, _):
@@ -125,6 +130,10 @@ def case_kustomize(tap, _):
     if not found or int(found[1]) < 21:
         tap.cannot("kustomize", "there is no kubectl from 1.21 on")
         return
+    text = subprocess.run(["kubectl", "kustomize", f"{manifests.KUBERNETES}/base"],
+                          capture_output=True, text=True, check=False).stdout
+    tap.equal(len(re.findall(r"^ +image: fixport$", text, re.M)), 3,
+              "kustomize: the command in the README finds the images that it puts the registry into")
     os.mkdir(WORK)
     shutil.copytree(manifests.KUBERNETES, f"{WORK}/kubernetes")
     with open(f"{WORK}/apps.yaml", "w", encoding="utf-8") as file:

@@ -33,7 +33,8 @@ MUSL = {
     "wget": ["wget", "-qO-", "-T", "10", "http://HOST:PORT/"],
     "nc": ["sh", "-c", f"printf '{GET}' | nc -w 10 HOST PORT"],
     "a shell that starts wget": ["sh", "-c", "true; wget -qO- http://HOST:PORT/; true"],
-    "xargs, env and timeout": ["sh", "-c", "echo http://HOST:PORT/ | xargs env timeout 10 wget -qO-"],
+    "xargs, env and timeout": ["sh", "-c",
+                               "echo http://HOST:PORT/ | xargs env timeout 10 wget -qO-"],
 }
 
 

@@ -19,8 +19,8 @@ BUILDING = ["autoconf", "automake", "gcc", "libc6-dev", "libiniparser-dev", "lib
             "libtool", "make", "pkg-config"]
 TOOLS = ["busybox", "iproute2", "iptables", "nftables", "procps"]
 SLIM = ["usr/share/doc/*", "usr/share/man/*", "usr/share/locale/*", "usr/share/info/*",
-        "usr/share/i18n/*", "var/lib/apt/lists/*", "var/cache/*", "var/log/*", "usr/lib/gcc/*/*/lto1",
-        "usr/lib/gcc/*/*/lib*san*"]
+        "usr/share/i18n/*", "var/lib/apt/lists/*", "var/cache/*", "var/log/*",
+        "usr/lib/gcc/*/*/lto1", "usr/lib/gcc/*/*/lib*san*"]
 
 # In a tmpfs of its own, because dpkg waits for the disk after each file.
 DEBOOTSTRAP = """
@@ -87,8 +87,9 @@ def busybox_source(folder):
     with open(sources, "w", encoding="ascii") as file:
         file.write(f"deb-src {signed}{site} {code} main\n")
     os.makedirs(os.path.join(folder, "lists", "partial"))
-    apt = ["apt-get", "-q", "-o", f"Dir::Etc::sourcelist={sources}", "-o", "Dir::Etc::sourceparts=-",
-           "-o", f"Dir::State::lists={folder}/lists", "-o", "APT::Sandbox::User=root"]
+    apt = ["apt-get", "-q", "-o", f"Dir::Etc::sourcelist={sources}", "-o",
+           "Dir::Etc::sourceparts=-", "-o", f"Dir::State::lists={folder}/lists",
+           "-o", "APT::Sandbox::User=root"]
     run([*apt, "update"])
     run([*apt, "source", "--download-only", "busybox"], cwd=folder)
     archive = next(name for name in os.listdir(folder) if ".orig.tar." in name)
@@ -112,7 +113,8 @@ def busybox(cache):
         for name, place in (("linux", "linux"), ("asm-generic", "asm-generic"),
                             ("asm", f"{machine}/asm"), ("mtd", "mtd")):
             os.symlink(f"/usr/include/{place}", os.path.join(headers, name))
-        make = ["make", "-s", "-C", source, "CC=musl-gcc", f"CONFIG_EXTRA_CFLAGS=-isystem {headers}"]
+        make = ["make", "-s", "-C", source, "CC=musl-gcc",
+                f"CONFIG_EXTRA_CFLAGS=-isystem {headers}"]
         run([*make, "allnoconfig"])
         config = os.path.join(source, ".config")
         with open(config, encoding="ascii") as file:

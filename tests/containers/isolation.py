@@ -80,7 +80,8 @@ def run_inside():
     Return: its exit status."""
     groups_sweep()
     name = f"{PREFIX}{os.getpid()}"
-    argv = ["setpriv", "--pdeathsig", "KILL", *UNSHARE, "catatonit", "--", sys.executable, *sys.argv]
+    argv = ["setpriv", "--pdeathsig", "KILL", *UNSHARE, "catatonit", "--", sys.executable,
+            *sys.argv]
     try:
         with subprocess.Popen(argv, preexec_fn=lambda: groups_enter(name),
                               env=dict(os.environ, **{INSIDE: "1"})) as process:
@@ -98,7 +99,7 @@ def is_inside():
 
 def groups_mount():
     """Mounts the hierarchies anew: their root is then the group that we are in. In one of version 2
-    only a group without processes may have limited ones below it, so these move to one of theirs."""
+    only a group without processes may have limited ones below it, so these get one."""
     for folder, kind, options in reversed(hierarchies()):
         subprocess.run(["umount", "-n", folder], check=True)
         known = [word for word in options.split(",") if word not in ("rw", "relatime", "seclabel")]

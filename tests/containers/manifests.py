@@ -39,7 +39,8 @@ def daemon(path, config, args=None):
     instead of the manifest's."""
     template = yaml.safe_load(read(path))
     pod = {"apiVersion": "v1", "kind": "Pod",
-           "metadata": {"name": template["metadata"]["name"]}, "spec": template["spec"]["template"]["spec"]}
+           "metadata": {"name": template["metadata"]["name"]},
+           "spec": template["spec"]["template"]["spec"]}
     if args:
         for kind, words in zip(("initContainers", "containers"), args):
             pod["spec"][kind][0]["args"] = words

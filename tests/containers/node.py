@@ -111,13 +111,14 @@ class Node(Machine):
             options += ["--configmap", f"{path}.map"]
         return self.podman("kube", "play", *options, path)
 
-    def pod(self, name, rename=None, **changes):
-        """Starts a pod that is shipped, from its very file; with @rename, under another name."""
+    def pod(self, name, rename=None, service=SERVICE):
+        """Starts a pod that is shipped, from its very file; with @rename, under another name.
+        Its own program connects to @service of the host. Return: the name of its container."""
         text = manifests.read(f"pods/{name}.yaml")
         own = manifests.name_of(text)
         if rename:
             text = text.replace(f"name: {own}\n", f"name: {rename}\n", 1)
-        self.play(text, manifests.example(f"{HOST}:{changes.get('service', SERVICE)}"))
+        self.play(text, manifests.example(f"{HOST}:{service}"))
         return f"{rename or own}-app"
 
     def remove(self, *pods):
