@@ -99,7 +99,7 @@ def case_node(tap, node):
     metrics = node.must(["curl", "-sSi", "-m", "10", url])
     tap.point("200 OK" in metrics and "text/plain; version=0.0.4" in metrics and
               re.search(r"^fixport_pool_ports 899$", metrics, re.M) and
-              re.search(r'^fixport_holders\{alive="1"\} [1-9]', metrics, re.M),
+              re.search(r'^fixport_holders\{alive="true"\} [1-9]', metrics, re.M),
               "node.yaml: the metrics are those of the node's pool", metrics)
     node.must(["mv", "/run/fixport/pool", "/run/fixport/away"])
     tap.equal((node.must(["curl", "-s", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", url]),
@@ -115,7 +115,7 @@ def case_reload(tap, node):
     steps = Steps(node, node.pod("unprivileged", service=nodes.OTHER))
     first = steps.port()
     configure(node, SHIPPED.replace("61001-61899", "61100-61199"))
-    tap.point(not is_ready(node, "fixport-node-pool") or node.pool_status()["generation"] > 1,
+    tap.point(not is_ready(node, "fixport-node-pool") or node.pool_status()["generation"] == 1,
               "a change of the ConfigMap: not ready until the pool has it")
     nodes.wait_for(lambda: is_ready(node, "fixport-node-pool"))
     second = [steps.port() for _ in range(5)]
