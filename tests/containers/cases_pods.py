@@ -18,7 +18,7 @@ KINDS = ("node-pool", "unprivileged")
 
 
 def install(node):
-    """The library on the node, as base does it; see cases_agent.py for the DaemonSet itself."""
+    """The library on the node, as base does it; see cases_node.py for the DaemonSet itself."""
     node.podman("run", "--rm", "-v", "/opt/fixport:/opt/fixport", "fixport", "install",
                 "/opt/fixport")
 

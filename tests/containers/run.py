@@ -31,11 +31,11 @@ CACHE = os.path.join(fptest.BUILD, "containers")
 
 def cases():
     """Return: (name, function) of each case; those that need containers are loaded inside only."""
-    import cases_agent  # pylint: disable=import-outside-toplevel
+    import cases_node  # pylint: disable=import-outside-toplevel
     import cases_images
     import cases_kustomize
     import cases_pods
-    return [*cases_kustomize.CASES, *cases_images.CASES, *cases_pods.CASES, *cases_agent.CASES]
+    return [*cases_kustomize.CASES, *cases_images.CASES, *cases_pods.CASES, *cases_node.CASES]
 
 
 def start_node(tap):
