@@ -326,9 +326,11 @@ static void note_outside(const struct probe_facts *facts, struct verdict_found *
         const struct probe_try *try = &facts->try[i];
         if (try->kind != KIND_OUTSIDE || !facts->ports.count || try->end == END_LOCAL)
             continue;
+        /* A random port is in the range now and then: the firewall has seen a good one. */
+        bool into = try_kept(try) == 0 && portset_has(&facts->ports, try->as.port);
         tried++;
-        answered += try->end == END_ANSWERED;
-        moved += try_kept(try) == 0 && portset_has(&facts->ports, try->as.port);
+        answered += try->end == END_ANSWERED && !into;
+        moved += into;
     }
     if (tried && found->good && moved == tried)
         note(found, "Ports outside of the range are moved into it on the way.");

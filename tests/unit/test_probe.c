@@ -312,6 +312,18 @@ Test(verdict, only_ports_inside_of_the_range_count)
     cr_assert(strstr(found.note[0], "as it should be"));
 }
 
+Test(verdict, a_port_that_is_in_the_range_by_chance_shows_no_gap)
+{
+    add(KIND_INSIDE, 61001, END_ANSWERED, "192.168.31.17", 61001);
+    add(KIND_OUTSIDE, 40000, END_SILENT, NULL, 0);
+    add(KIND_OUTSIDE, 40001, END_ANSWERED, "192.168.31.17", 61442);
+    judge(VERDICT_KEPT, CAUSE_NONE, PROBE_OK);
+    cr_assert(strstr(found.note[0], "as it should be"), "%s", found.note[0]);
+    add(KIND_OUTSIDE, 40002, END_ANSWERED, "192.168.31.17", 40002);
+    judge(VERDICT_KEPT, CAUSE_NONE, PROBE_OK);
+    cr_assert(strstr(found.note[0], "get through, too"), "%s", found.note[0]);
+}
+
 Test(verdict, with_the_shim_every_program_counts)
 {
     facts.shim = true;
