@@ -722,12 +722,20 @@ def test_kubectl_refuses(tap, place):
     tap.point(one_line(done, "none"), "--kubectl names none", done.stderr)
 
 
-def gone(pid):
+def runs(pid):
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def gone(pid):
+    """Who is killed takes a moment to go."""
+    until = time.monotonic() + 60
+    while runs(pid) and time.monotonic() < until:
+        time.sleep(0.01)
+    return not runs(pid)
 
 
 def test_kubectl_hangs(tap, place):
