@@ -122,7 +122,13 @@ class Node(Machine):
         return f"{rename or own}-app"
 
     def remove(self, *pods):
-        self.podman("pod", "rm", "-f", "-t", "0", *pods)
+        """Ends pods; "-a" are all. podman 4.3 fails if a container ends by itself while it is being
+        killed: it is asked again."""
+        for _ in range(5):
+            done = self.podman_try("pod", "rm", "-f", "-i", "-t", "0", *pods)
+            if done.returncode == 0:
+                return
+        raise Failed(f"podman pod rm {' '.join(pods)}: {done.stderr}")
 
     def address(self, container):
         """The address of the pod that a container is in."""
