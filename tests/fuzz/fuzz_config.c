@@ -6,7 +6,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include "../../tools/config.h"
+#include "../../tools/config/config.h"
 
 #include <stdio.h>
 #include <stdlib.h>

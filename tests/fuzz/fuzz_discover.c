@@ -9,8 +9,8 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include "../../tools/setup-discover.h"
-#include "../../tools/setup-state.h"
+#include "../../tools/setup/discover/discover.h"
+#include "../../tools/setup/resources/state.h"
 
 #include <stdarg.h>
 #include <stdlib.h>

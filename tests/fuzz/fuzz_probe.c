@@ -7,7 +7,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include "../../tools/probe.h"
+#include "../../tools/probe/probe.h"
 
 #include <stdlib.h>
 #include <string.h>

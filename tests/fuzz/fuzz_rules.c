@@ -8,7 +8,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include "../../tools/setup-doctor.h"
+#include "../../tools/setup/doctor/doctor.h"
 
 #include <stdarg.h>
 #include <stdio.h>

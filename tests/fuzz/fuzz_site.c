@@ -6,7 +6,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include "../../tools/site.h"
+#include "../../tools/config/site.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import termios
+from pathlib import Path
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import fptest  # noqa: E402
@@ -755,10 +756,8 @@ def test_healthy(tap, machine, name):
 
 def test_every_finding(tap, _machine):
     """Each finding that the sources can make is made by some test."""
-    tools = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "tools")
-    text = "".join(open(os.path.join(tools, name), encoding="utf-8").read()
-                   for name in sorted(os.listdir(tools))
-                   if name.startswith("setup-doctor") and name.endswith(".c"))
+    doctor = Path(__file__).parents[2] / "tools" / "setup" / "doctor"
+    text = "".join(path.read_text(encoding="utf-8") for path in sorted(doctor.glob("*.c")))
     made = set()
     for call in re.findall(r"finding_add\((.*?)(?:SEVERITY_|severity)", text, re.S):
         made |= set(re.findall(r'"([a-z0-9-]+)"', call))

@@ -3,7 +3,7 @@
  * The configuration: what is taken, and that whatever is not gets one clear line and changes
  * nothing. The lines are compared whole where the user's next step depends on them.
  */
-#include "../../tools/config.h"
+#include "../../tools/config/config.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>

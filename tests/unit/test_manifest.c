@@ -4,7 +4,7 @@
  * changed and taken away again with every other byte as it was. The file itself is faked: what the
  * resource would do to it is one step, and that is looked at.
  */
-#include "../../tools/setup-state.h"
+#include "../../tools/setup/resources/state.h"
 
 #include <criterion/criterion.h>
 #include <stdarg.h>

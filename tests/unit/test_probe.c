@@ -2,7 +2,7 @@
 /*
  * fixport-probe without a network: the words between the two sides, packets, marks, and verdicts.
  */
-#include "../../tools/probe.h"
+#include "../../tools/probe/probe.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>

@@ -4,7 +4,7 @@
  * as text: whether the kernel likes it is tried elsewhere. The machine is faked: its addresses,
  * what is on a connected network, the values of its sysctls, its manifest.
  */
-#include "../../tools/setup-roles.h"
+#include "../../tools/setup/roles/roles.h"
 
 #include <criterion/criterion.h>
 #include <stdarg.h>

@@ -7,7 +7,7 @@
  *
  * What the real types do is tested with the real tools, in tests/tools/test_setup.py.
  */
-#include "../../tools/setup-engine.h"
+#include "../../tools/setup/engine.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>

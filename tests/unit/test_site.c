@@ -3,7 +3,7 @@
  * The site: what is taken, and that whatever is not gets one clear line. What the sections [pool]
  * and [rule] may say is test_config.c's.
  */
-#include "../../tools/site.h"
+#include "../../tools/config/site.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>

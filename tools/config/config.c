@@ -1,0 +1,328 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the configuration's [pool] and [rule] sections say. How the file is read: file.c.
+ */
+#include "file.h"
+
+#include <errno.h>
+#include <grp.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- single values; each gives a value, or a reason that goes behind it ---- */
+
+/* Decimal digits only. Return: how many; @number is cut at UINT32_MAX. */
+static size_t number_read(const char *text, uint32_t *number)
+{
+    uint64_t sum = 0;
+    size_t n = 0;
+    for (; text[n] >= '0' && text[n] <= '9'; n++) {
+        sum = sum * 10 + (uint64_t)(text[n] - '0');
+        sum = sum > UINT32_MAX ? UINT32_MAX : sum;
+    }
+    *number = (uint32_t)sum;
+    return n;
+}
+
+/* "120", "120s", "2m", "500ms", "1h" in ms, cut at UINT32_MAX. Return: whether it is one. */
+static bool duration_read(const char *text, uint32_t *ms)
+{
+    static const struct {
+        const char *unit;
+        uint32_t ms;
+    } units[] = {{"", 1000}, {"ms", 1}, {"s", 1000}, {"m", 60000}, {"h", 3600000}};
+    uint32_t number;
+    size_t digits = number_read(text, &number);
+    const char *unit = text + digits + strspn(text + digits, " \t");
+    for (size_t i = 0; digits && i < sizeof(units) / sizeof(units[0]); i++) {
+        if (strcmp(unit, units[i].unit) == 0) {
+            uint64_t whole = (uint64_t)number * units[i].ms;
+            *ms = whole > UINT32_MAX ? UINT32_MAX : (uint32_t)whole;
+            return true;
+        }
+    }
+    return false;
+}
+
+static const char *quarantine_read(const char *text, struct config *config)
+{
+    if (!duration_read(text, &config->policy.quarantine_ms))
+        return "allowed are 0 to 24h, such as 120, 120s, 2m or 500ms";
+    return config->policy.quarantine_ms <= POLICY_QUARANTINE_MAX_MS
+               ? NULL
+               : "too long: allowed are 0 to 24h";
+}
+
+/* What happens when no port is left. */
+struct exhausted {
+    uint8_t action; /* enum policy_exhausted */
+    uint32_t wait_ms;
+};
+
+static const char *exhausted_read(const char *text, struct exhausted *exhausted)
+{
+    const size_t word = strlen("wait");
+    *exhausted = (struct exhausted){.action = POLICY_FAIL};
+    if (strcmp(text, "fail") == 0)
+        return NULL;
+    exhausted->action = POLICY_PASS;
+    if (strcmp(text, "pass") == 0)
+        return NULL;
+    exhausted->action = POLICY_WAIT;
+    if (strncmp(text, "wait", word) != 0 || !config_is_space(text[word]) ||
+        !duration_read(text + word + strspn(text + word, " \t"), &exhausted->wait_ms))
+        return "allowed are fail, pass, and wait with a duration such as wait 500ms";
+    if (exhausted->wait_ms < 1 || exhausted->wait_ms > POLICY_WAIT_MAX_MS)
+        return "allowed are waits from 1ms to 10m";
+    return NULL;
+}
+
+/* One file has one spelling, whoever compares: without "//" and "/./". */
+static void path_tidy(const char *text, char *buf)
+{
+    for (const char *at = text; *at; at++) {
+        while (at[0] == '/' && (at[1] == '/' || (at[1] == '.' && at[2] == '/')))
+            at += at[1] == '/' ? 1 : 2;
+        *buf++ = *at;
+    }
+    *buf = '\0';
+}
+
+const char *config_path_read(const char *text, const char *example, char *buf, size_t size)
+{
+    static char why[160];
+    size_t length = strlen(text);
+    if (*text != '/' || text[length - 1] == '/') {
+        snprintf(why, sizeof(why), "a file's absolute path is needed, such as %s", example);
+        return why;
+    }
+    if (length >= size) {
+        snprintf(why, sizeof(why), "too long: at most %zu bytes are allowed", size - 1);
+        return why;
+    }
+    for (const char *at = text; *at; at++)
+        if ((unsigned char)*at < ' ' || *at == 127)
+            return "control characters are not allowed";
+    if (strstr(text, "/../") || (length >= 3 && strcmp(text + length - 3, "/..") == 0))
+        return "\"..\" is not allowed in a path";
+    if (strcmp(text + length - 2, "/.") == 0)
+        return "it names a folder, and a file is needed";
+    path_tidy(text, buf);
+    return NULL;
+}
+
+static const char *path_read(const char *text, struct config *config)
+{
+    return config_path_read(text, POOL_DEFAULT_PATH, config->pool_path, sizeof(config->pool_path));
+}
+
+static const char *mode_read(const char *text, struct config *config)
+{
+    unsigned mode = 0;
+    size_t digits = strspn(text, "01234567");
+    for (size_t i = 0; i < digits && i < 4; i++)
+        mode = mode << 3 | (unsigned)(text[i] - '0');
+    if (digits < 3 || digits > 4 || text[digits] || (mode & ~0666u) || (mode & 0600) != 0600)
+        return "allowed are 0600 to 0666, octal, of digits 0, 2, 4 and 6: a pool is read and "
+               "written";
+    config->options.mode = (mode_t)mode;
+    return NULL;
+}
+
+static const char *group_read(const char *text, struct config *config)
+{
+    uint32_t number;
+    size_t digits = number_read(text, &number);
+    const struct group *group = NULL;
+    if (digits && !text[digits]) {
+        if (number == UINT32_MAX)
+            return "no group has this number";
+        config->options.group = (gid_t)number;
+        return NULL;
+    }
+    if (*text)
+        group = getgrnam(text);
+    if (!group)
+        return "there is no such group: allowed are a group's name or number";
+    config->options.group = group->gr_gid;
+    return NULL;
+}
+
+_Static_assert(POOL_LANES_MIN == 2 && POOL_LANES_MAX == 4096, "a message says so");
+
+static const char *lanes_read(const char *text, struct config *config)
+{
+    uint32_t number;
+    size_t digits = number_read(text, &number);
+    if (!digits || text[digits] || number < POOL_LANES_MIN || number > POOL_LANES_MAX)
+        return "allowed are 2 to 4096";
+    config->options.lanes = number;
+    return NULL;
+}
+
+/* ---- putting it together ---- */
+
+static void config_begin(struct config *config)
+{
+    memset(config, 0, sizeof(*config));
+    policy_init(&config->policy);
+    config->options.mode = geteuid() == 0 ? 0666 : 0600;
+    config->options.group = (gid_t)-1;
+}
+
+/* The values of [pool] that are one number or name each. */
+static int pool_values(const struct config_file *file, const struct config_section *section,
+                       struct config *config)
+{
+    static const struct {
+        enum config_key key;
+        const char *(*read)(const char *text, struct config *config);
+    } readers[] = {
+        {KEY_PATH, path_read},   {KEY_QUARANTINE, quarantine_read}, {KEY_MODE, mode_read},
+        {KEY_GROUP, group_read}, {KEY_LANES, lanes_read},
+    };
+    for (size_t i = 0; i < sizeof(readers) / sizeof(readers[0]); i++) {
+        const struct config_value *value = config_section_value(section, readers[i].key);
+        const char *why = value ? readers[i].read(value->text, config) : NULL;
+        if (why)
+            return config_file_refuse_value(file, section, value, why);
+    }
+    return 0;
+}
+
+/* What rules take from [pool] unless they say it themselves. */
+struct defaults {
+    const char *ports; /* NULL: none */
+    struct exhausted exhausted;
+};
+
+/* @defaults is changed if the section has such keys. */
+static int section_defaults(const struct config_file *file, const struct config_section *section,
+                            struct defaults *defaults)
+{
+    const struct config_value *ports = config_section_value(section, KEY_PORTS);
+    const struct config_value *exhausted = config_section_value(section, KEY_EXHAUSTED);
+    struct portset set;
+    struct parse_reason reason;
+    const char *why = exhausted ? exhausted_read(exhausted->text, &defaults->exhausted) : NULL;
+    if (why)
+        return config_file_refuse_value(file, section, exhausted, why);
+    if (!ports)
+        return 0;
+    defaults->ports = ports->text;
+    return portset_parse(ports->text, &set, &reason)
+               ? config_file_refuse_value(file, section, ports, reason.text)
+               : 0;
+}
+
+/* Whether a list that is there holds nothing: then it was forgotten, not meant. */
+static bool is_blank(const char *text)
+{
+    return text && !text[strspn(text, " \t\r\n\v\f")];
+}
+
+static int rule_add(const struct config_file *file, const struct config_section *section,
+                    const struct defaults *defaults, struct policy *policy)
+{
+    static const struct config_value none = {.key = KEY_TO, .number = 1, .text = ""};
+    const struct config_value *to = config_section_value(section, KEY_TO);
+    struct parse_reason why;
+    if (!defaults->ports)
+        return config_file_refuse(file, -EINVAL,
+                                  "[%s]: no ports are given%s: ports = LO-HI is needed",
+                                  section->name, section->own ? ", here or in [pool]" : "");
+    if (to && is_blank(to->text))
+        return config_file_refuse_value(
+            file, section, to,
+            "no destination given: without this key it is everywhere but loopback");
+    if (policy_add_rule(policy, section->own ? section->own : "default", defaults->ports,
+                        to ? to->text : NULL, &why))
+        return config_file_refuse_value(file, section, to ? to : &none, why.text);
+    struct policy_rule *rule = &policy->rule[policy->rule_count - 1];
+    rule->exhausted = defaults->exhausted.action;
+    rule->wait_ms = defaults->exhausted.wait_ms;
+    return 0;
+}
+
+static int rules_add(const struct config_file *file, const struct defaults *defaults,
+                     struct policy *policy)
+{
+    for (size_t i = 0; i < file->sections; i++) {
+        const struct config_section *section = file->section[i];
+        struct defaults own = *defaults;
+        if (section->type != &section_types[SECTION_RULE])
+            continue;
+        int error = section_defaults(file, section, &own);
+        if (!error)
+            error = rule_add(file, section, &own, policy);
+        if (error)
+            return error;
+    }
+    return 0;
+}
+
+int config_build(const struct config_file *file, struct config *config)
+{
+    const struct config_section *pool = config_file_section(file, SECTION_POOL);
+    struct defaults defaults = {.ports = NULL};
+    struct config made;
+    config_begin(&made);
+    int error = pool_values(file, pool, &made);
+    if (!error)
+        error = section_defaults(file, pool, &defaults);
+    if (!error && file->count[SECTION_RULE])
+        error = rules_add(file, &defaults, &made.policy);
+    else if (!error && pool)
+        error = rule_add(file, pool, &defaults, &made.policy);
+    else if (!error)
+        error = config_file_refuse(file, -EINVAL,
+                                   "it has no [pool]: [pool] and ports = LO-HI are needed");
+    if (error)
+        return error;
+    snprintf(made.path, sizeof(made.path), "%s", file->path);
+    *config = made;
+    return 0;
+}
+
+int config_load(const char *path, struct config *config, struct config_error *error)
+{
+    struct config_file file;
+    int result = config_file_read(&file, path, error);
+    if (!result)
+        result = config_build(&file, config);
+    config_file_free(&file);
+    return result;
+}
+
+static int refuse_text(struct config_error *error, const char *what, const char *value,
+                       const char *why)
+{
+    char text[CONFIG_SHOWN_VALUE + 4];
+    snprintf(error->text, sizeof(error->text), "%s \"%s\": %s", what,
+             config_shown(value, CONFIG_SHOWN_VALUE, text), why);
+    return -EINVAL;
+}
+
+int config_from_text(const char *ports, const char *to, struct config *config,
+                     struct config_error *error)
+{
+    struct config made;
+    struct portset set;
+    struct parse_reason why;
+    int result = portset_parse(ports, &set, &why);
+    if (result) {
+        refuse_text(error, "ports", ports, why.text);
+        return result;
+    }
+    if (is_blank(to))
+        return refuse_text(error, "destinations", to,
+                           "none given: leave it out for everywhere but loopback");
+    config_begin(&made);
+    result = policy_add_rule(&made.policy, "default", ports, to, &why);
+    if (result)
+        refuse_text(error, "destinations", to, why.text);
+    else
+        *config = made;
+    return result;
+}

@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the files of fixport-pool share, and fixport-run with them: how an error is said, where the
+ * pool is, and what the options say it shall be.
+ *
+ * Functions that return an exit status have already said why on stderr.
+ */
+#ifndef FIXPORT_POOL_CMD_H
+#define FIXPORT_POOL_CMD_H
+
+#include "../config/config.h"
+#include "snapshot.h"
+
+#include <limits.h>
+#include <stdio.h>
+
+enum exit_status {
+    EXIT_OK = 0,
+    EXIT_FAILED = 1, /* the system refused, or the tool did */
+    EXIT_BAD_INPUT = 2, /* options, configuration, or a pool file that is no good */
+};
+
+/* ---- say.c: words for people ---- */
+
+/** say_begin - name the program for messages, and take care of SIGBUS and the locale. */
+void say_begin(const char *program);
+
+/** say_error - one line "PROGRAM: ..." on stderr, cleaned. Return: @status. */
+int say_error(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/** say_pool_error - say that the pool at @path cannot be used; @error from pool_open(). */
+int say_pool_error(const char *path, int error);
+
+/** say_utf8 - whether the terminal's locale is UTF-8. */
+bool say_utf8(void);
+
+/** say_columns - the width of the terminal, 40..400; 80 if there is none. */
+unsigned say_columns(void);
+
+/** say_last - what say_error() said last, not cleaned; empty if nothing. */
+const char *say_last(void);
+
+/**
+ * say_clean - a copy of untrusted text that can go to a terminal.
+ * @text: at most @most bytes, ends at a NUL before that.
+ * @utf8: whether characters beyond ASCII may stay.
+ * @buf, @size: the result; control characters, what reorders a line and invalid UTF-8 become '?'.
+ * Return: @buf.
+ */
+const char *say_clean(const char *text, size_t most, bool utf8, char *buf, size_t size);
+
+/** say_age - @seconds as "12 s", "3 min", "4 h 10 min", "2 d 3 h". Return: @buf. */
+const char *say_age(uint64_t seconds, char *buf, size_t size);
+
+/** say_width - how many columns @text takes: host names may be UTF-8. */
+int say_width(const char *text);
+
+/** say_cell - print @text and fill up with spaces to @width columns and one more. */
+void say_cell(const char *text, int width);
+
+/* Progress of something that takes long: a line on stderr, if that is a terminal, after 2 s. */
+struct progress {
+    const char *what;
+    uint64_t began; /* ms, 0: not yet */
+    uint64_t shown; /* ms of the last line */
+};
+
+/** progress_step - @done of @total (0: unknown) are done. */
+void progress_step(struct progress *progress, size_t done, size_t total);
+
+/** progress_end - wipe the line. */
+void progress_end(struct progress *progress);
+
+/* ---- target.c: which pool, and what it shall be ---- */
+
+/* The command line, parsed (options.c). NULL: not given. */
+struct pool_request {
+    const char *pool;
+    const char *config;
+    const char *ports;
+    const char *to;
+    const char *holder; /* list: slot or host name */
+    int port; /* list: 1..65535, 0: any */
+    int state; /* list: enum word_state, 0: any */
+    bool json;
+    bool force;
+};
+
+/* A pool as the options and the configuration describe it. */
+struct pool_plan {
+    char path[PATH_MAX];
+    struct config config;
+};
+
+/**
+ * target_path - the pool that @request means.
+ * --pool, $FIXPORT_POOL, the configuration's, /run/fixport/pool; for a user to whom that does not
+ * exist /dev/shm/fixport-UID.
+ * Return: 0 or an exit status.
+ */
+int target_path(const struct pool_request *request, char path[PATH_MAX]);
+
+/** target_plan - what -c, or -p and -t, or else /etc/fixport.conf ask for. Return: as above. */
+int target_plan(const struct pool_request *request, struct pool_plan *plan);
+
+/** target_create - make the pool; @exists, if not NULL, receives that instead of an error. */
+int target_create(const struct pool_plan *plan, bool *exists);
+
+/** target_reload - give the pool the plan's policy. @same: it had it already. */
+int target_reload(const struct pool_plan *plan, bool *same);
+
+/** target_warn - say the plan's warnings on stderr. */
+void target_warn(const struct pool_plan *plan);
+
+/**
+ * target_rules - what -p and -t, or variables of the environment, say.
+ * @where: what an error begins with. @to: NULL: everywhere but loopback. Return: as above.
+ */
+int target_rules(const char *where, const char *ports, const char *to, struct config *config);
+
+/** target_default - /run/fixport/pool, or for a user without it /dev/shm/fixport-UID. */
+void target_default(char path[PATH_MAX]);
+
+/** target_has_config - whether /etc/fixport.conf is there. */
+bool target_has_config(void);
+
+/** target_snapshot - find and copy the pool that @request means. Return: as above. */
+int target_snapshot(const struct pool_request *request, char path[PATH_MAX],
+                    struct snapshot *snapshot);
+
+/* ---- tally.c: counting what a snapshot has ---- */
+
+struct tally_count {
+    uint32_t used;
+    uint32_t letgo;
+    uint32_t resting;
+};
+
+struct tally_lane {
+    struct tally_count count;
+    int rule; /* that its destination matches, -1: none or several */
+};
+
+/* How far a rule is from exhaustion: that is a matter of its busiest destination. */
+struct tally_rule {
+    uint32_t ports;
+    struct tally_count busiest;
+    int busiest_lane; /* -1: none */
+    uint32_t lanes; /* with at least one lease */
+};
+
+struct tally_holder {
+    struct tally_count count;
+    bool alive;
+};
+
+struct tally {
+    struct tally_count total;
+    uint32_t ports; /* of all rules together, each once */
+    uint32_t lanes_claimed; /* lanes that have got a destination */
+    uint32_t holders_alive;
+    uint32_t holders_dead;
+    struct tally_lane *lane; /* pool.lanes of them */
+    struct tally_rule rule[POLICY_RULES];
+    struct tally_holder holder[POOL_HOLDERS];
+    bool in_range[65536]; /* a port of some rule */
+    uint8_t port[65536]; /* enum word_state: USED if it is so in any lane, else LETGO... */
+};
+
+/** tally_take - count @snapshot. Return: NULL if there is no memory; free with tally_free(). */
+struct tally *tally_take(const struct snapshot *snapshot);
+
+/** tally_free - give @tally back; NULL is fine. */
+void tally_free(struct tally *tally);
+
+/** tally_sum - leases in all states. */
+uint32_t tally_sum(const struct tally_count *count);
+
+/** tally_lanes_sorted - indexes of lanes with leases, most leases first. Return: how many. */
+size_t tally_lanes_sorted(const struct snapshot *snapshot, const struct tally *tally,
+                          uint32_t *index);
+
+/* ---- procs.c: who maps a pool, as far as /proc shows it ---- */
+
+struct proc_entry {
+    int pid;
+    uint64_t netns; /* inode; 0: not known */
+    int slot; /* of the holder with that namespace, -1: none */
+    char command[16];
+};
+
+struct proc_list {
+    struct proc_entry *entry;
+    size_t count;
+    size_t room;
+};
+
+/** procs_mapping - the processes that map the snapshot's file. Empty if /proc tells nothing. */
+void procs_mapping(const struct snapshot *snapshot, const struct tally *tally,
+                   struct proc_list *list);
+
+/** procs_everyone - all processes whose namespace this user may see; slot is -1. */
+void procs_everyone(struct proc_list *list);
+
+/** procs_free - give the list back. */
+void procs_free(struct proc_list *list);
+
+/* ---- show.c: texts that several subcommands share ---- */
+
+/** show_state - "used", "letgo", "resting". */
+const char *show_state(enum word_state state);
+
+/** show_exhausted - "fail", "wait", "pass". */
+const char *show_exhausted(uint8_t exhausted);
+
+/** show_ports - the ports of all rules together, "60001-60999"; cut with "..." if long. */
+const char *show_ports(const struct tally *tally, char *buf, size_t size);
+
+/** show_holder - a holder's host name, cleaned; "-" for nobody. @slot: -1 or < POOL_HOLDERS. */
+const char *show_holder(const struct snapshot *snapshot, int slot, bool utf8, char *buf,
+                        size_t size);
+
+/* ---- map.c: pictures ---- */
+
+/** map_bar - a bar of @width characters for @count of @size. Return: @buf. */
+const char *map_bar(const struct tally_count *count, uint32_t size, unsigned width, char *buf,
+                    size_t bytes);
+
+/** map_print - the ports of all rules, one character for a block of neighbours. */
+void map_print(const struct tally *tally);
+
+/* ---- the subcommands; each returns the exit status ---- */
+
+/* What a subcommand takes besides --pool and -c. */
+enum {
+    TAKES_POLICY = 1 << 0, /* -p, -t */
+    TAKES_JSON = 1 << 1,
+    TAKES_FORCE = 1 << 2,
+    TAKES_FILTER = 1 << 3, /* --port, --holder, --state */
+};
+
+struct pool_command {
+    const char *name; /* NULL ends a table */
+    const char *arguments;
+    const char *summary;
+    unsigned takes;
+    int (*run)(const struct pool_request *request);
+};
+
+/** options_parse - find @command in @commands and fill @request in. Return: 0, EXIT_BAD_INPUT. */
+int options_parse(int argc, char **argv, const struct pool_command *commands,
+                  const struct pool_command **command, struct pool_request *request);
+
+int command_create(const struct pool_request *request);
+int command_reload(const struct pool_request *request);
+int command_status(const struct pool_request *request);
+int command_list(const struct pool_request *request);
+int command_metrics(const struct pool_request *request);
+int command_reclaim(const struct pool_request *request);
+int command_remove(const struct pool_request *request);
+
+/** status_json - the JSON form of status. */
+int status_json(const char *path, const struct snapshot *snapshot, const struct tally *tally,
+                const struct proc_list *procs);
+
+#endif

@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The command line of fixport-pool. Options may stand before and after the subcommand; what a
+ * subcommand does not take is refused rather than ignored. Each refusal is one line.
+ */
+#include "cmd.h"
+
+#include "../../pool/portrange.h"
+
+#include <getopt.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    OPTION_POOL = 256,
+    OPTION_JSON,
+    OPTION_FORCE,
+    OPTION_PORT,
+    OPTION_HOLDER,
+    OPTION_STATE,
+};
+
+static const struct option long_options[] = {
+    {"config", required_argument, NULL, 'c'},
+    {"ports", required_argument, NULL, 'p'},
+    {"to", required_argument, NULL, 't'},
+    {"pool", required_argument, NULL, OPTION_POOL},
+    {"json", no_argument, NULL, OPTION_JSON},
+    {"force", no_argument, NULL, OPTION_FORCE},
+    {"port", required_argument, NULL, OPTION_PORT},
+    {"holder", required_argument, NULL, OPTION_HOLDER},
+    {"state", required_argument, NULL, OPTION_STATE},
+    {"help", no_argument, NULL, 'h'},
+    {"version", no_argument, NULL, 'V'},
+    {NULL, 0, NULL, 0},
+};
+
+struct parse {
+    struct pool_request *request;
+    unsigned given; /* TAKES_... */
+    const char *instead; /* the subcommand that --help and --version stand for */
+};
+
+static int parse_port(const char *text, struct pool_request *request)
+{
+    struct portset set;
+    struct parse_reason why;
+    if (portset_parse(text, &set, &why) < 0)
+        return say_error(EXIT_BAD_INPUT, "--port '%s': %s", text, why.text);
+    if (portset_size(&set) != 1)
+        return say_error(EXIT_BAD_INPUT, "--port '%s': one port is wanted, 1-65535", text);
+    request->port = set.range[0].lo;
+    return 0;
+}
+
+static int parse_state(const char *text, struct pool_request *request)
+{
+    for (int state = WORD_USED; state <= WORD_RESTING; state++) {
+        if (strcmp(text, show_state((enum word_state)state)) == 0) {
+            request->state = state;
+            return 0;
+        }
+    }
+    return say_error(EXIT_BAD_INPUT, "--state '%s': one of used, letgo, resting is wanted", text);
+}
+
+/* An option given twice would silently win over the first: refuse. */
+static int parse_text(const char *name, const char **value)
+{
+    if (*value)
+        return say_error(EXIT_BAD_INPUT, "%s is given twice: '%s' and '%s'", name, *value, optarg);
+    if (!*optarg)
+        return say_error(EXIT_BAD_INPUT, "%s is empty", name);
+    *value = optarg;
+    return 0;
+}
+
+static int parse_policy_option(int option, struct parse *parse)
+{
+    struct pool_request *request = parse->request;
+    if (option == 'c')
+        return parse_text("-c", &request->config);
+    parse->given |= TAKES_POLICY;
+    if (option == 't')
+        return parse_text("-t", &request->to);
+    if (request->ports)
+        return parse_text("-p", &request->ports);
+    request->ports = optarg; /* an empty one is portset_parse()'s to refuse */
+    return 0;
+}
+
+static int parse_filter(int option, struct parse *parse)
+{
+    parse->given |= TAKES_FILTER;
+    if (option == OPTION_PORT)
+        return parse_port(optarg, parse->request);
+    if (option == OPTION_STATE)
+        return parse_state(optarg, parse->request);
+    return parse_text("--holder", &parse->request->holder);
+}
+
+static int parse_bad(int option, char **argv)
+{
+    const char *at = argv[optind - 1];
+    if (option == ':')
+        return say_error(EXIT_BAD_INPUT, "option %s needs a value", at);
+    if (optopt > 0 && optopt < 256)
+        return say_error(EXIT_BAD_INPUT, "unknown option -%c; see 'fixport-pool help'", optopt);
+    return say_error(EXIT_BAD_INPUT, "unknown option %s; see 'fixport-pool help'", at);
+}
+
+static int parse_option(int option, struct parse *parse, char **argv)
+{
+    switch (option) {
+    case 'c':
+    case 'p':
+    case 't':
+        return parse_policy_option(option, parse);
+    case OPTION_POOL:
+        return parse_text("--pool", &parse->request->pool);
+    case OPTION_PORT:
+    case OPTION_HOLDER:
+    case OPTION_STATE:
+        return parse_filter(option, parse);
+    case OPTION_JSON:
+        parse->given |= TAKES_JSON;
+        parse->request->json = true;
+        return 0;
+    case OPTION_FORCE:
+        parse->given |= TAKES_FORCE;
+        parse->request->force = true;
+        return 0;
+    case 'h':
+        parse->instead = "help";
+        return 0;
+    case 'V':
+        parse->instead = "version";
+        return 0;
+    default:
+        return parse_bad(option, argv);
+    }
+}
+
+static int parse_command(const char *name, const struct pool_command *commands,
+                         const struct pool_command **command)
+{
+    char names[256] = "";
+    for (const struct pool_command *it = commands; it->name; it++) {
+        if (strcmp(it->name, name) == 0) {
+            *command = it;
+            return 0;
+        }
+        size_t at = strlen(names);
+        snprintf(names + at, sizeof(names) - at, "%s%s", at ? ", " : "", it->name);
+    }
+    return say_error(EXIT_BAD_INPUT, "unknown command '%s': one of %s is wanted", name, names);
+}
+
+/* What was given, the subcommand must take. */
+static int parse_fits(const struct pool_command *command, const struct parse *parse)
+{
+    static const struct {
+        unsigned takes;
+        const char *options;
+    } known[] = {
+        {TAKES_POLICY, "-p and -t"},
+        {TAKES_JSON, "--json"},
+        {TAKES_FORCE, "--force"},
+        {TAKES_FILTER, "--port, --holder and --state"},
+    };
+    const struct pool_request *request = parse->request;
+    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+        if (parse->given & ~command->takes & known[i].takes)
+            return say_error(EXIT_BAD_INPUT, "%s does not take %s", command->name,
+                             known[i].options);
+    if (request->config && request->ports)
+        return say_error(EXIT_BAD_INPUT, "-c and -p exclude each other");
+    if (request->to && !request->ports)
+        return say_error(EXIT_BAD_INPUT, "-t needs -p: which ports to use towards '%s'",
+                         request->to);
+    return 0;
+}
+
+int options_parse(int argc, char **argv, const struct pool_command *commands,
+                  const struct pool_command **command, struct pool_request *request)
+{
+    struct parse parse = {.request = request};
+    int option, status = 0;
+    opterr = 0;
+    while (!status && (option = getopt_long(argc, argv, ":c:p:t:hV", long_options, NULL)) != -1)
+        status = parse_option(option, &parse, argv);
+    if (status)
+        return status;
+    const char *name = parse.instead ? parse.instead : argv[optind];
+    if (!name)
+        return say_error(EXIT_BAD_INPUT, "no command is given; see 'fixport-pool help'");
+    if (!parse.instead && argv[optind + 1])
+        return say_error(EXIT_BAD_INPUT, "'%s' is one argument too many", argv[optind + 1]);
+    status = parse_command(name, commands, command);
+    return status || parse.instead ? status : parse_fits(*command, &parse);
+}

@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * fixport-pool reclaim: take back what nobody uses any more, now, instead of when ports run short.
+ *
+ * Dead holders are buried: that needs nothing but their lock. A living holder's leases can only be
+ * compared with the kernel's sockets from inside its network namespace; root enters it through any
+ * process that is there (in a child of ours, so that this process stays where it is), others can
+ * only look at their own. While we look, the holder's lock is held shared, as one of its processes
+ * would: so its slot cannot pass to another namespace under our hands.
+ *
+ * A comparison concludes in two steps (lease.c), so it is made twice, a little apart.
+ */
+#include "json.h"
+
+#include "../../pool/holder.h"
+#include "../../pool/lease.h"
+#include "../../pool/sys.h"
+
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#define RECLAIM_APART_NS 30000000 /* more than a tick of the coarse clock */
+
+/* What became of a holder. Also exit statuses of our child; others than those of a failed tool. */
+enum verdict {
+    VERDICT_NONE = 10, /* slot unused */
+    VERDICT_BURIED,
+    VERDICT_COMPARED,
+    VERDICT_UNSEEN, /* none of its processes is visible here, or not enterable */
+    VERDICT_ERROR, /* the kernel did not say */
+};
+
+struct reclaim {
+    struct pool pool;
+    int fd;
+    uint64_t own; /* this process' namespace */
+    struct proc_list everyone;
+    enum verdict verdict[POOL_HOLDERS];
+};
+
+static uint64_t reclaim_netns(void)
+{
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    uint64_t cookie = fd < 0 ? 0 : holder_netns(fd);
+    if (fd >= 0)
+        close(fd);
+    return cookie;
+}
+
+/* Keeps a slot from being buried and given away while we work on it. */
+static bool reclaim_pin(int fd, uint32_t slot, short type)
+{
+    struct flock lock = {.l_type = type,
+                         .l_whence = SEEK_SET,
+                         .l_start = (off_t)(POOL_HOLDER_LOCK_BASE + slot),
+                         .l_len = 1};
+    return fcntl(fd, F_OFD_SETLK, &lock) == 0;
+}
+
+static bool reclaim_twice(const struct pool *pool, uint32_t slot)
+{
+    if (lease_reconcile(pool, slot, sys_now_ms()) < 0)
+        return false;
+    nanosleep(&(struct timespec){.tv_nsec = RECLAIM_APART_NS}, NULL);
+    return lease_reconcile(pool, slot, sys_now_ms()) >= 0;
+}
+
+/* In the namespace that @cookie names, or so the pool says: hold it against the kernel's word. */
+static enum verdict reclaim_compare(const struct reclaim *reclaim, uint32_t slot)
+{
+    uint64_t cookie = reclaim->pool.holder[slot].cookie;
+    enum verdict verdict = VERDICT_UNSEEN;
+    if (!cookie || reclaim_netns() != cookie || !reclaim_pin(reclaim->fd, slot, F_RDLCK))
+        return VERDICT_UNSEEN;
+    if (reclaim->pool.holder[slot].cookie == cookie)
+        verdict = reclaim_twice(&reclaim->pool, slot) ? VERDICT_COMPARED : VERDICT_ERROR;
+    reclaim_pin(reclaim->fd, slot, F_UNLCK);
+    return verdict;
+}
+
+static void reclaim_child(const struct reclaim *reclaim, uint32_t slot, int pid)
+{
+    char path[64];
+    snprintf(path, sizeof(path), "/proc/%d/ns/net", pid);
+    int ns = open(path, O_RDONLY | O_CLOEXEC);
+    if (ns < 0 || setns(ns, CLONE_NEWNET) != 0)
+        _exit(VERDICT_UNSEEN);
+    _exit(reclaim_compare(reclaim, slot));
+}
+
+/* Some process in the namespace with that inode. Return: -1 if none is visible. */
+static int reclaim_guide(const struct reclaim *reclaim, uint64_t netns)
+{
+    for (size_t i = 0; netns && i < reclaim->everyone.count; i++)
+        if (reclaim->everyone.entry[i].netns == netns)
+            return reclaim->everyone.entry[i].pid;
+    return -1;
+}
+
+/* By way of a child that moves into the namespace of some process there. */
+static enum verdict reclaim_abroad(const struct reclaim *reclaim, uint32_t slot)
+{
+    int status = 0;
+    int pid = reclaim_guide(reclaim, reclaim->pool.holder[slot].netns);
+    if (pid < 0)
+        return VERDICT_UNSEEN;
+    pid_t child = fork();
+    if (child == 0)
+        reclaim_child(reclaim, slot, pid);
+    while (child > 0 && waitpid(child, &status, 0) < 0 && errno == EINTR)
+        ;
+    bool told = child > 0 && WIFEXITED(status) && WEXITSTATUS(status) >= VERDICT_NONE;
+    return told ? (enum verdict)WEXITSTATUS(status) : VERDICT_ERROR;
+}
+
+static enum verdict reclaim_holder(const struct reclaim *reclaim, uint32_t slot)
+{
+    uint64_t cookie = reclaim->pool.holder[slot].cookie;
+    if (!cookie)
+        return VERDICT_NONE;
+    return cookie == reclaim->own ? reclaim_compare(reclaim, slot) : reclaim_abroad(reclaim, slot);
+}
+
+static void reclaim_all(struct reclaim *reclaim, const struct snapshot *before,
+                        const struct tally *tally)
+{
+    struct progress progress = {.what = "looking at network namespaces"};
+    uint32_t done = 0;
+    holder_bury_dead(&reclaim->pool, reclaim->fd, sys_now_ms());
+    procs_everyone(&reclaim->everyone);
+    for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++) {
+        uint64_t was = before->pool.holder[slot].cookie;
+        reclaim->verdict[slot] = VERDICT_NONE;
+        if (!was)
+            continue;
+        progress_step(&progress, done++, tally->holders_alive + tally->holders_dead);
+        reclaim->verdict[slot] = reclaim->pool.holder[slot].cookie == was
+                                     ? reclaim_holder(reclaim, slot)
+                                     : VERDICT_BURIED;
+    }
+    progress_end(&progress);
+    procs_free(&reclaim->everyone);
+}
+
+/* Leases that @slot had and has no longer, rests aside. Others' connects meanwhile blur it. */
+static uint32_t reclaim_back(const struct tally *before, const struct tally *after,
+                             const struct reclaim *reclaim, uint32_t slot)
+{
+    const struct tally_count *was = &before->holder[slot].count;
+    const struct tally_count *is = &after->holder[slot].count;
+    uint32_t had = was->used + was->letgo;
+    uint32_t has = reclaim->verdict[slot] == VERDICT_BURIED ? 0 : is->used + is->letgo;
+    return had > has ? had - has : 0;
+}
+
+static const char *verdict_name(enum verdict verdict)
+{
+    return verdict == VERDICT_BURIED     ? "buried"
+           : verdict == VERDICT_COMPARED ? "compared"
+           : verdict == VERDICT_UNSEEN   ? "unseen"
+                                         : "error";
+}
+
+static void reclaim_say(const struct snapshot *snapshot, uint32_t slot, enum verdict verdict,
+                        uint32_t back)
+{
+    char host[256];
+    printf("%s (slot %u): ", show_holder(snapshot, (int)slot, say_utf8(), host, sizeof(host)),
+           slot);
+    if (verdict == VERDICT_BURIED)
+        printf("dead; buried, %u lease%s taken back\n", back, back == 1 ? "" : "s");
+    else if (verdict == VERDICT_COMPARED)
+        printf("alive; %u lease%s without a connection taken back\n", back, back == 1 ? "" : "s");
+    else if (verdict == VERDICT_UNSEEN)
+        printf("alive; left alone: its network namespace cannot be entered from here%s\n",
+               geteuid() ? " (root can)" : "");
+    else
+        printf("alive; left alone: the kernel did not list its sockets\n");
+}
+
+static json_t *reclaim_json_holder(const struct snapshot *snapshot, uint32_t slot,
+                                   enum verdict verdict, uint32_t back)
+{
+    const struct pool_holder *holder = &snapshot->pool.holder[slot];
+    json_t *object = json_object();
+    json_put_number(object, "slot", slot);
+    json_put_text(object, "host", holder->host, sizeof(holder->host));
+    json_put(object, "result", json_string(verdict_name(verdict)));
+    json_put_number(object, "reclaimed", back);
+    return object;
+}
+
+static int reclaim_json(const struct reclaim *reclaim, const struct snapshot *snapshot,
+                        const struct tally *before, const struct tally *after)
+{
+    json_t *root = json_object();
+    json_t *list = json_array();
+    uint64_t total = 0;
+    for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++) {
+        enum verdict verdict = reclaim->verdict[slot];
+        uint32_t back = reclaim_back(before, after, reclaim, slot);
+        if (verdict == VERDICT_NONE)
+            continue;
+        total += back;
+        json_array_append_new(list, reclaim_json_holder(snapshot, slot, verdict, back));
+    }
+    json_put_number(root, "reclaimed", total);
+    json_put(root, "holders", list);
+    return json_say(root);
+}
+
+static int reclaim_people(const struct reclaim *reclaim, const struct snapshot *snapshot,
+                          const struct tally *before, const struct tally *after)
+{
+    unsigned total = 0;
+    for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++) {
+        uint32_t back = reclaim_back(before, after, reclaim, slot);
+        if (reclaim->verdict[slot] == VERDICT_NONE)
+            continue;
+        total += back;
+        reclaim_say(snapshot, slot, reclaim->verdict[slot], back);
+    }
+    printf("%u lease%s taken back; they rest for %g s before another holder may have them\n", total,
+           total == 1 ? "" : "s", snapshot->policy.quarantine_ms / 1000.0);
+    return EXIT_OK;
+}
+
+/* Everything is counted before and after, from two snapshots. */
+static int reclaim_report(const struct pool_request *request, const char *path,
+                          struct reclaim *reclaim, const struct snapshot *snapshot,
+                          const struct tally *before)
+{
+    struct snapshot later;
+    int error;
+    reclaim_all(reclaim, snapshot, before);
+    error = snapshot_take(path, &later);
+    if (error)
+        return say_pool_error(path, error);
+    struct tally *after = tally_take(&later);
+    int status = EXIT_FAILED;
+    if (after)
+        status = request->json ? reclaim_json(reclaim, snapshot, before, after)
+                               : reclaim_people(reclaim, snapshot, before, after);
+    tally_free(after);
+    snapshot_free(&later);
+    return status;
+}
+
+int command_reclaim(const struct pool_request *request)
+{
+    char path[PATH_MAX];
+    struct snapshot snapshot;
+    struct reclaim reclaim = {.own = reclaim_netns()};
+    int status = target_snapshot(request, path, &snapshot);
+    if (status)
+        return status;
+    struct tally *before = tally_take(&snapshot);
+    int error = before ? pool_open(path, &reclaim.pool, &reclaim.fd) : 0;
+    if (!before) {
+        status = EXIT_FAILED;
+    } else if (error) {
+        status = say_pool_error(path, error);
+    } else {
+        status = reclaim_report(request, path, &reclaim, &snapshot, before);
+        pool_close(&reclaim.pool);
+        close(reclaim.fd);
+    }
+    tally_free(before);
+    snapshot_free(&snapshot);
+    return status;
+}

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A private copy of a pool file, for tools that only look.
+ *
+ * Why a copy: whoever may write the pool may also truncate it, and touching a truncated mapping is
+ * SIGBUS. What has been read with pread(2) cannot change any more, so a report adds up even while
+ * connections come and go. It is not taken at one instant: words that change meanwhile may be seen
+ * before or after.
+ */
+#ifndef FIXPORT_SNAPSHOT_H
+#define FIXPORT_SNAPSHOT_H
+
+#include "../../pool/pool.h"
+
+struct snapshot {
+    struct pool pool; /* attached to memory, not to the file */
+    struct policy policy; /* the current one, verified */
+    void *memory;
+    size_t size; /* bytes */
+    int fd; /* of the file, read-only: for holder_alive() */
+    uint64_t now; /* sys_now_ms() when the copy was begun */
+    uint64_t wall; /* CLOCK_REALTIME then, seconds */
+};
+
+/* What a lane's other side is (snapshot_lane_kind). */
+enum lane_kind {
+    LANE_UNUSED, /* nobody has connected through it */
+    LANE_DEST, /* lane.dest is its destination: the hash agrees */
+    LANE_SHARED, /* by all destinations that found no lane of their own */
+    LANE_UNKNOWN, /* has a key, but its dest does not belong to it: being made, or garbled */
+};
+
+/**
+ * snapshot_take - copy and check a pool file.
+ * Return: 0, or an error of pool_open() or read(2); -EFBIG if no pool can be so large.
+ */
+int snapshot_take(const char *path, struct snapshot *snapshot);
+
+/** snapshot_free - give back what snapshot_take() got. */
+void snapshot_free(struct snapshot *snapshot);
+
+/** snapshot_lane_kind - what @lane (< pool.lanes) leads to. */
+enum lane_kind snapshot_lane_kind(const struct snapshot *snapshot, uint32_t lane);
+
+/** snapshot_lane_text - "10.0.0.1:443", "shared" or "unknown". As snprintf(3). */
+size_t snapshot_lane_text(const struct snapshot *snapshot, uint32_t lane, char *buf, size_t size);
+
+/* A lease as the copy has it. state is WORD_USED, WORD_LETGO or WORD_RESTING. */
+struct snapshot_lease {
+    enum word_state state;
+    uint32_t holder; /* slot + 1, or 0; unchecked */
+    uint32_t lane;
+    uint16_t port;
+    uint64_t age; /* ms in this state */
+};
+
+/**
+ * snapshot_each_lease - call @each with @arg for every lease, lane by lane, ports ascending.
+ * A port whose quarantine is over is free and not reported.
+ */
+void snapshot_each_lease(const struct snapshot *snapshot,
+                         void (*each)(const struct snapshot_lease *lease, void *arg), void *arg);
+
+#endif

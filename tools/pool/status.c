@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * fixport-pool status: everything about a pool on one screen. What it is, how near each rule is to
+ * exhaustion and towards whom, who has the leases, and what has happened so far.
+ */
+#include "cmd.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define STATUS_DESTINATIONS 10 /* lines; --json has all */
+#define STATUS_PROCESSES 3 /* names on a holder's line; --json has all */
+#define STATUS_BAR 20
+#define STATUS_HOST 32 /* columns of a host name */
+
+static void status_pool(const char *path, const struct snapshot *snapshot,
+                        const struct tally *tally)
+{
+    const struct pool_header *header = snapshot->pool.header;
+    char age[32], ports[1024], name[PATH_MAX];
+    uint64_t seconds = snapshot->wall > header->created ? snapshot->wall - header->created : 0;
+    printf("Pool        %s\n", say_clean(path, PATH_MAX, say_utf8(), name, sizeof(name)));
+    printf("State       %s, made %s ago, policy generation %u, %.1f MiB\n",
+           header->state == POOL_LIVE ? "live" : "retired", say_age(seconds, age, sizeof(age)),
+           header->generation, (double)snapshot->size / (1 << 20));
+    printf("Ports       %s (%u)\n", show_ports(tally, ports, sizeof(ports)), tally->ports);
+    printf("Quarantine  %g s\n", snapshot->policy.quarantine_ms / 1000.0);
+}
+
+static void status_rule_to(const struct policy *policy, const struct policy_rule *rule)
+{
+    char dest[96];
+    if (!rule->dest_count)
+        printf("everywhere but loopback");
+    for (uint32_t i = 0; i < rule->dest_count; i++) {
+        policy_dest_print(&policy->dest[rule->dest_first + i], dest, sizeof(dest));
+        printf("%s%s", i ? ", " : "", dest);
+    }
+}
+
+static void status_rule_exhausted(const struct policy_rule *rule)
+{
+    if (rule->exhausted == POLICY_WAIT)
+        printf("wait, at most %g s", rule->wait_ms / 1000.0);
+    else if (rule->exhausted == POLICY_PASS)
+        printf("pass, with any port");
+    else
+        printf("fail");
+}
+
+static void status_rule_use(const struct snapshot *snapshot, const struct tally_rule *use)
+{
+    char bar[STATUS_BAR * 4 + 1], dest[64];
+    printf("     [%s] ", map_bar(&use->busiest, use->ports, STATUS_BAR, bar, sizeof(bar)));
+    if (use->busiest_lane < 0) {
+        printf("no leases\n");
+        return;
+    }
+    snapshot_lane_text(snapshot, (uint32_t)use->busiest_lane, dest, sizeof(dest));
+    printf("%u used, %u let go, %u resting of %u\n", use->busiest.used, use->busiest.letgo,
+           use->busiest.resting, use->ports);
+    printf("     %*s towards %s, the busiest of %u\n", STATUS_BAR + 2, "", dest, use->lanes);
+}
+
+static void status_rule(const struct snapshot *snapshot, const struct tally *tally, uint32_t i)
+{
+    const struct policy_rule *rule = &snapshot->policy.rule[i];
+    char name[POLICY_NAME], ports[512];
+    portset_print(&rule->ports, ports, sizeof(ports));
+    printf("  %u. %s: ports %s (%u)\n     towards ", i + 1,
+           say_clean(rule->name, sizeof(rule->name), say_utf8(), name, sizeof(name)), ports,
+           tally->rule[i].ports);
+    status_rule_to(&snapshot->policy, rule);
+    printf("; when exhausted: ");
+    status_rule_exhausted(rule);
+    putchar('\n');
+    status_rule_use(snapshot, &tally->rule[i]);
+}
+
+static void status_rules(const struct snapshot *snapshot, const struct tally *tally)
+{
+    printf("\nRules\n");
+    for (uint32_t i = 0; i < snapshot->policy.rule_count; i++)
+        status_rule(snapshot, tally, i);
+}
+
+static void status_destination(const struct snapshot *snapshot, const struct tally *tally,
+                               uint32_t lane)
+{
+    const struct tally_count *count = &tally->lane[lane].count;
+    char dest[64];
+    snapshot_lane_text(snapshot, lane, dest, sizeof(dest));
+    printf("  %-32s %8u %8u %8u\n", dest, count->used, count->letgo, count->resting);
+}
+
+static void status_destinations(const struct snapshot *snapshot, const struct tally *tally)
+{
+    const struct pool *pool = &snapshot->pool;
+    uint32_t *index = calloc(pool->lanes, sizeof(*index));
+    size_t count = index ? tally_lanes_sorted(snapshot, tally, index) : 0;
+    printf("\nDestinations: %zu with leases; %u of %u lanes have one of their own, %u are shared\n",
+           count, tally->lanes_claimed, pool->lanes - pool->lanes_shared, pool->lanes_shared);
+    if (tally->lanes_claimed >= pool->lanes - pool->lanes_shared)
+        printf("  Further destinations share lanes, and so ports between namespaces: see lanes in "
+               "fixport.conf(5)\n");
+    if (count)
+        printf("  %-32s %8s %8s %8s\n", "DESTINATION", "USED", "LET GO", "RESTING");
+    for (size_t i = 0; i < count && i < STATUS_DESTINATIONS; i++)
+        status_destination(snapshot, tally, index[i]);
+    if (count > STATUS_DESTINATIONS)
+        printf("  ... and %zu more (list, or status --json, shows them)\n",
+               count - STATUS_DESTINATIONS);
+    free(index);
+}
+
+/* "3 (1234 curl, 1240 curl, ...)" of the processes of @slot, -1: of no holder. */
+static void status_processes(const struct proc_list *procs, int slot)
+{
+    size_t count = 0, shown = 0;
+    char name[32];
+    for (size_t i = 0; i < procs->count; i++)
+        count += procs->entry[i].slot == slot;
+    printf("%zu", count);
+    for (size_t i = 0; i < procs->count && shown < STATUS_PROCESSES; i++) {
+        const struct proc_entry *entry = &procs->entry[i];
+        if (entry->slot != slot)
+            continue;
+        say_clean(entry->command, sizeof(entry->command), say_utf8(), name, sizeof(name));
+        printf("%s%d %s", shown++ ? ", " : " (", entry->pid, name);
+    }
+    printf("%s\n", !shown ? "" : count > shown ? ", ...)" : ")");
+}
+
+/* As wide as the longest name, up to a limit. */
+static int status_host_width(const struct snapshot *snapshot)
+{
+    int width = (int)strlen("HOST");
+    char host[256];
+    for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++) {
+        show_holder(snapshot, (int)slot, say_utf8(), host, sizeof(host));
+        int wide = say_width(host);
+        width = wide > width ? wide : width;
+    }
+    return width < STATUS_HOST ? width : STATUS_HOST;
+}
+
+static void status_holder(const struct snapshot *snapshot, const struct tally *tally,
+                          const struct proc_list *procs, uint32_t slot, int width)
+{
+    const struct pool_holder *holder = &snapshot->pool.holder[slot];
+    const struct tally_count *count = &tally->holder[slot].count;
+    char host[256], command[64];
+    say_clean(holder->command, sizeof(holder->command), say_utf8(), command, sizeof(command));
+    printf("  %4u  ", slot);
+    say_cell(show_holder(snapshot, (int)slot, say_utf8(), host, sizeof(host)), width);
+    say_cell(command, 15);
+    printf("%7u %11llu %-5s %7u  ", holder->pid, (unsigned long long)holder->netns,
+           tally->holder[slot].alive ? "alive" : "dead", count->used + count->letgo);
+    status_processes(procs, (int)slot);
+}
+
+static void status_holders(const struct snapshot *snapshot, const struct tally *tally,
+                           const struct proc_list *procs)
+{
+    int width = status_host_width(snapshot);
+    bool strangers = false;
+    printf("\nHolders (network namespaces): %u alive, %u dead\n", tally->holders_alive,
+           tally->holders_dead);
+    if (tally->holders_alive + tally->holders_dead)
+        printf("  %4s  %-*s %-15s %7s %11s %-5s %7s  %s\n", "SLOT", width, "HOST", "FIRST COMMAND",
+               "ITS PID", "NETNS", "STATE", "LEASES", "PROCESSES SEEN");
+    for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++)
+        if (snapshot->pool.holder[slot].cookie)
+            status_holder(snapshot, tally, procs, slot, width);
+    for (size_t i = 0; i < procs->count; i++)
+        strangers |= procs->entry[i].slot < 0;
+    if (strangers) {
+        printf("  processes of no known namespace that have it mapped: ");
+        status_processes(procs, -1);
+    }
+}
+
+static void status_counter(const char *name, uint64_t value, const char *meaning)
+{
+    printf("  %-12s %12llu  %s\n", name, (unsigned long long)value, meaning);
+}
+
+static void status_counters(const struct snapshot *snapshot, const struct tally *tally)
+{
+    const struct pool_header *header = snapshot->pool.header;
+    uint64_t taken = 0;
+    for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++)
+        if (snapshot->pool.holder[slot].cookie)
+            taken += snapshot->pool.holder[slot].taken;
+    printf("\nNow\n");
+    status_counter("used", tally->total.used, "leases with a connection");
+    status_counter("let go", tally->total.letgo, "closed a short while ago, as far as was seen");
+    status_counter("quarantined", tally->total.resting, "at rest before another holder has them");
+    printf("\nSo far\n");
+    status_counter("taken", taken, "ports taken by the holders above");
+    status_counter("retries", header->retries, "ports the kernel refused, so another was taken");
+    status_counter("exhausted", header->exhausted, "connects that found no port");
+    status_counter("waited", header->waited, "of these, waited for one");
+    status_counter("passed", header->passed, "of these, let through with any port");
+    status_counter("reconciled", header->reconciled, "comparisons with the kernel's sockets");
+    status_counter("reclaimed", header->reclaimed, "leases moved on by these");
+    status_counter("buried", header->buried, "dead holders whose leases were taken back");
+    status_counter("lost", header->lost, "connections undone because their lease had gone");
+}
+
+static void status_print(const char *path, const struct snapshot *snapshot,
+                         const struct tally *tally, const struct proc_list *procs)
+{
+    status_pool(path, snapshot, tally);
+    status_rules(snapshot, tally);
+    putchar('\n');
+    map_print(tally);
+    status_destinations(snapshot, tally);
+    status_holders(snapshot, tally, procs);
+    status_counters(snapshot, tally);
+}
+
+int command_status(const struct pool_request *request)
+{
+    char path[PATH_MAX];
+    struct snapshot snapshot;
+    struct proc_list procs;
+    int status = target_snapshot(request, path, &snapshot);
+    if (status)
+        return status;
+    struct tally *tally = tally_take(&snapshot);
+    if (!tally) {
+        snapshot_free(&snapshot);
+        return EXIT_FAILED;
+    }
+    procs_mapping(&snapshot, tally, &procs);
+    if (request->json)
+        status = status_json(path, &snapshot, tally, &procs);
+    else
+        status_print(path, &snapshot, tally, &procs);
+    procs_free(&procs);
+    tally_free(tally);
+    snapshot_free(&snapshot);
+    return status;
+}

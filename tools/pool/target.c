@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Which pool is meant, and what it shall be: options, environment, configuration and defaults
+ * brought together, for fixport-pool and fixport-run alike. Everything is checked before anything
+ * is touched.
+ */
+#include "cmd.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#ifndef FIXPORT_SYSCONFDIR
+#define FIXPORT_SYSCONFDIR "/etc"
+#endif
+
+#define CONFIG_DEFAULT_PATH FIXPORT_SYSCONFDIR "/fixport.conf"
+
+bool target_has_config(void)
+{
+    return access(CONFIG_DEFAULT_PATH, F_OK) == 0;
+}
+
+void target_default(char path[PATH_MAX])
+{
+    if (geteuid() == 0 || access(POOL_DEFAULT_PATH, R_OK | W_OK) == 0)
+        snprintf(path, PATH_MAX, "%s", POOL_DEFAULT_PATH);
+    else
+        snprintf(path, PATH_MAX, "/dev/shm/fixport-%u", (unsigned)geteuid());
+}
+
+static int target_config(const char *path, struct config *config)
+{
+    struct config_error error;
+    return config_load(path, config, &error) ? say_error(EXIT_BAD_INPUT, "%s", error.text) : 0;
+}
+
+int target_rules(const char *where, const char *ports, const char *to, struct config *config)
+{
+    struct config_error error;
+    if (config_from_text(ports, to, config, &error) == 0)
+        return 0;
+    return say_error(EXIT_BAD_INPUT, "%s%s", where, error.text);
+}
+
+/* --pool, $FIXPORT_POOL, @configured, the default. */
+static int target_choose(const struct pool_request *request, const char *configured,
+                         char path[PATH_MAX])
+{
+    const char *named = request->pool ? request->pool : getenv("FIXPORT_POOL");
+    if (!named || !*named)
+        named = configured;
+    if (!*named)
+        target_default(path);
+    else if (snprintf(path, PATH_MAX, "%s", named) >= PATH_MAX)
+        return say_error(EXIT_BAD_INPUT, "%.60s...: the pool's path is too long", named);
+    return 0;
+}
+
+int target_path(const struct pool_request *request, char path[PATH_MAX])
+{
+    static struct config config;
+    const char *environment = getenv("FIXPORT_POOL");
+    const char *file = request->config;
+    bool named = request->pool || (environment && *environment);
+    if (!file && !named && target_has_config())
+        file = CONFIG_DEFAULT_PATH;
+    int status = file ? target_config(file, &config) : 0;
+    return status ? status : target_choose(request, config.pool_path, path);
+}
+
+int target_plan(const struct pool_request *request, struct pool_plan *plan)
+{
+    const char *file = request->config ? request->config : CONFIG_DEFAULT_PATH;
+    int status;
+    if (request->ports)
+        status = target_rules("", request->ports, request->to, &plan->config);
+    else if (!request->config && !target_has_config())
+        return say_error(EXIT_BAD_INPUT, "which ports? Give -p PORTS or -c CONFIG; there is no %s",
+                         CONFIG_DEFAULT_PATH);
+    else
+        status = target_config(file, &plan->config);
+    return status ? status : target_choose(request, plan->config.pool_path, plan->path);
+}
+
+int target_snapshot(const struct pool_request *request, char path[PATH_MAX],
+                    struct snapshot *snapshot)
+{
+    int status = target_path(request, path);
+    int error = status ? 0 : snapshot_take(path, snapshot);
+    return error ? say_pool_error(path, error) : status;
+}
+
+int target_create(const struct pool_plan *plan, bool *exists)
+{
+    int error = pool_create(plan->path, &plan->config.policy, &plan->config.options);
+    if (exists)
+        *exists = error == -EEXIST;
+    if (!error || (exists && *exists))
+        return 0;
+    if (error == -EEXIST)
+        return say_error(EXIT_FAILED,
+                         "%s: it exists already: 'reload' gives it other rules, 'remove' takes it "
+                         "away",
+                         plan->path);
+    if (error == -ENOENT)
+        return say_error(EXIT_FAILED, "%s: the folder for it does not exist", plan->path);
+    return say_error(EXIT_FAILED, "%s: the pool cannot be made: %s", plan->path, strerror(-error));
+}
+
+/* Who may write a pool could give it other rules; that is for its owner, as for other files. */
+static bool target_is_mine(const char *path)
+{
+    struct stat st;
+    return geteuid() == 0 || lstat(path, &st) < 0 || st.st_uid == geteuid();
+}
+
+int target_reload(const struct pool_plan *plan, bool *same)
+{
+    if (!target_is_mine(plan->path))
+        return say_error(EXIT_FAILED, "%s: other rules are for its owner or root to give", plan->path);
+    int result = pool_reload(plan->path, &plan->config.policy);
+    *same = result == 1;
+    if (result >= 0)
+        return 0;
+    if (result == -ENOSPC)
+        return say_error(EXIT_FAILED,
+                         "%s: there is no room for so many more ports: remove it and create it "
+                         "again",
+                         plan->path);
+    return say_pool_error(plan->path, result);
+}
+
+static void target_warning(const char *sentence, void *arg)
+{
+    (void)arg;
+    say_error(0, "warning: %s", sentence);
+}
+
+void target_warn(const struct pool_plan *plan)
+{
+    config_warnings(&plan->config, target_warning, NULL);
+}

@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * "fixport-setup discover": from the cluster to the configuration. discover.h says how; here
+ * is what a person gets to see of it. The file is replaced as all files of setup are, in one step
+ * (setup/resources/file.c), and not if somebody else has changed it meanwhile.
+ */
+#include "discover.h"
+#include "../engine.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#ifndef FIXPORT_SYSCONFDIR
+#define FIXPORT_SYSCONFDIR "/etc"
+#endif
+
+#define WARNINGS_SHOWN 30 /* of a cluster that is in a bad way; --json has them all */
+
+struct work_discover {
+    struct discovery discovery;
+    struct rewriting rewriting;
+    struct sentences notes;
+    struct steps steps;
+    char path[PATH_MAX];
+    char *state; /* of the file, as resource_file has it; NULL: there is none */
+    size_t warned;
+};
+
+/* ---- the configuration's file ---- */
+
+/* Where the file really is: what a symlink leads to is replaced, not the symlink. */
+static int path_find(struct work_discover *work, const char *config, struct setup_error *error)
+{
+    const char *path = config ? config : FIXPORT_SYSCONFDIR "/fixport.conf";
+    char folder[PATH_MAX], real[PATH_MAX];
+    if (realpath(path, work->path))
+        return 0;
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    size_t length = slash ? (size_t)(name - path) : 0;
+    snprintf(folder, sizeof(folder), "%.*s", (int)length, path);
+    if (errno != ENOENT || !*name || !realpath(slash ? folder : ".", real) ||
+        access(path, F_OK) == 0)
+        return setup_fail(error, "%s: %s", path, strerror(errno));
+    if ((size_t)snprintf(work->path, PATH_MAX, "%s/%s", strcmp(real, "/") == 0 ? "" : real, name) >=
+        PATH_MAX)
+        return setup_fail(error, "%.60s...: the path is too long", path);
+    return 0;
+}
+
+static const char *state_bytes(const char *state)
+{
+    return state ? strchr(state, '\n') + 1 : NULL;
+}
+
+/* The new state: rights as they are; of a new file ours, readable by all. */
+static char *state_make(const struct work_discover *work)
+{
+    char head[64];
+    const char *text = work->rewriting.text;
+    snprintf(head, sizeof(head), "0644 %u %u\n", (unsigned)geteuid(), (unsigned)getegid());
+    size_t length = work->state ? (size_t)(state_bytes(work->state) - work->state) : strlen(head);
+    char *state = state_grow(NULL, length + strlen(text) + 1);
+    memcpy(state, work->state ? work->state : head, length);
+    strcpy(state + length, text);
+    return state;
+}
+
+/* ---- doing it ---- */
+
+/* What cannot be meant. */
+static int input_check(const struct discover_options *options, struct setup_error *error)
+{
+    bool again = false;
+    if (*options->file && (options->kubectl || options->kubeconfig || options->context))
+        return setup_fail(error, "files are given, so that kubectl is not asked: what are "
+                                 "--kubectl, --kubeconfig and --context for?");
+    for (char *const *file = options->file; *file; file++) {
+        bool is_stdin = strcmp(*file, "-") == 0;
+        if (is_stdin && again)
+            return setup_fail(error, "'-' is given twice: standard input can be read once");
+        again |= is_stdin;
+    }
+    return 0;
+}
+
+static int input_read(struct work_discover *work, const struct discover_options *options,
+                      struct setup_error *error)
+{
+    int result = input_check(options, error);
+    if (!result && !*options->file)
+        return discovery_ask(&work->discovery, options, error);
+    for (char *const *file = options->file; !result && *file; file++)
+        result = discovery_read_file(&work->discovery, *file, error);
+    return result;
+}
+
+static int work_make(struct work_discover *work, const struct setup_options *options,
+                     struct setup_error *error)
+{
+    work->discovery.pod_cidrs = options->discover->pod_cidrs;
+    if (path_find(work, options->config, error) < 0 ||
+        resource_file.read(work->path, &work->state, error) < 0 ||
+        input_read(work, options->discover, error) < 0 ||
+        discovery_resolve(&work->discovery, error) < 0 ||
+        discovery_write(&work->discovery, work->path, state_bytes(work->state), &work->rewriting,
+                        error) < 0)
+        return -1;
+    cni_notes(&work->discovery, &work->notes);
+    if (!work->rewriting.text)
+        return 0;
+    char *wanted = state_make(work);
+    int result = resource_file.steps(work->path, work->state, wanted, &work->steps, error);
+    free(wanted);
+    return result;
+}
+
+/* ---- for people ---- */
+
+static void sentence_print(const struct sentence *sentence, FILE *out)
+{
+    fprintf(out, "%s%s%s\n", sentence->object ? sentence->object : "", sentence->object ? ": " : "",
+            sentence->text);
+}
+
+static void warnings_say(struct work_discover *work)
+{
+    const struct sentences *list = &work->discovery.warnings;
+    for (; work->warned < list->count && work->warned < WARNINGS_SHOWN; work->warned++) {
+        const struct sentence *sentence = &list->item[work->warned];
+        say_error(0, "%s%s%s", sentence->object ? sentence->object : "",
+                  sentence->object ? ": " : "", sentence->text);
+    }
+    if (work->warned < list->count)
+        say_error(0, "and %zu more like these; --json shows them all", list->count - work->warned);
+}
+
+static size_t fates_count(const struct rewriting *rewriting, enum fate fate)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < rewriting->fates; i++)
+        count += rewriting->fate[i].fate == fate;
+    return count;
+}
+
+static bool is_borrowed(const struct claim *claim)
+{
+    return claim->source == CLAIM_BORROWED || claim->source == CLAIM_POD;
+}
+
+static void summary_print(const struct work_discover *work)
+{
+    const struct discovery *discovery = &work->discovery;
+    size_t single = 0;
+    for (size_t i = 0; i < discovery->claims; i++)
+        single += is_borrowed(&discovery->claim[i]);
+    printf("Cluster: %s, %s", text_count(discovery->nodes, "node"),
+           text_count(discovery->claims - single, "block"));
+    if (single)
+        printf(", %zu single address%s", single, single == 1 ? "" : "es");
+    printf("; CNI: %s\n", cni_names(&discovery->cni));
+    for (size_t i = 0; i < work->notes.count; i++)
+        sentence_print(&work->notes.item[i], stdout);
+}
+
+static void outcome_print(const struct work_discover *work, bool written)
+{
+    static const struct {
+        enum fate fate;
+        const char *what;
+    } told[] = {{FATE_NEW, "new"}, {FATE_CHANGED, "changed"}, {FATE_GONE, "gone"}};
+    const char *comma = "";
+    if (!work->rewriting.text) {
+        printf("Nothing to change in %s.\n", work->path);
+        return;
+    }
+    printf("\n%s %s: ", work->path, written ? "is written" : "would change");
+    for (size_t i = 0; i < sizeof(told) / sizeof(told[0]); i++) {
+        size_t count = fates_count(&work->rewriting, told[i].fate);
+        if (count)
+            printf("%s%s %s", comma, text_count(count, "node"), told[i].what);
+        comma = count ? ", " : comma;
+    }
+    printf(".%s\n", written ? "" : " --write does it.");
+}
+
+/* ---- for scripts ---- */
+
+static json_t *sentences_json(const struct sentences *list)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; i < list->count; i++)
+        json_array_append_new(array,
+                              json_pack("{s:o, s:o}", "object", json_text(list->item[i].object),
+                                        "text", json_text(list->item[i].text)));
+    return array;
+}
+
+static void address_json(json_t *list, bool has, const uint8_t addr[16])
+{
+    struct block block = {.prefix = 128};
+    char text[BLOCK_TEXT];
+    memcpy(block.addr, addr, sizeof(block.addr));
+    if (has)
+        json_array_append_new(list, json_string(block_name(&block, text, sizeof(text))));
+}
+
+static json_t *node_json(const struct work_discover *work, const struct node_fate *fate)
+{
+    static const char *const fates[] = {[FATE_SAME] = "same",
+                                        [FATE_NEW] = "new",
+                                        [FATE_CHANGED] = "changed",
+                                        [FATE_GONE] = "gone",
+                                        [FATE_LEFT] = "left"};
+    const struct found_node *node = fate->node;
+    json_t *addresses = json_array(), *pods = json_array(), *single = json_array();
+    for (size_t i = 0; node && i < node->claims; i++) {
+        const struct claim *claim = &work->discovery.claim[node->first_claim + i];
+        char text[BLOCK_TEXT];
+        json_array_append_new(is_borrowed(claim) ? single : pods,
+                              json_string(block_name(&claim->block, text, sizeof(text))));
+    }
+    if (node) {
+        address_json(addresses, node->address.has4, node->address.addr4);
+        address_json(addresses, node->address.has6, node->address.addr6);
+    }
+    return json_pack("{s:s, s:s, s:o, s:o, s:o}", "name", fate->name, "state", fates[fate->fate],
+                     "addresses", addresses, "blocks", pods, "single", single);
+}
+
+static void result_json(const struct work_discover *work, const char *result)
+{
+    json_t *nodes = json_array();
+    for (size_t i = 0; i < work->rewriting.fates; i++)
+        json_array_append_new(nodes, node_json(work, &work->rewriting.fate[i]));
+    json_t *step = work->steps.count ? step_json(&work->steps.item[0]) : NULL;
+    json_say(json_pack("{s:o, s:s, s:s, s:o, s:o, s:o, s:O}", "config", json_text(work->path),
+                       "result", result, "cni", cni_names(&work->discovery.cni), "notes",
+                       sentences_json(&work->notes), "warnings",
+                       sentences_json(&work->discovery.warnings), "nodes", nodes, "diff",
+                       step ? json_object_get(step, "diff") : json_null()));
+    json_decref(step);
+}
+
+/* ---- the subcommand ---- */
+
+static void work_free(struct work_discover *work)
+{
+    rewriting_free(&work->rewriting);
+    discovery_free(&work->discovery);
+    sentences_free(&work->notes);
+    steps_free(&work->steps);
+    free(work->state);
+}
+
+static int work_tell(struct work_discover *work, const struct setup_options *options, bool written)
+{
+    bool changes = work->rewriting.text != NULL;
+    if (options->json) {
+        result_json(work, !changes ? "unchanged" : written ? "written" : "changes");
+    } else {
+        warnings_say(work);
+        summary_print(work);
+        if (changes)
+            putchar('\n');
+        for (size_t i = 0; i < work->steps.count; i++)
+            step_print(&work->steps.item[i], stdout);
+        outcome_print(work, written);
+    }
+    return changes && !written ? SETUP_CHANGES : SETUP_OK;
+}
+
+int setup_discover(const struct setup_options *options)
+{
+    struct work_discover work = {.warned = 0};
+    struct setup_error error;
+    bool writes = options->discover->write;
+    int status = SETUP_ERROR;
+    int result = work_make(&work, options, &error);
+    if (!result && writes && work.steps.count)
+        result = step_do(&work.steps.item[0], &error);
+    if (!result) {
+        status = work_tell(&work, options, writes && work.steps.count);
+    } else {
+        warnings_say(&work);
+        say_error(SETUP_ERROR, "%s", error.text);
+    }
+    work_free(&work);
+    return status;
+}

@@ -1,0 +1,492 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Our chains in table filter, and the jumps to them.
+ *
+ * What is ours: each chain whose name begins with "FIXPORT-", and each rule elsewhere that jumps
+ * to one. A state lists the chains, sorted; their rules; and the jumps with their position in their
+ * chain, so that one that was pushed down is not the same:
+ *
+ *     :FIXPORT-FORWARD - [0:0]
+ *     -A FIXPORT-FORWARD -s 10.200.0.0/16 -p tcp -m tcp --dport 60001 -j ACCEPT
+ *     1 -A FORWARD -j FIXPORT-FORWARD
+ *
+ * A jump from DOCKER-USER to which no packet comes has the position 0.
+ *
+ * Whoever asks for a state may write the rules as iptables-rule.c understands them, in any
+ * order of chains; resources_add() brings them into this form.
+ *
+ * "Exactly as before" has a catch with iptables-nft: the first rule in a table makes the table,
+ * and the first one in FORWARD makes that chain, and both stay. So the same transaction that makes
+ * them for us leaves an empty chain as a note, FIXPORT-NEW-TABLE or FIXPORT-NEW-FORWARD, and
+ * whoever takes our chains away takes along what was made for them, if nobody else has come to use
+ * it. A state that is only a note is "". Deleting tables is nft's work: where it is not installed
+ * nothing is noted, and an empty table stays.
+ *
+ * With iptables-legacy a table that has once been looked at is there until reboot: so it is not
+ * looked at if it is not there, and one that came with our rules stays, empty.
+ */
+#include "iptables.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- which iptables ---- */
+
+static const char *backend = ""; /* "-nft", "-legacy", or "" for the plain name */
+static bool legacy;
+
+const char *iptables_tool(int family, const char *what)
+{
+    static char buffers[4][40];
+    static unsigned turn;
+    char *buf = buffers[turn++ % 4];
+    snprintf(buf, sizeof(buffers[0]), "%s%s%s%s", family == 6 ? "ip6tables" : "iptables", backend,
+             *what ? "-" : "", what);
+    return buf;
+}
+
+bool iptables_is_legacy(void)
+{
+    return legacy;
+}
+
+/* Return: 1: the plain name is nft's; 0: legacy's; -1: there is none. */
+static int plain_backend(void)
+{
+    char *argv[] = {"iptables", "--version", NULL};
+    struct run_result result;
+    if (!run_exists("iptables-save") || !run_exists("iptables-restore"))
+        return -1;
+    run_tool(argv, NULL, &result);
+    int nft = strstr(result.output, "nf_tables") != NULL;
+    run_free(&result);
+    return nft;
+}
+
+static bool backend_set(const char *name, bool is_legacy)
+{
+    backend = name;
+    legacy = is_legacy;
+    return true;
+}
+
+/* Take the backend by its own name, or by the plain one if that is the same. */
+static bool backend_take(bool want_legacy)
+{
+    const char *name = want_legacy ? "-legacy" : "-nft";
+    if (run_exists(want_legacy ? "iptables-legacy-restore" : "iptables-nft-restore"))
+        return backend_set(name, want_legacy);
+    int plain = plain_backend();
+    return plain == !want_legacy && backend_set("", want_legacy);
+}
+
+/* Whether legacy has the table in this network namespace; asking iptables-legacy would make it. */
+static int legacy_has_table(int family, const char *table, struct setup_error *error)
+{
+    const char *path = family == 6 ? "/proc/net/ip6_tables_names" : "/proc/net/ip_tables_names";
+    char names[512], *word, *rest;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 && errno == ENOENT)
+        return 0;
+    ssize_t n = fd < 0 ? -1 : read(fd, names, sizeof(names) - 1);
+    int why = errno;
+    if (fd >= 0)
+        close(fd);
+    if (n < 0)
+        return setup_fail(error, "%s: %s", path, strerror(why));
+    names[n] = '\0';
+    for (word = strtok_r(names, "\n", &rest); word; word = strtok_r(NULL, "\n", &rest))
+        if (strcmp(word, table) == 0)
+            return 1;
+    return 0;
+}
+
+/* What iptables-save says of a table. Return: malloc'd, "" if there is none; NULL: @error says. */
+static char *table_save(int family, const char *table, struct setup_error *error)
+{
+    char *argv[] = {(char *)(uintptr_t)iptables_tool(family, "save"), "-t",
+                    (char *)(uintptr_t)table, NULL};
+    struct run_result result;
+    int has = legacy ? legacy_has_table(family, table, error) : 1;
+    if (has <= 0)
+        return has < 0 ? NULL : state_copy("");
+    char *text = NULL;
+    if (run_tool(argv, NULL, &result) < 0)
+        run_explain(argv, &result, error);
+    else if (strstr(result.output, "is incompatible, use 'nft' tool"))
+        setup_fail(error,
+                   "%s cannot read table %s: somebody has put rules there with nft that "
+                   "iptables has no words for",
+                   argv[0], table);
+    else
+        text = state_copy(result.output);
+    run_free(&result);
+    return text;
+}
+
+/* Where the kubelet keeps its hint for others, there is the backend that Kubernetes uses. */
+static bool backend_has_kubelet(bool want_legacy)
+{
+    bool found = false;
+    if (!backend_take(want_legacy))
+        return false;
+    for (int family = 4; family <= 6 && !found; family += 2) {
+        struct setup_error ignored;
+        char *text = table_save(family, "mangle", &ignored);
+        found =
+            text && (strstr(text, ":KUBE-IPTABLES-HINT ") || strstr(text, ":KUBE-KUBELET-CANARY "));
+        free(text);
+    }
+    return found;
+}
+
+int iptables_choose(enum site_iptables which, struct setup_error *error)
+{
+    if (which != IPTABLES_AUTO) {
+        if (backend_take(which == IPTABLES_LEGACY))
+            return 0;
+        return setup_fail(error,
+                          "the configuration says iptables = %s, and no iptables of that "
+                          "kind is installed here",
+                          which == IPTABLES_LEGACY ? "legacy" : "nft");
+    }
+    if (backend_has_kubelet(false) || backend_has_kubelet(true))
+        return 0;
+    int plain = plain_backend();
+    if (plain < 0 || !backend_take(plain == 0))
+        return setup_fail(error, "'iptables' is needed here and not installed");
+    return 0;
+}
+
+/* ---- the resource ---- */
+
+static int table_load(int family, struct table *table, struct setup_error *error)
+{
+    *table = (struct table){.family = family};
+    char *text = table_save(family, "filter", error);
+    int result = text ? table_parse(text, table, error) : -1;
+    free(text);
+    if (result < 0)
+        table_free(table);
+    return result;
+}
+
+/* The jumps' positions are as good as others leave them. */
+static char *iptables_content(const char *state)
+{
+    char *text;
+    const char *line;
+    size_t length;
+    FILE *out = state_open(&text);
+    while ((line = state_line(&state, &length))) {
+        size_t number = strspn(line, "0123456789");
+        fprintf(out, "%.*s\n", (int)(length - number), line + number);
+    }
+    state_close(out);
+    return text;
+}
+
+static int name_family(const char *name)
+{
+    return strcmp(name, "ipv6") == 0 ? 6 : 4;
+}
+
+bool iptables_has_chain(int family, const char *chain)
+{
+    struct table table;
+    struct setup_error ignored;
+    if (table_load(family, &table, &ignored) < 0)
+        return false;
+    bool has = table_find(&table, chain);
+    table_free(&table);
+    return has;
+}
+
+static int iptables_read(const char *name, char **text, struct setup_error *error)
+{
+    struct table table, state;
+    *text = NULL;
+    if (table_load(name_family(name), &table, error) < 0)
+        return -1;
+    state_extract(&table, &state);
+    if (state.chains || state.jumps || table_has_note(&table))
+        *text = state_print(&state);
+    table_free(&state);
+    table_free(&table);
+    return 0;
+}
+
+static int iptables_canonical(const char *name, const char *text, char **canonical,
+                              struct setup_error *error)
+{
+    struct table state;
+    if (state_parse(name_family(name), text, &state, error) < 0)
+        return -1;
+    *canonical = state.chains ? state_print(&state) : NULL;
+    table_free(&state);
+    return 0;
+}
+
+/* ---- what is there of nft's own: to know what our coming would make ---- */
+
+static const char *nft_family(int family)
+{
+    return family == 6 ? "ip6" : "ip";
+}
+
+/* Whether nft's table filter is there, and in it @chain (NULL: whichever). False without nft. */
+static int nft_has_chain(int family, const char *chain)
+{
+    char *argv[] = {"nft", "list", "chains", (char *)(uintptr_t)nft_family(family), NULL};
+    char head[32], wanted[CHAIN_MOST + 16];
+    struct run_result result;
+    const char *line, *at;
+    size_t length;
+    bool inside = false, found = false;
+    snprintf(head, sizeof(head), "table %s filter {", nft_family(family));
+    snprintf(wanted, sizeof(wanted), "\tchain %s {", chain ? chain : "");
+    if (run_tool(argv, NULL, &result) < 0) {
+        run_free(&result);
+        return -1;
+    }
+    for (at = result.output; (line = state_line(&at, &length)) && !found;) {
+        if (strncmp(line, "table ", 6) == 0)
+            inside = length == strlen(head) && strncmp(line, head, length) == 0;
+        found =
+            inside && (!chain || (length == strlen(wanted) && strncmp(line, wanted, length) == 0));
+    }
+    run_free(&result);
+    return found;
+}
+
+/* ---- steps ---- */
+
+static bool chain_equal(const struct chain *a, const struct chain *b)
+{
+    if (!a || !b || a->count != b->count)
+        return false;
+    for (size_t i = 0; i < a->count; i++)
+        if (strcmp(a->rule[i], b->rule[i]) != 0)
+            return false;
+    return true;
+}
+
+static bool jumps_equal(const struct table *a, const struct table *b)
+{
+    if (a->jumps != b->jumps)
+        return false;
+    for (size_t i = 0; i < a->jumps; i++)
+        if (a->jump[i].position != b->jump[i].position ||
+            strcmp(a->jump[i].chain, b->jump[i].chain) != 0 ||
+            strcmp(a->jump[i].rule, b->jump[i].rule) != 0)
+            return false;
+    return true;
+}
+
+static void restore_note_chain(FILE *out, const struct table *now, const char *name)
+{
+    const struct chain *chain = table_find(now, name);
+    if (chain && chain->builtin && nft_has_chain(now->family, name) == 0)
+        fprintf(out, ":" NOTE "%s - [0:0]\n", name);
+}
+
+/* The notes for what iptables-nft will make because of us. */
+static void restore_notes(FILE *out, const struct table *to, const struct table *now)
+{
+    int there = legacy || !run_exists("nft") ? -1 : nft_has_chain(to->family, NULL);
+    if (there == 0)
+        fprintf(out, ":%s - [0:0]\n", NOTE_TABLE);
+    for (size_t i = 0; there == 1 && i < to->jumps; i++)
+        if (i == 0 || strcmp(to->jump[i - 1].chain, to->jump[i].chain) != 0)
+            restore_note_chain(out, now, to->jump[i].chain);
+    if (there == 1 && docker_missing(to, now))
+        restore_note_chain(out, now, "FORWARD");
+}
+
+/* Only chains that differ are filled anew: the others keep their counters. */
+static void restore_fill(FILE *out, const struct table *from, const struct table *to)
+{
+    for (size_t i = 0; i < to->chains; i++)
+        if (!chain_equal(table_find(from, to->chain[i].name), &to->chain[i]))
+            fprintf(out, ":%s - [0:0]\n", to->chain[i].name);
+    for (size_t i = 0; i < to->chains; i++) {
+        const struct chain *chain = &to->chain[i];
+        if (chain_equal(table_find(from, chain->name), chain))
+            continue;
+        for (size_t k = 0; k < chain->count; k++)
+            fprintf(out, "-A %s %s\n", chain->name, chain->rule[k]);
+    }
+}
+
+static void restore_jumps_away(FILE *out, const struct table *from)
+{
+    for (size_t i = 0; i < from->jumps; i++)
+        fprintf(out, "-D %s %s\n", from->jump[i].chain, from->jump[i].rule);
+}
+
+/* How many rules a chain of others has besides what we have made: beyond that there is no
+ * position. */
+static unsigned chain_others(const struct table *now, const char *name)
+{
+    const struct chain *chain = table_find(now, name);
+    bool docker = docker_jump_is_ours(now);
+    unsigned count = 0;
+    for (size_t i = 0; chain && i < chain->count; i++)
+        count += !rule_jumps_to_own(chain->rule[i]) &&
+                 !(docker && strcmp(chain->rule[i], DOCKER_JUMP) == 0);
+    return count;
+}
+
+static void restore_jumps(FILE *out, const struct table *to, const struct table *now)
+{
+    unsigned before = 0;
+    for (size_t i = 0; i < to->jumps; i++) {
+        const struct jump *jump = &to->jump[i];
+        before = i && strcmp(to->jump[i - 1].chain, jump->chain) == 0 ? before + 1 : 0;
+        unsigned most = chain_others(now, jump->chain) + before + 1;
+        unsigned position = jump->position < most ? jump->position : most;
+        fprintf(out, "-I %s %u %s\n", jump->chain, position ? position : before + 1, jump->rule);
+    }
+}
+
+/* First all are emptied, because they may jump to each other. */
+static void restore_chains_away(FILE *out, const struct table *from, const struct table *to)
+{
+    for (int delete = 0; delete < 2; delete ++)
+        for (size_t i = 0; i < from->chains; i++)
+            if (!table_find(to, from->chain[i].name))
+                fprintf(out, "-%c %s\n", delete ? 'X' : 'F', from->chain[i].name);
+}
+
+static void step_restore(struct steps *steps, int family, const char *text)
+{
+    steps_command(steps, text, iptables_tool(family, "restore"), "-w", "5", "--noflush", NULL);
+}
+
+/* Whether nothing but us is left in the table, so that it can go as a whole. */
+static bool table_is_ours(const struct table *now)
+{
+    bool docker = docker_is_ours(now);
+    if (!table_find(now, NOTE_TABLE))
+        return false;
+    for (size_t i = 0; i < now->chains; i++) {
+        const struct chain *chain = &now->chain[i];
+        if (name_is_own(chain->name) || name_is_note(chain->name) ||
+            (docker && name_is_docker(chain->name)))
+            continue;
+        if (!chain->builtin || !chain->accepts || chain_others(now, chain->name))
+            return false;
+    }
+    return true;
+}
+
+/* Whether a note's chain was made for us, and is in nobody's use. */
+static bool note_chain_goes(const struct table *now, const char *note)
+{
+    const char *name = note + strlen(NOTE);
+    const struct chain *chain = table_find(now, name);
+    return chain && chain->builtin && chain->accepts && !chain_others(now, name) &&
+           nft_has_chain(now->family, name) == 1;
+}
+
+/* Notes of what stays are simply taken away; the rest is nft's, in one transaction. */
+static void notes_away(FILE *restore, FILE *nft, const struct table *now)
+{
+    const char *family = nft_family(now->family);
+    for (size_t i = 0; i < now->chains; i++) {
+        const char *note = now->chain[i].name;
+        if (!name_is_note(note))
+            continue;
+        if (note_chain_goes(now, note))
+            fprintf(nft, "delete chain %s filter %s\ndelete chain %s filter %s\n", family,
+                    note + strlen(NOTE), family, note);
+        else
+            fprintf(restore, "-F %s\n-X %s\n", note, note);
+    }
+}
+
+static void steps_away(const struct table *from, const struct table *now, struct steps *steps)
+{
+    char *restore, *nft, whole[48];
+    struct table nothing = {.family = now->family};
+    if (table_is_ours(now) && run_exists("nft")) {
+        snprintf(whole, sizeof(whole), "delete table %s filter\n", nft_family(now->family));
+        steps_command(steps, whole, "nft", "-f", "-", NULL);
+        return;
+    }
+    FILE *out = state_open(&restore), *more = state_open(&nft);
+    fputs("*filter\n", out);
+    restore_jumps_away(out, from);
+    restore_chains_away(out, from, &nothing);
+    docker_away(out, now);
+    notes_away(out, more, now);
+    fputs("COMMIT\n", out);
+    state_close(out);
+    state_close(more);
+    if (strcmp(restore, "*filter\nCOMMIT\n") != 0)
+        step_restore(steps, now->family, restore);
+    if (*nft)
+        steps_command(steps, nft, "nft", "-f", "-", NULL);
+    free(restore);
+    free(nft);
+}
+
+static void steps_to(const struct table *from, const struct table *to, const struct table *now,
+                     struct steps *steps)
+{
+    char *restore;
+    FILE *out = state_open(&restore);
+    bool move = !jumps_equal(from, to);
+    fputs("*filter\n", out);
+    if (!from->chains && !table_has_note(now))
+        restore_notes(out, to, now);
+    if (docker_missing(to, now))
+        docker_make(out, now);
+    else if (docker_unreached(to))
+        docker_jump_away(out, now);
+    restore_fill(out, from, to);
+    if (move) {
+        restore_jumps_away(out, from);
+        restore_jumps(out, to, now);
+    }
+    restore_chains_away(out, from, to);
+    fputs("COMMIT\n", out);
+    state_close(out);
+    step_restore(steps, now->family, restore);
+    free(restore);
+}
+
+static int iptables_steps(const char *name, const char *from, const char *to, struct steps *steps,
+                          struct setup_error *error)
+{
+    int family = name_family(name);
+    struct table now, have, want = {.family = family};
+    if (table_load(family, &now, error) < 0) {
+        if (geteuid() == 0)
+            return -1;
+        now = (struct table){.family = family}; /* plan, for one who may not look: as if empty */
+    }
+    int result = state_parse(family, from, &have, error);
+    if (result == 0)
+        result = state_parse(family, to, &want, error);
+    if (result == 0 && want.chains)
+        steps_to(&have, &want, &now, steps);
+    else if (result == 0)
+        steps_away(&have, &now, steps);
+    table_free(&want);
+    table_free(&have);
+    table_free(&now);
+    return result;
+}
+
+const struct resource_type resource_iptables = {
+    .name = "iptables",
+    .lasting = false,
+    .read = iptables_read,
+    .steps = iptables_steps,
+    .canonical = iptables_canonical,
+    .content = iptables_content,
+};

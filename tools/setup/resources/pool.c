@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The pool as a resource. Its state is a configuration file that would make it, printed from the
+ * policy in one form only, so that two pools with the same rules have the same text:
+ *
+ *     [pool]
+ *     quarantine = 120000ms
+ *     mode = 0666
+ *     group = 0
+ *     lanes = 64                     only if it is not what pool_create() takes by itself
+ *     [rule default]
+ *     to = any:443,!10.0.0.1         not there: everywhere but loopback
+ *     ports = 60001-60999
+ *     when-exhausted = fail
+ *
+ * Programs hold leases in the pool, so it is changed in place wherever that can be: other rules by
+ * "reload", mode and group by chmod and chgrp. Only other lanes, or more ports than it has room
+ * for, need a new one; "fixport-pool remove" refuses that while the old one is in use. An undo
+ * takes the pool away in any case: whoever has it mapped goes on with it.
+ */
+#include "state.h"
+
+#include "../../../pool/layout_size.h"
+#include "../../pool/snapshot.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* ---- to text ---- */
+
+/* As many as create.c gives to a pool whose ports lie in so many pages. */
+static uint32_t lanes_usual(uint32_t pages)
+{
+    uint32_t lanes = POOL_LANES_BUDGET / (pages * POOL_PAGE_BYTES);
+    return lanes < 16 ? 16 : lanes > 256 ? 256 : lanes;
+}
+
+static void pages_mark(const struct portrange *range, void *arg)
+{
+    bool *page = arg;
+    for (uint32_t i = range->lo / POOL_PAGE_PORTS; i <= range->hi / POOL_PAGE_PORTS; i++)
+        page[i] = true;
+}
+
+static uint32_t pages_count(const bool page[POOL_PORT_PAGES])
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < POOL_PORT_PAGES; i++)
+        count += page[i];
+    return count;
+}
+
+static uint32_t policy_pages(const struct policy *policy)
+{
+    bool page[POOL_PORT_PAGES] = {false};
+    policy_each_range(policy, pages_mark, page);
+    return pages_count(page);
+}
+
+static void print_rule(FILE *out, const struct policy *policy, const struct policy_rule *rule)
+{
+    char buf[PORTRANGE_MAX * 12 + 64];
+    fprintf(out, "[rule %s]\n", rule->name);
+    for (uint32_t i = 0; i < rule->dest_count; i++) {
+        policy_dest_print(&policy->dest[rule->dest_first + i], buf, sizeof(buf));
+        fprintf(out, "%s%s", i ? "," : "to = ", buf);
+    }
+    portset_print(&rule->ports, buf, sizeof(buf));
+    fprintf(out, "%sports = %s\n", rule->dest_count ? "\n" : "", buf);
+    if (rule->exhausted == POLICY_WAIT)
+        fprintf(out, "when-exhausted = wait %ums\n", rule->wait_ms);
+    else
+        fprintf(out, "when-exhausted = %s\n", rule->exhausted == POLICY_PASS ? "pass" : "fail");
+}
+
+/* @lanes: 0: the usual number. */
+static char *pool_print(const struct policy *policy, mode_t mode, gid_t group, uint32_t lanes)
+{
+    char *state;
+    FILE *out = state_open(&state);
+    fprintf(out, "[pool]\nquarantine = %ums\nmode = %04o\ngroup = %u\n", policy->quarantine_ms,
+            (unsigned)mode, (unsigned)group);
+    if (lanes)
+        fprintf(out, "lanes = %u\n", lanes);
+    for (uint32_t i = 0; i < policy->rule_count; i++)
+        print_rule(out, policy, &policy->rule[i]);
+    state_close(out);
+    return state;
+}
+
+char *pool_state_from_config(const struct config *config)
+{
+    uint32_t lanes = config->options.lanes;
+    gid_t group = config->options.group == (gid_t)-1 ? 0 : config->options.group;
+    if (lanes == lanes_usual(policy_pages(&config->policy)))
+        lanes = 0;
+    return pool_print(&config->policy, config->options.mode, group, lanes);
+}
+
+/* ---- reading ---- */
+
+static int pool_fail(const char *path, int error, struct setup_error *why)
+{
+    const char *words = pool_strerror(error);
+    if (strcmp(words, pool_strerror(0)) == 0)
+        words = strerror(-error);
+    return setup_fail(why, "%s: %s", path, words);
+}
+
+/* The number of pages that it was made for tells what was usual for it then. */
+static uint32_t pool_lanes(const struct pool *pool)
+{
+    uint32_t pages = pool->places > POOL_SPARE_PLACES ? pool->places - POOL_SPARE_PLACES : 1;
+    return pool->lanes == lanes_usual(pages) ? 0 : pool->lanes;
+}
+
+static int pool_read(const char *name, char **state, struct setup_error *error)
+{
+    struct snapshot snapshot;
+    struct stat st;
+    const char *path = setup_path(name);
+    int result = snapshot_take(path, &snapshot);
+    *state = NULL;
+    if (result == -ENOENT || result == -ENOTDIR)
+        return 0;
+    if (!result && fstat(snapshot.fd, &st) < 0)
+        result = -errno;
+    if (!result)
+        *state =
+            pool_print(&snapshot.policy, st.st_mode & 07777, st.st_gid, pool_lanes(&snapshot.pool));
+    if (snapshot.memory)
+        snapshot_free(&snapshot);
+    return result ? pool_fail(path, result, error) : 0;
+}
+
+/* ---- steps ---- */
+
+/* The fixport-pool that was built and installed with us. */
+static const char *pool_tool(void)
+{
+    static char path[PATH_MAX + 32];
+    ssize_t length = readlink("/proc/self/exe", path, PATH_MAX - 1);
+    path[length > 0 ? length : 0] = '\0';
+    char *slash = strrchr(path, '/');
+    if (!slash)
+        return "fixport-pool";
+    strcpy(slash + 1, "fixport-pool");
+    return access(path, X_OK) == 0 ? path : "fixport-pool";
+}
+
+/* The line of a state that begins with @key. Return: its length. */
+static size_t pool_line(const char *state, const char *key, const char **value)
+{
+    size_t length;
+    const char *line;
+    while ((line = state_line(&state, &length)) && strncmp(line, "[rule", 5) != 0)
+        if (strncmp(line, key, strlen(key)) == 0) {
+            *value = line + strlen(key);
+            return length - strlen(key);
+        }
+    *value = "";
+    return 0;
+}
+
+static bool pool_line_equal(const char *a, const char *b, const char *key)
+{
+    const char *value_a, *value_b;
+    size_t length_a = pool_line(a, key, &value_a), length_b = pool_line(b, key, &value_b);
+    return length_a == length_b && memcmp(value_a, value_b, length_a) == 0;
+}
+
+/* The rules alone: what reload gives to a pool. */
+static bool pool_rules_equal(const char *a, const char *b)
+{
+    const char *rules_a = strstr(a, "\n[rule "), *rules_b = strstr(b, "\n[rule ");
+    return rules_a && rules_b && strcmp(rules_a, rules_b) == 0 &&
+           pool_line_equal(a, b, "quarantine = ");
+}
+
+/* The configuration that a state is. */
+static int pool_config(const char *state, struct config *config, struct setup_error *error)
+{
+    char path[32];
+    struct config_error why = {.text = ""};
+    int fd = run_input(state);
+    if (fd < 0)
+        return setup_fail(error, "pool: %s", strerror(errno));
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    int result = config_load(path, config, &why);
+    close(fd);
+    return result ? setup_fail(error, "pool: these rules cannot be made again: %s", why.text) : 0;
+}
+
+/* Whether the pool that is there has room for the ports of @policy. */
+static bool pool_has_room(const char *path, const struct policy *policy)
+{
+    struct snapshot snapshot;
+    bool page[POOL_PORT_PAGES] = {false};
+    if (snapshot_take(path, &snapshot) < 0)
+        return false;
+    for (uint32_t i = 0; i < POOL_PORT_PAGES; i++)
+        page[i] = snapshot.pool.header->pagemap[i] != POOL_NO_PLACE;
+    policy_each_range(policy, pages_mark, page);
+    bool room = pages_count(page) <= snapshot.pool.places;
+    snapshot_free(&snapshot);
+    return room;
+}
+
+static void step_pool(struct steps *steps, const char *verb, const char *path, const char *config)
+{
+    steps_command(steps, config, pool_tool(), verb, "--pool", path, "-c", "/dev/stdin", NULL);
+}
+
+static void step_line(struct steps *steps, const char *tool, const char *key, const char *path,
+                      const char *from, const char *to)
+{
+    const char *value;
+    char word[16];
+    if (pool_line_equal(from, to, key))
+        return;
+    size_t length = pool_line(to, key, &value);
+    snprintf(word, sizeof(word), "%.*s", (int)length, value);
+    steps_command(steps, NULL, tool, "--", word, path, NULL);
+}
+
+/* What can be changed under the feet of those who use it. */
+static void steps_change(const char *path, const char *from, const char *to, struct steps *steps)
+{
+    if (!pool_rules_equal(from, to))
+        step_pool(steps, "reload", path, to);
+    step_line(steps, "chgrp", "group = ", path, from, to);
+    step_line(steps, "chmod", "mode = ", path, from, to);
+}
+
+static int pool_steps(const char *name, const char *from, const char *to, struct steps *steps,
+                      struct setup_error *error)
+{
+    static struct config config;
+    const char *path = setup_path(name);
+    if (to && pool_config(to, &config, error) < 0)
+        return -1;
+    if (from && to && pool_line_equal(from, to, "lanes = ") &&
+        pool_has_room(path, &config.policy)) {
+        steps_change(path, from, to, steps);
+        return 0;
+    }
+    if (from && to)
+        steps_command(steps, NULL, pool_tool(), "remove", "--pool", path, NULL);
+    else if (from)
+        steps_command(steps, NULL, pool_tool(), "remove", "--force", "--pool", path, NULL);
+    if (to)
+        step_pool(steps, "create", path, to);
+    return 0;
+}
+
+const struct resource_type resource_pool = {
+    .name = "pool",
+    .lasting = false,
+    .read = pool_read,
+    .steps = pool_steps,
+};

@@ -1,0 +1,539 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The role "gateway": forwarding, and the firewall between the pods' side and everything outside.
+ *
+ * The pods' side are the pods' blocks and, towards hosts, the nodes' addresses, because what a node
+ * translates leaves it under the node's address. What passes from one side to the other is ours to
+ * decide:
+ *
+ *   FORWARD (or DOCKER-USER) ─ FIXPORT-FORWARD
+ *       from a pod         ─ FIXPORT-PODS-OUT    to a pod or node: none of our business
+ *                                to a host, tcp ─ FIXPORT-PODS-OUT-TCP     ports decide
+ *                                else rejected
+ *       from a node        ─ FIXPORT-NODES-OUT   to a host ─ FIXPORT-PODS-OUT
+ *                                else none of our business
+ *       to a pod           ─ FIXPORT-PODS-IN     from a host, tcp ─ FIXPORT-PODS-IN-TCP
+ *                                else rejected
+ *       to a node          ─ FIXPORT-NODES-IN    from a host, tcp ─ FIXPORT-NODES-IN-TCP
+ *                                else none of our business
+ *       else               none of our business
+ *
+ * A node fetches images and is administrated: so what it does with others than hosts passes on to
+ * whatever rules there are. With exclusive = yes nothing is none of our business, and rejected.
+ *
+ * The first level is reached by "goto": a return from there leaves FIXPORT-FORWARD altogether, so
+ * each direction is looked at once. Addresses and ports are matched in different chains, so N
+ * addresses and M lists of ports are N + M rules, not N * M. No rule of ours accepts or rejects a
+ * packet that is not between the two sides.
+ *
+ * stateful = yes: connection tracking knows the answers. stateful = no: rules for the answers are
+ * the requests' mirrored, but a first packet (SYN without ACK) never is an answer, or a pod could
+ * open connections to any port of a host from its service's port; and errors of ICMP are let
+ * through, without which connections with a smaller MTU on the way hang.
+ *
+ * All text is in the form in which iptables-save prints it (tried with 1.8.9, both backends).
+ */
+#include "roles.h"
+
+#include <dirent.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define MULTIPORT 15 /* XT_MULTI_PORTS; a range takes two */
+
+/* One family's rules being written. */
+struct firewall {
+    const struct roles *roles;
+    const struct site *site;
+    struct portset pool; /* source ports of pods */
+    int family;
+    FILE *out;
+};
+
+/* ---- rules ---- */
+
+static void rule_end(const struct firewall *wall, const char *comment, const char *verdict)
+{
+    fprintf(wall->out, " -m comment --comment \"" SETUP_TAG "%s\" %s\n", comment, verdict);
+}
+
+static void rule_reject(const struct firewall *wall, const char *chain, const char *comment)
+{
+    fprintf(wall->out, "-A %s", chain);
+    rule_end(wall, comment,
+             wall->family == 4 ? "-j REJECT --reject-with icmp-port-unreachable"
+                               : "-j REJECT --reject-with icmp6-port-unreachable");
+}
+
+/* One rule for each block of the family: "-A CHAIN -s BLOCK @match ...". */
+static void rules_for(const struct firewall *wall, const char *chain, const char *direction,
+                      const struct block_list *list, const char *match, const char *comment,
+                      const char *verdict)
+{
+    char text[BLOCK_TEXT];
+    for (size_t i = 0; i < list->count; i++) {
+        if (block_family(&list->item[i]) != wall->family)
+            continue;
+        fprintf(wall->out, "-A %s %s %s%s", chain, direction,
+                block_print(&list->item[i], text, sizeof(text)), match);
+        rule_end(wall, comment, verdict);
+    }
+}
+
+/* ---- ports ---- */
+
+/* The ranges from @first on that fit into one rule. Return: the index of the first that does not.
+ */
+static uint32_t ports_chunk(const struct portset *ports, uint32_t first, struct portset *chunk)
+{
+    unsigned places = MULTIPORT;
+    *chunk = (struct portset){.count = 0};
+    for (; first < ports->count; first++) {
+        const struct portrange *range = &ports->range[first];
+        unsigned takes = range->hi > range->lo ? 2 : 1;
+        if (takes > places)
+            break;
+        places -= takes;
+        chunk->range[chunk->count++] = *range;
+    }
+    return first;
+}
+
+static void range_print(FILE *out, const char *before, const struct portrange *range)
+{
+    fprintf(out, range->hi > range->lo ? "%s%u:%u" : "%s%u", before, range->lo, range->hi);
+}
+
+static void multiport_print(FILE *out, const char *option, const struct portset *ports)
+{
+    fprintf(out, " -m multiport %s", option);
+    for (uint32_t i = 0; i < ports->count; i++)
+        range_print(out, i ? "," : " ", &ports->range[i]);
+}
+
+/* Lists by multiport, single ranges and flags by tcp; an empty set is any port. */
+static void ports_match(FILE *out, const struct portset *from, const struct portset *to,
+                        bool answers)
+{
+    if (from->count > 1)
+        multiport_print(out, "--sports", from);
+    if (to->count > 1)
+        multiport_print(out, "--dports", to);
+    if (from->count == 1 || to->count == 1 || answers)
+        fputs(" -m tcp", out);
+    if (from->count == 1)
+        range_print(out, " --sport ", &from->range[0]);
+    if (to->count == 1)
+        range_print(out, " --dport ", &to->range[0]);
+    if (answers)
+        fputs(" ! --tcp-flags SYN,ACK SYN", out);
+}
+
+/* Accept tcp from ports @from (empty: any) to ports @to, in as many rules as it takes. */
+static void rules_ports(const struct firewall *wall, const char *chain, const struct portset *from,
+                        const struct portset *to, bool answers, const char *comment)
+{
+    struct portset sources, targets;
+    uint32_t source = 0, target;
+    do {
+        source = ports_chunk(from, source, &sources);
+        target = 0;
+        do {
+            target = ports_chunk(to, target, &targets);
+            fprintf(wall->out, "-A %s -p tcp", chain);
+            ports_match(wall->out, &sources, &targets, answers);
+            rule_end(wall, comment, "-j ACCEPT");
+        } while (target < to->count);
+    } while (source < from->count);
+}
+
+static const struct portset any_port;
+
+static struct portset node_ports(const struct firewall *wall)
+{
+    struct portset ports = {.count = wall->site->node_ports.lo ? 1 : 0};
+    ports.range[0] = wall->site->node_ports;
+    return ports;
+}
+
+/* ---- chains ---- */
+
+/* What comes before everything else between the two sides: answers, or errors of ICMP. */
+static void rules_answers(const struct firewall *wall, const char *chain)
+{
+    static const unsigned errors4[] = {3, 11, 12};  /* unreachable, time exceeded, bad parameter */
+    static const unsigned errors6[] = {1, 2, 3, 4}; /* and packet too big */
+    bool v4 = wall->family == 4;
+    if (wall->site->stateful) {
+        fprintf(wall->out, "-A %s -m conntrack --ctstate RELATED,ESTABLISHED", chain);
+        rule_end(wall, "answers", "-j ACCEPT");
+        return;
+    }
+    for (size_t i = 0; i < (v4 ? sizeof(errors4) : sizeof(errors6)) / sizeof(unsigned); i++) {
+        if (v4)
+            fprintf(wall->out, "-A %s -p icmp -m icmp --icmp-type %u", chain, errors4[i]);
+        else
+            fprintf(wall->out, "-A %s -p ipv6-icmp -m icmp6 --icmpv6-type %u", chain, errors6[i]);
+        rule_end(wall, "errors", "-j ACCEPT");
+    }
+}
+
+static void chain_forward(const struct firewall *wall, const char *chain)
+{
+    const struct block_list *pods = &wall->roles->pods, *nodes = &wall->roles->nodes;
+    rules_for(wall, chain, "-s", pods, "", "from pods", "-g FIXPORT-PODS-OUT");
+    rules_for(wall, chain, "-s", nodes, "", "from nodes",
+              wall->site->exclusive ? "-g FIXPORT-PODS-OUT" : "-g FIXPORT-NODES-OUT");
+    rules_for(wall, chain, "-d", pods, "", "to pods", "-g FIXPORT-PODS-IN");
+    rules_for(wall, chain, "-d", nodes, "", "to nodes", "-g FIXPORT-NODES-IN");
+    if (wall->site->exclusive)
+        rule_reject(wall, chain, "nothing else is forwarded");
+}
+
+static void chain_nodes_out(const struct firewall *wall, const char *chain)
+{
+    rules_for(wall, chain, "-d", &wall->roles->hosts, "", "to hosts", "-g FIXPORT-PODS-OUT");
+}
+
+static void chain_pods_out(const struct firewall *wall, const char *chain)
+{
+    const char *verdict = wall->site->exclusive ? "-j ACCEPT" : "-j RETURN";
+    rules_for(wall, chain, "-d", &wall->roles->pods, "", "among pods and nodes", verdict);
+    rules_for(wall, chain, "-d", &wall->roles->nodes, "", "among pods and nodes", verdict);
+    rules_answers(wall, chain);
+    rules_for(wall, chain, "-d", &wall->roles->hosts, " -p tcp", "to hosts",
+              "-j FIXPORT-PODS-OUT-TCP");
+    rule_reject(wall, chain, "pods to anything else");
+}
+
+static void chain_pods_out_tcp(const struct firewall *wall, const char *chain)
+{
+    struct portset ports = node_ports(wall);
+    const struct site *site = wall->site;
+    if (site->host_services.count)
+        rules_ports(wall, chain, &wall->pool, &site->host_services, false, "pods to services");
+    if (site->stateful)
+        return;
+    if (site->pod_services.count)
+        rules_ports(wall, chain, &site->pod_services, &site->host_ports, true, "answers of pods");
+    if (ports.count)
+        rules_ports(wall, chain, &ports, &any_port, true, "answers of node ports");
+}
+
+static void chain_pods_in(const struct firewall *wall, const char *chain)
+{
+    rules_answers(wall, chain);
+    rules_for(wall, chain, "-s", &wall->roles->hosts, " -p tcp", "from hosts",
+              "-j FIXPORT-PODS-IN-TCP");
+    rule_reject(wall, chain, "anything else to pods");
+}
+
+static void chain_pods_in_tcp(const struct firewall *wall, const char *chain)
+{
+    const struct site *site = wall->site;
+    if (site->pod_services.count)
+        rules_ports(wall, chain, &site->host_ports, &site->pod_services, false,
+                    "hosts to services");
+    if (!site->stateful && site->host_services.count)
+        rules_ports(wall, chain, &site->host_services, &wall->pool, true, "answers of hosts");
+}
+
+static void chain_nodes_in(const struct firewall *wall, const char *chain)
+{
+    rules_answers(wall, chain);
+    rules_for(wall, chain, "-s", &wall->roles->hosts, " -p tcp", "from hosts",
+              "-j FIXPORT-NODES-IN-TCP");
+    if (wall->site->exclusive)
+        rule_reject(wall, chain, "anything else to nodes");
+}
+
+/* Node ports are how the cluster is reached without routes: from any port, the hosts' pool is for
+   pods. Answers to pods whose address was translated come to the node too. */
+static void chain_nodes_in_tcp(const struct firewall *wall, const char *chain)
+{
+    struct portset ports = node_ports(wall);
+    const struct site *site = wall->site;
+    if (ports.count)
+        rules_ports(wall, chain, &any_port, &ports, false, "hosts to node ports");
+    if (!site->stateful && site->host_services.count)
+        rules_ports(wall, chain, &site->host_services, &wall->pool, true, "answers of hosts");
+}
+
+enum { HAS_PODS = 1, HAS_NODES = 2, HAS_HOSTS = 4, HAS_OTHERS = 8 };
+
+/* Sorted. Each is there if something of its family leads to it: one of @sides, and all of @and. */
+static const struct {
+    const char *name;
+    unsigned sides;
+    unsigned and;
+    void (*rules)(const struct firewall *wall, const char *chain);
+} chains[] = {
+    {SETUP_CHAIN, 0, 0, chain_forward},
+    {"FIXPORT-NODES-IN", HAS_NODES, 0, chain_nodes_in},
+    {"FIXPORT-NODES-IN-TCP", HAS_NODES, HAS_HOSTS, chain_nodes_in_tcp},
+    {"FIXPORT-NODES-OUT", HAS_NODES, HAS_OTHERS, chain_nodes_out},
+    {"FIXPORT-PODS-IN", HAS_PODS, 0, chain_pods_in},
+    {"FIXPORT-PODS-IN-TCP", HAS_PODS, HAS_HOSTS, chain_pods_in_tcp},
+    {"FIXPORT-PODS-OUT", HAS_PODS | HAS_NODES, 0, chain_pods_out},
+    {"FIXPORT-PODS-OUT-TCP", HAS_PODS | HAS_NODES, HAS_HOSTS, chain_pods_out_tcp},
+};
+#define CHAINS (sizeof(chains) / sizeof(chains[0]))
+
+static bool chain_used(const struct firewall *wall, size_t i)
+{
+    unsigned has = (blocks_have_family(&wall->roles->pods, wall->family) ? HAS_PODS : 0) |
+                   (blocks_have_family(&wall->roles->nodes, wall->family) ? HAS_NODES : 0) |
+                   (blocks_have_family(&wall->roles->hosts, wall->family) ? HAS_HOSTS : 0) |
+                   (wall->site->exclusive ? 0 : HAS_OTHERS);
+    return (!chains[i].sides || has & chains[i].sides) && (has & chains[i].and) == chains[i].and;
+}
+
+/*
+ * Where Docker owns FORWARD, its own chain for administrators is the place to be. Where Docker is
+ * installed it will, when it is started: what stood in FORWARD would then be below its rules.
+ */
+static void jump_print(const struct firewall *wall)
+{
+    bool docker = run_exists("dockerd") || iptables_has_chain(wall->family, "DOCKER-USER");
+    const char *from = docker ? "DOCKER-USER" : "FORWARD";
+    fprintf(wall->out, "1 -A %s", from);
+    rule_end(wall, "between pods and hosts", "-j " SETUP_CHAIN);
+}
+
+static char *firewall_text(struct firewall *wall)
+{
+    char *text = NULL;
+    wall->out = state_open(&text);
+    for (size_t i = 0; i < CHAINS; i++)
+        if (chain_used(wall, i))
+            fprintf(wall->out, ":%s - [0:0]\n", chains[i].name);
+    for (size_t i = 0; i < CHAINS; i++)
+        if (chain_used(wall, i))
+            chains[i].rules(wall, chains[i].name);
+    jump_print(wall);
+    state_close(wall->out);
+    return text;
+}
+
+/* With exclusive = yes the pods' family is not all that is forwarded. */
+static bool family_wanted(const struct roles *roles, int family)
+{
+    bool there = family == 4 || access("/proc/sys/net/ipv6/conf/all/forwarding", F_OK) == 0;
+    return blocks_have_family(&roles->pods, family) || (roles->site->exclusive && there);
+}
+
+static int gateway_rules(struct roles *roles, int family, const struct portset *pool)
+{
+    struct firewall wall = {
+        .roles = roles,
+        .site = roles->site,
+        .pool = *pool,
+        .family = family,
+    };
+    if (!family_wanted(roles, family))
+        return 0;
+    char *text = firewall_text(&wall);
+    int result = role_add(roles, &resource_iptables, family == 4 ? "ipv4" : "ipv6", text,
+                          "let pass what the configuration names between pods and hosts, and "
+                          "nothing else");
+    free(text);
+    return result;
+}
+
+/* ---- forwarding ---- */
+
+/* The interfaces towards the nodes, or the hosts; each once. */
+struct devices {
+    char name[16][IF_NAMESIZE];
+    size_t count;
+};
+
+static void devices_add(struct devices *devices, const char *name)
+{
+    for (size_t i = 0; i < devices->count; i++)
+        if (strcmp(devices->name[i], name) == 0)
+            return;
+    if (devices->count < sizeof(devices->name) / sizeof(devices->name[0]))
+        snprintf(devices->name[devices->count++], IF_NAMESIZE, "%s", name);
+}
+
+static int devices_towards(struct roles *roles, const struct block_list *list, int family,
+                           struct devices *devices)
+{
+    *devices = (struct devices){.count = 0};
+    for (size_t i = 0; i < list->count; i++) {
+        uint8_t addr[16];
+        struct machine_path path;
+        if (block_family(&list->item[i]) != family)
+            continue;
+        block_sample(&list->item[i], addr);
+        if (machine_path(addr, &path, roles->error) < 0)
+            return -1;
+        if (path.found && !path.local)
+            devices_add(devices, path.device);
+    }
+    return 0;
+}
+
+/*
+ * A router that sends a packet out where it came in tells the sender of the shorter way: hosts on
+ * the nodes' own network would go around the firewall after their first packet. The kernel does so
+ * if "all" or the interface says so, hence both; other interfaces keep their own setting.
+ */
+static int gateway_redirects(struct roles *roles)
+{
+    static const char why[] = "not tell hosts the way around the firewall";
+    char name[SYSCTL_NAME];
+    struct devices nodes, hosts;
+    bool all = false;
+    if (!roles->site->gateway.has4)
+        return 0;
+    if (devices_towards(roles, &roles->nodes, 4, &nodes) < 0 ||
+        devices_towards(roles, &roles->hosts, 4, &hosts) < 0)
+        return -1;
+    for (size_t i = 0; i < nodes.count * hosts.count; i++) {
+        const char *device = nodes.name[i / hosts.count];
+        if (strcmp(device, hosts.name[i % hosts.count]) != 0)
+            continue;
+        if (!all && role_sysctl(roles, "net.ipv4.conf.all.send_redirects", "0", why) < 0)
+            return -1;
+        all = true;
+        machine_sysctl(4, device, "send_redirects", name, sizeof(name));
+        if (role_sysctl(roles, name, "0", why) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+/*
+ * An interface with accept_ra = 1 forgets its default route when the machine becomes a router
+ * (2 means: listen all the same). What an earlier apply has set stays set.
+ */
+static int gateway_accept_ra(struct roles *roles, const char *device)
+{
+    char name[SYSCTL_NAME];
+    char *now = NULL;
+    machine_sysctl(6, device, "accept_ra", name, sizeof(name));
+    if (resource_sysctl.read(name, &now, roles->error) < 0)
+        return -1;
+    bool needed = journal_find(roles->journal, &resource_sysctl, name) ||
+                  (now && strcmp(now, "1") == 0 && machine_ra_device(device));
+    free(now);
+    return needed ? role_sysctl(roles, name, "2", "keep the router's own default route") : 0;
+}
+
+/* Those that forwarded already, or did before us. */
+static int gateway_interfaces(struct roles *roles, int family, bool ours)
+{
+    char folder[64], name[SYSCTL_NAME];
+    const struct dirent *entry;
+    int result = 0;
+    snprintf(folder, sizeof(folder), "/proc/sys/net/ipv%d/conf", family);
+    DIR *list = opendir(folder);
+    while (list && result == 0 && (entry = readdir(list))) {
+        char *now = NULL;
+        if (*entry->d_name == '.' || strcmp(entry->d_name, "all") == 0)
+            continue;
+        machine_sysctl(family, entry->d_name, "forwarding", name, sizeof(name));
+        result = resource_sysctl.read(name, &now, roles->error);
+        if (result == 0 && (journal_find(roles->journal, &resource_sysctl, name) ||
+                            (!ours && now && strcmp(now, "1") == 0)))
+            result = role_sysctl(roles, name, "1", "know what it was, for the way back");
+        free(now);
+    }
+    if (list)
+        closedir(list);
+    return result;
+}
+
+/*
+ * When a machine becomes a router or ceases to be one, the kernel sets more than it was asked for:
+ * whether it listens to redirects (IPv4), and the forwarding of every interface, whatever that was.
+ * So these are resources too, and stand before @master: on the way back, last first, they are put
+ * right after it.
+ */
+static int gateway_switch(struct roles *roles, int family, const char *master)
+{
+    char *now = NULL;
+    const struct journal_entry *ours = journal_find(roles->journal, &resource_sysctl, master);
+    if (resource_sysctl.read(master, &now, roles->error) < 0)
+        return -1;
+    bool switched = state_equal(ours ? ours->before : now, "0");
+    free(now);
+    if (switched && gateway_interfaces(roles, family, ours != NULL) < 0)
+        return -1;
+    if (switched && family == 4 &&
+        role_sysctl(roles, "net.ipv4.conf.all.accept_redirects", "0",
+                    "not be told ways around the firewall") < 0)
+        return -1;
+    return role_sysctl(roles, master, "1", "pass packets on between pods and hosts");
+}
+
+static int gateway_forwarding6(struct roles *roles)
+{
+    struct devices seen = {.count = 0};
+    for (size_t i = 0; i < roles->machine.count; i++)
+        if (!address_is_v4(roles->machine.item[i].addr))
+            devices_add(&seen, roles->machine.item[i].device);
+    for (size_t i = 0; i < seen.count; i++)
+        if (gateway_accept_ra(roles, seen.name[i]) < 0)
+            return -1;
+    return gateway_switch(roles, 6, "net.ipv6.conf.all.forwarding");
+}
+
+static int gateway_forwarding(struct roles *roles)
+{
+    if (blocks_have_family(&roles->pods, 4) && gateway_switch(roles, 4, "net.ipv4.ip_forward") < 0)
+        return -1;
+    if (blocks_have_family(&roles->pods, 6) && gateway_forwarding6(roles) < 0)
+        return -1;
+    return gateway_redirects(roles);
+}
+
+/* ---- the role ---- */
+
+/* The [gateway] address is this machine's; if another has it now, it is at least a neighbour. */
+static int gateway_check_address(struct roles *roles)
+{
+    for (int family = 4; family <= 6; family += 2) {
+        const uint8_t *addr = role_gateway(roles, family);
+        if (addr && role_next_hop(roles, "[gateway] address", addr) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int gateway_check(struct roles *roles)
+{
+    const struct site *site = roles->site;
+    if (!roles->pods.count)
+        return role_refuse(roles, "role gateway: there are no pods to let through: add sections "
+                                  "[node NAME] with address and pods, or [pods] blocks");
+    if (!roles->hosts.count)
+        return role_refuse(roles, "role gateway: there are no hosts to let through: add [hosts] "
+                                  "addresses");
+    if (!site->host_services.count && !site->pod_services.count && !site->node_ports.lo)
+        return role_refuse(roles,
+                           "role gateway: nothing would be let through: add [hosts] services "
+                           "(ports that pods may connect to), or [pods] services");
+    if (gateway_check_address(roles) < 0)
+        return -1;
+    return role_hosts_path(roles, false);
+}
+
+int gateway_want(struct roles *roles)
+{
+    struct portset pool;
+    if (gateway_check(roles) < 0 || iptables_choose(roles->site->iptables, roles->error) < 0)
+        return -1;
+    if (site_pool_ports(&roles->site->config.policy, &pool) < 0)
+        return role_refuse(roles, "[pool] and [rule] have more than %d ranges of ports together",
+                           PORTRANGE_MAX);
+    /* On a node the CNI has made the routes to all pods already. */
+    if (!roles->self && role_pod_routes(roles, false) < 0)
+        return -1;
+    if (gateway_forwarding(roles) < 0)
+        return -1;
+    return gateway_rules(roles, 4, &pool) < 0 ? -1 : gateway_rules(roles, 6, &pool);
+}

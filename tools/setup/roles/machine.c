@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the roles ask of this machine: its addresses, and how it would send to one. Routes are
+ * asked for with ip(8) rather than computed from addresses: policy routing, and whatever else the
+ * kernel has, counts then.
+ */
+#include "roles.h"
+
+#include <arpa/inet.h>
+#include <ifaddrs.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- addresses ---- */
+
+static unsigned mask_length(const struct sockaddr *mask, size_t offset, size_t bytes)
+{
+    const uint8_t *bits = (const uint8_t *)mask + offset;
+    unsigned length = 0;
+    while (length < bytes * 8 && bits[length / 8] & 0x80 >> length % 8)
+        length++;
+    return length;
+}
+
+static bool is_link_local(const uint8_t addr[16])
+{
+    return addr[0] == 0xfe && (addr[1] & 0xc0) == 0x80;
+}
+
+/* Return: whether the entry is of interest. */
+static bool address_take(const struct ifaddrs *entry, struct machine_address *found)
+{
+    struct dest dest;
+    bool v4 = entry->ifa_addr && entry->ifa_addr->sa_family == AF_INET;
+    bool v6 = entry->ifa_addr && entry->ifa_addr->sa_family == AF_INET6;
+    if (!entry->ifa_netmask || (!v4 && !v6))
+        return false;
+    if (!dest_from_sockaddr(entry->ifa_addr,
+                            v4 ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6), &dest))
+        return false;
+    memcpy(found->addr, dest.addr, 16);
+    found->prefix = (uint8_t)(v4 ? 96 + mask_length(entry->ifa_netmask,
+                                                    offsetof(struct sockaddr_in, sin_addr), 4)
+                                 : mask_length(entry->ifa_netmask,
+                                               offsetof(struct sockaddr_in6, sin6_addr), 16));
+    snprintf(found->device, sizeof(found->device), "%s", entry->ifa_name);
+    return !addr_is_loopback(found->addr) && !is_link_local(found->addr);
+}
+
+int machine_look(struct machine *machine, struct setup_error *error)
+{
+    struct ifaddrs *list;
+    *machine = (struct machine){.count = 0};
+    if (getifaddrs(&list) < 0)
+        return setup_fail(error, "the addresses of this machine: %m");
+    for (const struct ifaddrs *at = list; at; at = at->ifa_next) {
+        struct machine_address found;
+        if (!address_take(at, &found))
+            continue;
+        size_t size = (machine->count + 1) * sizeof(found);
+        machine->item = state_grow(machine->item, size);
+        machine->item[machine->count++] = found;
+    }
+    freeifaddrs(list);
+    return 0;
+}
+
+void machine_free(struct machine *machine)
+{
+    free(machine->item);
+    *machine = (struct machine){.count = 0};
+}
+
+const struct machine_address *machine_has(const struct machine *machine, const uint8_t addr[16])
+{
+    for (size_t i = 0; i < machine->count; i++)
+        if (memcmp(machine->item[i].addr, addr, 16) == 0)
+            return &machine->item[i];
+    return NULL;
+}
+
+static int gateway_suits(const uint8_t addr[16], const void *arg)
+{
+    const struct machine *machine = arg;
+    if (machine_has(machine, addr))
+        return 2;
+    for (size_t i = 0; i < machine->count; i++) {
+        struct block network = {.prefix = machine->item[i].prefix};
+        memcpy(network.addr, machine->item[i].addr, 16);
+        address_mask(network.addr, network.prefix);
+        if (block_has(&network, addr))
+            return 1;
+    }
+    return 0;
+}
+
+void machine_choose_gateway(const struct machine *machine, struct site *site)
+{
+    site_choose_gateway(site, gateway_suits, machine);
+}
+
+int site_place(struct site *site, struct setup_error *error)
+{
+    struct machine machine = {.count = 0};
+    int result = machine_look(&machine, error);
+    if (!result)
+        machine_choose_gateway(&machine, site);
+    machine_free(&machine);
+    return result;
+}
+
+const char *machine_networks(const struct machine *machine, int family, char *buf, size_t size)
+{
+    char text[BLOCK_TEXT];
+    size_t at = 0;
+    snprintf(buf, size, "none");
+    for (size_t i = 0; i < machine->count && at < size; i++) {
+        struct block block = {.prefix = machine->item[i].prefix};
+        memcpy(block.addr, machine->item[i].addr, 16);
+        address_mask(block.addr, block.prefix);
+        if (block_family(&block) == family)
+            at +=
+                (size_t)snprintf(buf + at, size - at, "%s%s (%s)", at ? ", " : "",
+                                 block_print(&block, text, sizeof(text)), machine->item[i].device);
+    }
+    return buf;
+}
+
+/* ---- routes ---- */
+
+static void copy_word(const json_t *object, const char *key, char *buf, size_t size)
+{
+    const char *word = json_string_value(json_object_get(object, key));
+    snprintf(buf, size, "%s", word ? word : "");
+}
+
+/* One object of "ip -j route get". */
+static void path_fill(const json_t *route, struct machine_path *path)
+{
+    char type[32];
+    const json_t *via = json_object_get(route, "via");
+    copy_word(route, "type", type, sizeof(type));
+    copy_word(route, "dev", path->device, sizeof(path->device));
+    copy_word(route, "gateway", path->router, sizeof(path->router));
+    if (via)
+        copy_word(via, "host", path->router, sizeof(path->router));
+    path->local = strcmp(type, "local") == 0;
+    path->found = path->local || !*type || strcmp(type, "unicast") == 0;
+    path->direct = path->found && !path->local && !*path->router;
+    if (!path->found)
+        snprintf(path->why, sizeof(path->why), "it is a %s address", type);
+}
+
+/* "RTNETLINK answers: Network is unreachable": what is behind the colon. */
+static void path_why(const char *errors, struct machine_path *path)
+{
+    const char *colon = strstr(errors, "answers: ");
+    const char *why = colon ? colon + strlen("answers: ") : errors;
+    snprintf(path->why, sizeof(path->why), "%.*s", (int)strcspn(why, "\n"), why);
+}
+
+int machine_path(const uint8_t addr[16], struct machine_path *path, struct setup_error *error)
+{
+    char text[ADDR_TEXT];
+    char *argv[] = {(char *)"ip",  (char *)(address_is_v4(addr) ? "-4" : "-6"),
+                    (char *)"-j",  (char *)"route",
+                    (char *)"get", text,
+                    NULL};
+    struct run_result result;
+    int status = 0;
+    addr_print(addr, text, sizeof(text));
+    *path = (struct machine_path){.found = false};
+    if (run_tool(argv, NULL, &result) == 0) {
+        json_t *list = json_loads(result.output, 0, NULL);
+        const json_t *route = json_array_get(list, 0);
+        if (json_is_object(route))
+            path_fill(route, path);
+        else
+            status = setup_fail(error, "ip route get %s: its answer is not understood", text);
+        json_decref(list);
+    } else if (result.status == 2) { /* the kernel's answer was an error */
+        path_why(result.errors, path);
+    } else {
+        status = run_explain(argv, &result, error);
+    }
+    run_free(&result);
+    return status;
+}
+
+const char *machine_sysctl(int family, const char *device, const char *setting, char *buf,
+                           size_t size)
+{
+    char swapped[IF_NAMESIZE];
+    snprintf(swapped, sizeof(swapped), "%s", device);
+    for (char *at = swapped; *at; at++)
+        if (*at == '.')
+            *at = '/';
+    snprintf(buf, size, "net.ipv%d.conf.%s.%s", family, swapped, setting);
+    return buf;
+}
+
+bool machine_ra_device(const char *device)
+{
+    char *argv[] = {(char *)"ip",
+                    (char *)"-6",
+                    (char *)"-j",
+                    (char *)"route",
+                    (char *)"show",
+                    (char *)"default",
+                    (char *)"proto",
+                    (char *)"ra",
+                    (char *)"dev",
+                    (char *)device,
+                    NULL};
+    struct run_result result;
+    bool found = false;
+    if (run_tool(argv, NULL, &result) == 0) {
+        json_t *list = json_loads(result.output, 0, NULL);
+        found = json_array_size(list) > 0;
+        json_decref(list);
+    }
+    run_free(&result);
+    return found;
+}

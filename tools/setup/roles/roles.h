@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the files that know the roles share: the site as seen from this machine, and the list of
+ * resources that grows while each role adds its own. A role's function looks first and adds then,
+ * so whatever is refused is refused before anything is changed.
+ *
+ * Functions return 0, or -1 after having written one sentence to roles->error. Addresses are
+ * v4-mapped for IPv4; @family is 4 or 6.
+ */
+#ifndef FIXPORT_TOOLS_SETUP_ROLES_H
+#define FIXPORT_TOOLS_SETUP_ROLES_H
+
+#include "../resources/state.h"
+
+#include "../../../pool/address.h"
+
+#include <net/if.h>
+
+/* ---- machine.c: what is there ---- */
+
+struct machine_address {
+    uint8_t addr[16];
+    uint8_t prefix; /* of its network, as in struct block */
+    char device[IF_NAMESIZE];
+};
+
+/* Addresses of this machine's interfaces; loopback's own and link-local ones are left out. */
+struct machine {
+    struct machine_address *item;
+    size_t count;
+};
+
+/* How the kernel would send to an address. */
+struct machine_path {
+    bool found;
+    bool local;               /* it is an address of this machine */
+    bool direct;              /* on a connected network: no router between */
+    char device[IF_NAMESIZE]; /* empty if not found */
+    char router[64];          /* empty if direct */
+    char why[128];            /* not found: what the kernel says */
+};
+
+/** machine_look - list the addresses. @machine: free with machine_free(). */
+int machine_look(struct machine *machine, struct setup_error *error);
+
+/** machine_free - give back; zeros are fine. */
+void machine_free(struct machine *machine);
+
+/** machine_has - the entry with exactly @addr, or NULL. */
+const struct machine_address *machine_has(const struct machine *machine, const uint8_t addr[16]);
+
+/**
+ * machine_choose_gateway - site_choose_gateway(): an own address, else one on a connected network.
+ */
+void machine_choose_gateway(const struct machine *machine, struct site *site);
+
+/** machine_networks - "192.168.31.0/24 (eth0), ..." for messages, "none". Return: @buf. */
+const char *machine_networks(const struct machine *machine, int family, char *buf, size_t size);
+
+/** machine_path - ask the kernel ("ip route get"). Return: -1 only if ip(8) could not be asked. */
+int machine_path(const uint8_t addr[16], struct machine_path *path, struct setup_error *error);
+
+/**
+ * machine_sysctl - "net.ipv6.conf.eth0.accept_ra": the name of an interface's setting. @buf.
+ * In sysctl(8)'s names a '.' in the interface's is written as '/'.
+ */
+#define SYSCTL_NAME (64 + IF_NAMESIZE)
+const char *machine_sysctl(int family, const char *device, const char *setting, char *buf,
+                           size_t size);
+
+/** machine_ra_device - whether @device has a default route from router advertisements. */
+bool machine_ra_device(const char *device);
+
+/* ---- blocks.c: lists of blocks, and their text ---- */
+
+/** block_family - 4 or 6. */
+int block_family(const struct block *block);
+
+/** blocks_add - append all of @more. */
+void blocks_add(struct block_list *list, const struct block_list *more);
+
+/** blocks_tidy - sort by address, and leave out what lies inside of another one. */
+void blocks_tidy(struct block_list *list);
+
+/** blocks_have_family - whether there is a block of @family. */
+bool blocks_have_family(const struct block_list *list, int family);
+
+/** blocks_with - the first block that contains @addr, or NULL. */
+const struct block *blocks_with(const struct block_list *list, const uint8_t addr[16]);
+
+/** pair_get - the address of @family, or NULL. */
+const uint8_t *pair_get(const struct address_pair *pair, int family);
+
+/** addr_print - an address as text. Return: @buf. */
+#define ADDR_TEXT 48
+const char *addr_print(const uint8_t addr[16], char *buf, size_t size);
+
+/**
+ * nft_addresses - what nft prints of an interval set with @list's blocks of @family: neighbours
+ * joined, "{ 10.0.0.0/24, 10.0.2.1-10.0.2.2 }", or bare if it is one. @list is tidy.
+ */
+void nft_addresses(FILE *out, const struct block_list *list, int family);
+
+/* ---- roles.c ---- */
+
+struct role_route {
+    struct block to;
+    uint8_t via[16];
+};
+
+struct roles {
+    const struct site *site;
+    unsigned roles;
+    const struct journal *journal; /* may be NULL */
+    const char *config_path;
+    struct machine machine;
+    struct block_list pods;       /* whatever pods have: tidy */
+    struct block_list hosts;      /* tidy */
+    struct block_list nodes;      /* the nodes' addresses: tidy */
+    const struct site_node *self; /* the [node] that this machine is, or NULL */
+    struct role_route *route;
+    size_t routes;
+    bool reserve[65536]; /* ports for ip_local_reserved_ports */
+    bool reserves;
+    struct resources *resources;
+    struct setup_error *error;
+};
+
+/* What each role adds; host.c, gateway.c, node.c, control-plane.c. */
+int host_want(struct roles *roles);
+int gateway_want(struct roles *roles);
+int node_want(struct roles *roles);
+int control_plane_want(struct roles *roles);
+
+/** role_refuse - "FILE: sentence". Return: -1. */
+int role_refuse(struct roles *roles, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/** role_add - append a resource. */
+int role_add(struct roles *roles, const struct resource_type *type, const char *name,
+             const char *wanted, const char *why);
+
+/** role_sysctl - append a sysctl, if the kernel has it; else that is the error. */
+int role_sysctl(struct roles *roles, const char *name, const char *wanted, const char *why);
+
+/**
+ * role_route - remember a route for the routes resource. The same twice is one; one destination via
+ * two routers is refused when all are known.
+ */
+void role_route(struct roles *roles, const struct block *to, const uint8_t via[16]);
+
+/** role_reserve - remember ports for ip_local_reserved_ports. */
+void role_reserve(struct roles *roles, const struct portset *ports);
+
+/** role_pool - append the pool that @config describes. */
+int role_pool(struct roles *roles, const struct config *config, const char *why);
+
+/** role_next_hop - @addr must be on a connected network. @what: "[gateway] address". */
+int role_next_hop(struct roles *roles, const char *what, const uint8_t addr[16]);
+
+/**
+ * role_gateway - the [gateway] address of @family that this machine sends to: NULL if there is
+ * none, or if it is this machine's own.
+ */
+const uint8_t *role_gateway(const struct roles *roles, int family);
+
+/** role_pod_routes - routes to all pods of both families; @gateway: by way of it, if there is one.
+ */
+int role_pod_routes(struct roles *roles, bool gateway);
+
+/**
+ * role_hosts_path - the kernel must know a way to each of the hosts.
+ * @gateway: but for a family that will be routed to them via [gateway] address.
+ */
+int role_hosts_path(struct roles *roles, bool gateway);
+
+/** block_sample - an address of @block that a host could have, to ask the kernel about. */
+void block_sample(const struct block *block, uint8_t addr[16]);
+
+#endif

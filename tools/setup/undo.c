@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Back: to where the last apply began (roll back) or to where the first did (undo). Both are the
+ * same walk through the journal, last first, with steps made from what is really there, and both
+ * go on with the next resource when one cannot be put back: nearer to what was is better than
+ * half-way. The journal goes only when all is back, so the next undo tries the rest again.
+ */
+#include "engine.h"
+
+#include <dirent.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* The first failure is what @error tells; the others are said at once. */
+static void walk_failed(bool *failed, const struct setup_error *one, struct setup_error *error)
+{
+    if (*failed)
+        say_error(0, "%s", one->text);
+    else
+        *error = *one;
+    *failed = true;
+}
+
+/* The half-written file of one that was killed. A manifest's lies in the folder above its own. */
+static void walk_sweep(const struct journal_entry *entry)
+{
+    char above[PATH_MAX];
+    if (entry->type == &resource_file)
+        file_sweep(entry->name, NULL);
+    if (entry->type != &resource_nodeports)
+        return;
+    snprintf(above, sizeof(above), "%s", entry->name);
+    for (int i = 0; i < 2; i++) {
+        char *slash = strrchr(above, '/');
+        if (slash)
+            *slash = '\0';
+    }
+    file_sweep(entry->name, *above ? above : "/");
+}
+
+static bool folder_in_use(const char *name)
+{
+    const struct dirent *entry = NULL;
+    DIR *folder = opendir(setup_folder(name));
+    bool used = false;
+    while (folder && !used && (entry = readdir(folder)))
+        used = strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0;
+    if (folder)
+        closedir(folder);
+    return used;
+}
+
+/* As change_from(); of an interface that has gone there is no setting to put back. */
+static int walk_back(const struct journal_entry *entry, const char *from, const char *state,
+                     struct setup_error *error)
+{
+    char *now = NULL;
+    walk_sweep(entry);
+    if (entry->type == &resource_folder && !state && folder_in_use(entry->name))
+        return 0; /* by somebody else: what was ours in it has gone by now */
+    if (entry->type == &resource_sysctl) {
+        int result = entry->type->read(entry->name, &now, error);
+        bool gone = !now;
+        free(now);
+        if (result < 0 || gone)
+            return result;
+    }
+    return change_from(entry->type, entry->name, from, state, error);
+}
+
+/* Those above the journal's were in use until it went. */
+static void walk_folders(const struct journal *journal)
+{
+    for (size_t i = journal->count; i-- > 0;)
+        if (journal->entry[i].type == &resource_folder && !journal->entry[i].before)
+            (void)rmdir(setup_path(journal->entry[i].name));
+}
+
+int rollback_run(const struct journal *journal, struct setup_error *error)
+{
+    bool failed = false;
+    struct setup_error one = {.text = ""};
+    signals_deaf(true);
+    for (size_t i = journal->count; i-- > 0;) {
+        const struct journal_entry *entry = &journal->entry[i];
+        if (walk_back(entry, entry->wanted, entry->previous, &one) < 0)
+            walk_failed(&failed, &one, error);
+    }
+    signals_deaf(false);
+    systemd_reload();
+    if (failed || journal_restore(journal, error) < 0)
+        return -1;
+    if (!journal->earlier)
+        walk_folders(journal);
+    return 0;
+}
+
+int rollback_reload(struct journal *journal, bool *has, const char *why, struct setup_error *error)
+{
+    say_error(0, "%s: rolling it back", why);
+    int result = journal_use(journal, error);
+    if (result == 0)
+        result = rollback_run(journal, error);
+    journal_free(journal);
+    if (result < 0)
+        return -1;
+    result = journal_load(journal, error);
+    *has = result == 1;
+    return result < 0 ? -1 : 0;
+}
+
+int journal_begin(struct journal *journal, bool *has, struct setup_error *error)
+{
+    int result = journal_load(journal, error);
+    *has = result == 1;
+    if (result < 0)
+        return -1;
+    if (!*has)
+        return journal_remove(error); /* and what a killed one left in the folder */
+    if (journal->phase == JOURNAL_APPLYING)
+        return rollback_reload(journal, has, "an earlier apply was interrupted", error);
+    return 0;
+}
+
+/* Ours was changed by somebody since: neither as we left it nor as before. Return: 1, 0, -1. */
+static int undo_drifted(const struct journal_entry *entry, struct setup_error *error)
+{
+    char *now = NULL;
+    if (entry->type->read(entry->name, &now, error) < 0)
+        return -1;
+    bool gone = entry->type == &resource_sysctl && !now;
+    bool drifted = !gone && !entry_is_ours(entry, now) && !state_fits(now, entry->before);
+    if (drifted) {
+        say_error(0, "%s was changed since:", type_label(entry->type, entry->name));
+        text_difference(entry->after, now, stderr);
+    }
+    free(now);
+    return drifted;
+}
+
+static int undo_check(const struct journal *journal, struct setup_error *error)
+{
+    size_t drifted = 0;
+    for (size_t i = 0; i < journal->count; i++) {
+        int result = undo_drifted(&journal->entry[i], error);
+        if (result < 0)
+            return -1;
+        drifted += (size_t)result;
+    }
+    if (!drifted)
+        return 0;
+    return setup_fail(error,
+                      "%s not as fixport-setup left %s; nothing was undone. --force undoes it all "
+                      "the same",
+                      text_are(drifted, "resource"), drifted == 1 ? "it" : "them");
+}
+
+static int undo_walk(const struct journal *journal, size_t *changed, struct setup_error *error)
+{
+    bool failed = false;
+    struct setup_error one = {.text = ""};
+    for (size_t i = journal->count; i-- > 0 && !signals_seen();) {
+        const struct journal_entry *entry = &journal->entry[i];
+        int result = walk_back(entry, entry_left(entry), entry->before, &one);
+        if (result < 0)
+            walk_failed(&failed, &one, error);
+        else
+            *changed += (size_t)result;
+    }
+    systemd_reload();
+    return failed || signals_seen() ? -1 : 0;
+}
+
+int undo_go_on(const struct journal *journal, size_t *changed, struct setup_error *error)
+{
+    if (journal_use(journal, error) < 0 || undo_walk(journal, changed, error) < 0)
+        return -1;
+    if (journal_remove(error) < 0)
+        return -1;
+    walk_folders(journal);
+    return 0;
+}
+
+static int undo_run(struct journal *journal, bool force, size_t *changed, struct setup_error *error)
+{
+    if (journal->phase == JOURNAL_UNDOING) {
+        say_error(0, "an earlier undo was interrupted: going on from there");
+        return undo_go_on(journal, changed, error);
+    }
+    if (journal_use(journal, error) < 0 || (!force && undo_check(journal, error) < 0))
+        return -1;
+    journal->phase = JOURNAL_UNDOING;
+    if (journal_save(journal, error) < 0)
+        return -1;
+    return undo_go_on(journal, changed, error);
+}
+
+static int undo_failed(const struct setup_options *options, const struct setup_error *error)
+{
+    int signal = signals_seen();
+    if (options->json)
+        json_say(json_pack("{s:s, s:o}", "result", "failed", "error",
+                           signal ? json_string(strsignal(signal)) : json_error(error)));
+    if (!signal)
+        return say_error(SETUP_ERROR, "%s", error->text);
+    return say_error(128 + signal,
+                     "stopped by signal %d (%s): 'fixport-setup undo' goes on from here", signal,
+                     strsignal(signal));
+}
+
+static int undo_done(const struct setup_options *options, size_t resources, size_t changed)
+{
+    if (options->json)
+        json_say(json_pack("{s:s, s:I, s:I, s:n}", "result", resources ? "undone" : "unchanged",
+                           "resources", (json_int_t)resources, "changed", (json_int_t)changed,
+                           "error"));
+    else if (resources)
+        printf("Undone: %s as before; %s.\n", text_are(resources, "resource"),
+               changed ? text_count(changed, "change") : "nothing had to be changed");
+    else
+        printf("Nothing to undo: nothing is applied here.\n");
+    return SETUP_OK;
+}
+
+int setup_undo(const struct setup_options *options)
+{
+    struct setup_error error = {.text = ""};
+    struct journal journal = {.count = 0};
+    bool has = false;
+    size_t changed = 0;
+    if (need_root("undo"))
+        return SETUP_ERROR;
+    signals_watch();
+    int result = lock_take(LOCK_TRY, &error);
+    if (result == 0)
+        result = journal_begin(&journal, &has, &error);
+    size_t resources = journal.count;
+    if (result == 0 && has)
+        result = undo_run(&journal, options->force, &changed, &error);
+    if (result == 0)
+        systemd_stop(&journal);
+    journal_free(&journal);
+    return result < 0 ? undo_failed(options, &error) : undo_done(options, resources, changed);
+}
