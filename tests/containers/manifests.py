@@ -2,7 +2,8 @@
 """The manifests that are shipped, and what podman needs to have changed in them.
 
 podman's kube play knows pods, but no DaemonSet: that one's template is a pod. Nothing else is
-changed, but for the configuration of the site, which is the site's.
+changed, but for the configuration of the site, which is the site's, and how often a DaemonSet looks
+at it.
 """
 
 import os
@@ -41,6 +42,8 @@ def daemon(path, config, args=None):
     pod = {"apiVersion": "v1", "kind": "Pod",
            "metadata": {"name": template["metadata"]["name"]},
            "spec": template["spec"]["template"]["spec"]}
+    for container in pod["spec"]["containers"]:
+        container.setdefault("env", []).append({"name": "FIXPORT_INTERVAL", "value": "2"})
     if args:
         for kind, words in zip(("initContainers", "containers"), args):
             pod["spec"][kind][0]["args"] = words

@@ -40,6 +40,8 @@ network_backend = "cni"
 
 # podman 4.3 removes an init container when it has ended, and fails if it does not know that yet.
 INIT_STAYS = "--annotation=io.podman.annotations.init.container.type=always"
+# And it starts one again and again, if the pod's policy is to restart what ends.
+ENDS = "  restartPolicy: Never\n"
 
 # Connection tracking remembers closed connections for two minutes, and so long is the quarantine.
 # Here both are short.
@@ -102,6 +104,9 @@ class Node(Machine):
 
     def play(self, documents, configmap=None):
         """Starts the pods of @documents, which are text."""
+        documents = "---\n".join(
+            re.sub("^spec:\n", f"spec:\n{ENDS}", part, flags=re.M) if "initContainers:" in part
+            else part for part in re.split("^---\n", documents, flags=re.M))
         self.files += 1
         path = f"/run/play-{self.files}.yaml"
         self.write(path, documents)
@@ -122,10 +127,14 @@ class Node(Machine):
         return f"{rename or own}-app"
 
     def remove(self, *pods):
-        """Ends pods; "-a" are all. podman 4.3 fails if a container ends by itself while it is being
-        killed: it is asked again."""
+        """Ends pods; none are all, and containers without a pod, too. podman 4.3 fails to remove a
+        container that ends at that moment, and waits for seconds until a pod's group is empty: so
+        they are killed first."""
+        self.podman_try(*(["pod", "kill", *pods] if pods else ["kill", "-a"]))
+        wait_for(lambda: not self.podman_try(
+            "ps", "-q", *(f"--filter=pod={pod}" for pod in pods)).stdout)
         for _ in range(5):
-            done = self.podman_try("pod", "rm", "-f", "-i", "-t", "0", *pods)
+            done = self.podman_try("pod", "rm", "-f", "-i", "-t", "0", *(pods or ["-a"]))
             if done.returncode == 0:
                 return
         raise Failed(f"podman pod rm {' '.join(pods)}: {done.stderr}")

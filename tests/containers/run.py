@@ -52,7 +52,7 @@ def start_node(tap):
 
 def clean(node):
     """A fresh node for the next case."""
-    node.remove("-a")
+    node.remove()
     node.podman_try("rm", "-a", "-f", "-t", "0")
     node.podman_try("volume", "rm", "-a", "-f")
     node.run(["sh", "-c", "rm -rf /run/fixport /opt/fixport/* /opt/fixport/.lib*; "
