@@ -208,20 +208,23 @@ def closed(tap, trial):
             shim=False, options=local(IDLE_SERVICES))
 
 
-def two_pods(tap, trial):
-    """Two pods behind one node and one destination, each with 24 connections that it renews. Ports
-    drawn without knowing of each other would meet many times: 200 are not many for 144."""
-    pods = ("pod-c", "pod-c2")
+NEIGHBOURS = ("pod-c", "pod-c2", "pod-h", "node1")  # behind one address; node1: a program of its own
+
+
+def neighbours(tap, trial):
+    """All who leave under a node's address to one destination: two pods, one in the node's network,
+    and the node itself, each with 15 connections that it renews. Ports drawn without knowing of
+    each other would meet many times: 200 are not many for 180."""
     for family in FAMILIES:
         running = at_once(
-            lambda pod: trial.hold(pod, "host-b", FEW_SERVICE, 24, 3, family=family), pods)
+            lambda who: trial.hold(who, "host-b", FEW_SERVICE, 15, 3, family=family), NEIGHBOURS)
         entries = trial.tracked("node1", "host-b", FEW_SERVICE, family)
         pairs = [pair for one in running for pair in one.finish()]
-        tap.point(len(pairs) == 2 * 24 * 3 and all(mine == seen and seen in FEW_PORTS
-                                                   for mine, seen in pairs),
-                  f"two pods of a node: no port of {len(pairs)} is moved (IPv{family})",
+        tap.point(len(pairs) == len(NEIGHBOURS) * 15 * 3 and
+                  all(mine == seen and seen in FEW_PORTS for mine, seen in pairs),
+                  f"{', '.join(NEIGHBOURS)}: no port of {len(pairs)} is moved (IPv{family})",
                   *(pair for pair in pairs if pair[0] != pair[1]), len(pairs))
-        tap.point(len({out for _, _, out in entries}) >= 2 * 24 and
+        tap.point(len({out for _, _, out in entries}) >= len(NEIGHBOURS) * 15 and
                   all(port == out for _, port, out in entries),
                   f"conntrack of the node says the same of {len(entries)} entries (IPv{family})",
                   *(entry for entry in entries if entry[1] != entry[2]))
@@ -275,7 +278,7 @@ def case_story(tap):
         control_plane(tap, trial)
         both_ways(tap, trial)
         closed(tap, trial)
-        two_pods(tap, trial)
+        neighbours(tap, trial)
         apply_again(tap, trial)
         restart(tap, trial)
         check_status(tap, trial, "after a restart")
@@ -292,7 +295,7 @@ def case_stateless(tap):
         apply_all(tap, trial)
         both_ways(tap, trial)
         closed(tap, trial)
-        two_pods(tap, trial)
+        neighbours(tap, trial)
         nothing_tracked(tap, trial)
         undo_all(tap, trial, before)
 
@@ -309,7 +312,7 @@ def case_legacy(tap):
         both_ways(tap, trial, ("curl",))
         confined(tap, trial)
         closed(tap, trial)
-        two_pods(tap, trial)
+        neighbours(tap, trial)
         undo_all(tap, trial, before)
 
 
@@ -377,7 +380,7 @@ def case_plain(tap):
         kept(tap, trial)
         both_ways(tap, trial, ("curl",))
         confined(tap, trial)
-        two_pods(tap, trial)
+        neighbours(tap, trial)
         undo_all(tap, trial, before)
 
 

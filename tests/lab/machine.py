@@ -32,8 +32,8 @@ echo up
 exec cat
 """
 
-# A pod is begun in its node's mounts: it has all of them but /run, and of that only the pool's
-# folder, as by a hostPath volume.
+# A pod is begun in its node's mounts, and in its network if that stays the pod's: it has all mounts
+# but /run, and of that only the pool's folder, as by a hostPath volume.
 BOOT_POD = """
 set -e
 hostname "$1"
@@ -74,18 +74,19 @@ def isolate():
 
 
 class Machine:
-    """One machine, which keeps its files in @folder, or a pod of @node."""
+    """One machine, which keeps its files in @folder, or a pod of @node, with a network of its own or
+    (@host_network) the node's."""
 
-    def __init__(self, name, folder, node=None):
+    def __init__(self, name, folder, node=None, host_network=False):
         self.name = name
         self.node = node
         folder = os.path.join(folder, name)
         if not node and not os.path.isdir(folder):
             os.makedirs(os.path.join(folder, "lib"))
             shutil.copytree("/etc", os.path.join(folder, "etc"), symlinks=True)
-        prefix = node.inside("--mount") if node else []
+        prefix = node.inside("--mount", *["--net"] * host_network) if node else []
         self.process = subprocess.Popen(
-            [*prefix, "unshare", "--mount", "--net", "--uts", "sh", "-c",
+            [*prefix, "unshare", "--mount", *["--net"] * (not host_network), "--uts", "sh", "-c",
              BOOT_POD if node else BOOT_MACHINE, "sh", name, folder],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.started = []

@@ -48,7 +48,8 @@ PODS = [(Station("pod-c", "10.200.1.91", "fd00:200:1::91"), "node1"),
         (Station("pod-e", "10.200.1.93", "fd00:200:1::93"), "node2"),
         (Station("pod-b", "10.200.3.7", "fd00:200:3::7"), "gateway")]  # Kind.node_gateway
 BORROWED = PODS[3][0]  # on node2, with an address of node1's block
-STATIONS = {s.name: s for s in [GATEWAY, *HOSTS, *WORKERS, *(pod for pod, _ in PODS)]}
+HOST_NETWORK = Station("pod-h", WORKERS[0].ipv4, WORKERS[0].ipv6)  # a pod in node1's network
+STATIONS = {s.name: s for s in [GATEWAY, *HOSTS, *WORKERS, *(pod for pod, _ in PODS), HOST_NETWORK]}
 
 CLUSTER = {4: "10.200.0.0/16", 6: "fd00:200::/32"}
 BLOCK = {("node1", 4): "10.200.1.0/24", ("node1", 6): "fd00:200:1::/64",
@@ -173,6 +174,8 @@ class Network:
         for pod, node in PODS:
             if STATIONS[node] in self.nodes():
                 self._pod(pod, node)
+        self.machines[HOST_NETWORK.name] = Machine(HOST_NETWORK.name, self.folder,
+                                                   self[WORKERS[0].name], host_network=True)
 
     def nodes(self):
         return [*WORKERS, GATEWAY] if self.kind.node_gateway else WORKERS
