@@ -208,7 +208,7 @@ def closed(tap, trial):
             shim=False, options=local(IDLE_SERVICES))
 
 
-NEIGHBOURS = ("pod-c", "pod-c2", "pod-h", "node1")  # behind one address; node1: a program of its own
+NEIGHBOURS = ("pod-c", "pod-c2", "pod-h", "node1")  # behind one address
 
 
 def neighbours(tap, trial):

@@ -74,8 +74,8 @@ def isolate():
 
 
 class Machine:
-    """One machine, which keeps its files in @folder, or a pod of @node, with a network of its own or
-    (@host_network) the node's."""
+    """One machine, which keeps its files in @folder, or a pod of @node, with a network of its own
+    or (@host_network) the node's."""
 
     def __init__(self, name, folder, node=None, host_network=False):
         self.name = name
