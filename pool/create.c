@@ -19,18 +19,39 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 
-/* Gives each page of ports that a policy touches its place. */
-struct placement {
-    uint8_t pagemap[POOL_PORT_PAGES];
-    uint32_t used;
-};
-
-static void placement_add(const struct portrange *range, void *arg)
+static bool place_is_used(const uint8_t pagemap[POOL_PORT_PAGES], uint32_t place)
 {
-    struct placement *placement = arg;
-    for (uint32_t page = range->lo / POOL_PAGE_PORTS; page <= range->hi / POOL_PAGE_PORTS; page++)
-        if (placement->pagemap[page] == POOL_NO_PLACE)
-            placement->pagemap[page] = (uint8_t)placement->used++;
+    for (uint32_t page = 0; page < POOL_PORT_PAGES; page++)
+        if (pagemap[page] == place)
+            return true;
+    return false;
+}
+
+/*
+ * Gives each page of ports in a range that has none a place: the first that is not used. There may
+ * be gaps, if a reload was killed while it wrote the map.
+ */
+static void pagemap_add(const struct portrange *range, void *arg)
+{
+    uint8_t *pagemap = arg;
+    for (uint32_t page = range->lo / POOL_PAGE_PORTS; page <= range->hi / POOL_PAGE_PORTS; page++) {
+        uint8_t place = 0;
+        if (pagemap[page] != POOL_NO_PLACE)
+            continue;
+        while (place_is_used(pagemap, place))
+            place++;
+        pagemap[page] = place;
+    }
+}
+
+/* How many places there must be for a map. */
+static uint32_t pagemap_places(const uint8_t pagemap[POOL_PORT_PAGES])
+{
+    uint32_t places = 0;
+    for (uint32_t page = 0; page < POOL_PORT_PAGES; page++)
+        if (pagemap[page] != POOL_NO_PLACE && pagemap[page] >= places)
+            places = pagemap[page] + 1u;
+    return places;
 }
 
 static uint32_t lanes_for(uint32_t places)
@@ -54,32 +75,23 @@ static uint64_t realtime(void)
 
 static void header_init(struct pool_header *header, const struct policy *policy, uint32_t lanes)
 {
-    struct placement placement = {.used = 0};
-    memset(placement.pagemap, POOL_NO_PLACE, sizeof(placement.pagemap));
-    policy_each_range(policy, placement_add, &placement);
-
     memset(header, 0, sizeof(*header));
+    memset(header->pagemap, POOL_NO_PLACE, sizeof(header->pagemap));
+    policy_each_range(policy, pagemap_add, header->pagemap);
+    uint32_t places = pagemap_places(header->pagemap);
+
     header->magic = POOL_MAGIC;
     header->version = POOL_VERSION;
     header->header_size = sizeof(*header);
-    header->lanes = lanes ? lanes : lanes_for(placement.used);
+    header->lanes = lanes ? lanes : lanes_for(places);
     header->lanes_shared = header->lanes < 8 ? 1 : header->lanes / 8;
-    header->places = places_for(placement.used);
+    header->places = places_for(places);
     header->holders = POOL_HOLDERS;
     header->file_size = layout_size(header->lanes, header->places);
     header->created = realtime();
-    memcpy(header->pagemap, placement.pagemap, sizeof(header->pagemap));
     SYS(getrandom, &header->seed, sizeof(header->seed), GRND_NONBLOCK);
     header->state = POOL_LIVE;
     header->policy_checksum[0] = policy_checksum(policy);
-}
-
-static uint32_t header_places_used(const struct pool_header *header)
-{
-    uint32_t used = 0;
-    for (uint32_t page = 0; page < POOL_PORT_PAGES; page++)
-        used += header->pagemap[page] != POOL_NO_PLACE;
-    return used;
 }
 
 /* ftruncate() past RLIMIT_FSIZE would raise SIGXFSZ in a program that never asked for a file. */
@@ -96,7 +108,7 @@ static int size_allowed(uint64_t size)
 static int file_allocate(int fd, const struct pool_header *header)
 {
     size_t now = layout_words(header->lanes) +
-                 header_places_used(header) * layout_place_bytes(header->lanes);
+                 pagemap_places(header->pagemap) * layout_place_bytes(header->lanes);
     int result = (int)SYS(fallocate, fd, 0, 0, now);
     if (result == -EOPNOTSUPP)
         result = 0;
@@ -222,42 +234,41 @@ int pool_create(const char *path, const struct policy *policy, const struct pool
 }
 
 /* Adds what a new policy needs to the page map, in a copy. Return: 0 or -ENOSPC. */
-static int placement_extend(const struct pool *pool, const struct policy *policy,
-                            struct placement *placement)
+static int pagemap_extend(const struct pool *pool, const struct policy *policy,
+                          uint8_t pagemap[POOL_PORT_PAGES])
 {
-    memcpy(placement->pagemap, pool->header->pagemap, sizeof(placement->pagemap));
-    placement->used = header_places_used(pool->header);
-    policy_each_range(policy, placement_add, placement);
-    return placement->used <= pool->places ? 0 : -ENOSPC;
+    memcpy(pagemap, pool->header->pagemap, POOL_PORT_PAGES);
+    policy_each_range(policy, pagemap_add, pagemap);
+    return pagemap_places(pagemap) <= pool->places ? 0 : -ENOSPC;
 }
 
-static int places_allocate(const struct pool *pool, int fd, uint32_t used)
+static int places_allocate(const struct pool *pool, int fd, uint32_t places)
 {
-    uint32_t before = header_places_used(pool->header);
-    if (used <= before)
+    uint32_t before = pagemap_places(pool->header->pagemap);
+    if (places <= before)
         return 0;
     size_t bytes = layout_place_bytes(pool->lanes);
     int result = (int)SYS(fallocate, fd, 0, layout_words(pool->lanes) + before * bytes,
-                          (used - before) * bytes);
+                          (places - before) * bytes);
     return result == -EOPNOTSUPP ? 0 : result;
 }
 
 static int policy_replace(const struct pool *pool, int fd, const struct policy *policy)
 {
     struct pool_header *header = pool->header;
-    struct placement placement;
+    uint8_t pagemap[POOL_PORT_PAGES];
     uint32_t generation = atomic_load(&header->generation);
     if (memcmp(pool->policy[generation & 1], policy, sizeof(*policy)) == 0)
         return 1;
-    int result = placement_extend(pool, policy, &placement);
+    int result = pagemap_extend(pool, policy, pagemap);
     if (!result)
-        result = places_allocate(pool, fd, placement.used);
+        result = places_allocate(pool, fd, pagemap_places(pagemap));
     if (result)
         return result;
     uint32_t slot = (generation + 1) & 1;
     memcpy((void *)(uintptr_t)pool->policy[slot], policy, sizeof(*policy));
     header->policy_checksum[slot] = policy_checksum(policy);
-    memcpy(header->pagemap, placement.pagemap, sizeof(header->pagemap));
+    memcpy(header->pagemap, pagemap, sizeof(header->pagemap));
     atomic_store(&header->generation, generation + 1);
     return 0;
 }

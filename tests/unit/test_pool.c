@@ -346,6 +346,30 @@ Test(pool, reload_in_place)
     pool_close(&pool);
 }
 
+static bool places_differ(const struct pool *pool)
+{
+    const uint8_t *map = pool->header->pagemap;
+    for (int i = 0; i < (int)POOL_PORT_PAGES; i++)
+        for (int k = 0; k < i && map[i] != POOL_NO_PLACE; k++)
+            if (map[k] == map[i])
+                return false;
+    return true;
+}
+
+Test(pool, a_reload_that_was_killed_while_it_wrote_the_map_leaves_no_two_pages_one_place)
+{
+    struct pool pool;
+    struct policy other;
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    pool.header->pagemap[40000 / POOL_PAGE_PORTS] = 2; /* 1 was not written any more */
+    policy_init(&other);
+    policy_add_rule(&other, "r", "5000-5003,30000,40000", "10.0.0.0/8", NULL);
+    cr_assert_eq(pool_reload(path, &other), 0);
+    cr_assert_not_null(pool_word(&pool, 0, 30000));
+    cr_assert(places_differ(&pool));
+    pool_close(&pool);
+}
+
 Test(pool, removed_pools_are_retired)
 {
     struct pool pool;
