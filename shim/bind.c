@@ -60,7 +60,7 @@ static bool choose_from_pool(int fd, struct sockaddr_storage name, socklen_t len
             break;
         address_set_port(&name, port);
         if (SYS(bind, fd, &name, length) == 0) {
-            hint_set(fd, (struct hint){.kind = HINT_BOUND, .port = port});
+            hint_set(fd, (struct hint){.kind = HINT_CHOSEN});
             return true;
         }
     }

@@ -39,8 +39,9 @@ static void on_sigbus(int number, siginfo_t *info, void *context)
 }
 
 static _Atomic uint32_t for_good;
+static _Atomic uint32_t users; /* threads between guard_install() and guard_remove() */
 
-void guard_install(void)
+static void handler_set(void)
 {
     struct sigaction before;
     struct sigaction ours = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_ONSTACK};
@@ -51,19 +52,40 @@ void guard_install(void)
     errno = saved;
 }
 
-void guard_remove(void)
+static bool needed(void)
+{
+    return atomic_load(&users) || atomic_load(&for_good);
+}
+
+static void handler_reset(void)
 {
     struct sigaction now;
     struct sigaction fallback = {.sa_handler = SIG_DFL};
     int saved = errno;
-    if (!atomic_load(&for_good) && sigaction && sigaction(SIGBUS, NULL, &now) == 0 &&
-        (now.sa_flags & SA_SIGINFO) && now.sa_sigaction == on_sigbus)
+    if (sigaction && sigaction(SIGBUS, NULL, &now) == 0 && (now.sa_flags & SA_SIGINFO) &&
+        now.sa_sigaction == on_sigbus)
         sigaction(SIGBUS, &fallback, NULL);
     errno = saved;
+}
+
+void guard_install(void)
+{
+    atomic_fetch_add(&users, 1);
+    handler_set();
+}
+
+void guard_remove(void)
+{
+    atomic_fetch_sub(&users, 1);
+    if (needed())
+        return;
+    handler_reset();
+    if (needed())
+        handler_set(); /* another thread has come to need it in between */
 }
 
 void guard_once(void)
 {
     if (!atomic_load_explicit(&for_good, memory_order_relaxed) && !atomic_exchange(&for_good, 1))
-        guard_install();
+        handler_set();
 }

@@ -160,7 +160,7 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
     if (!find_netns(attempt, fd))
         return faulty(fd, &attempt->dest);
     attempt->lane = (uint32_t)pool_lane_find(&attempt->at->pool, &attempt->dest, true);
-    attempt->by_bind = hint.kind == HINT_BOUND;
+    attempt->by_bind = hint_is_bound(hint);
     attempt->name_length = 0;
     search_begin(attempt);
     return PORT_READY;
@@ -485,7 +485,7 @@ static enum port_answer already_bound(struct attempt *attempt)
 {
     struct sockaddr_storage name;
     socklen_t length;
-    bool ours = hint_get(attempt->fd).kind == HINT_BOUND;
+    bool ours = hint_is_bound(hint_get(attempt->fd));
     if (sock_name(attempt->fd, &name, &length) != 0)
         return PORT_PASS;
     uint16_t port = address_port(&name);

@@ -231,8 +231,9 @@ enum hint_kind {
     HINT_NONE = 0,
     HINT_FRESH = 1, /* socket() made it: TCP, not bound, as far as is known; when: lane, port */
     HINT_DEFERRED = 2, /* bind(addr, 0) was put off: bind.c */
-    HINT_LEASED = 3, /* connected with a lease */
-    HINT_BOUND = 4, /* bound by this library, and not connected: the connection failed, or bind.c */
+    HINT_CHOSEN = 3, /* bound by bind.c, without a lease */
+    HINT_LEASED = 4, /* connected with a lease */
+    HINT_BOUND = 5, /* bound with a lease, and not connected: the connection failed */
 };
 
 /* What may be known about a descriptor. 64 bits, so that it is read and written at once. */
@@ -258,6 +259,12 @@ static inline bool hint_exists(int fd)
 {
     return hint_is_about(atomic_load_explicit(&hints[(unsigned)fd % HINTS], memory_order_relaxed),
                          fd);
+}
+
+/** hint_is_bound - whether this library has bound the socket, and it is not connected. */
+static inline bool hint_is_bound(struct hint hint)
+{
+    return hint.kind == HINT_CHOSEN || hint.kind == HINT_BOUND;
 }
 
 /** hint_set, hint_get - remember, recall. Any thread; a lost or stale hint is allowed for. */

@@ -24,6 +24,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import fptest  # noqa: E402
 
 BEHAVE = fptest.program("shim", "behave")
+THREADS = fptest.program("shim", "threads")
 FAKE = fptest.program("fake", "libfake.so")
 BY_BIND, BY_RANGE = "61000-61799", "50000-50799"
 LOOPBACK = "127.0.0.0/8,::1"
@@ -363,6 +364,35 @@ print("survived", count > 0)
         out, err = client.communicate(timeout=60)
         tap.point(client.returncode == 0 and "survived True" in out,
                   "the pool file truncated under a running program: it runs on", out, err)
+
+
+def check_truncation_before_close(tap, server):
+    """Cut when a program has a port of the pool, but has not connected yet."""
+    code = """
+import os, socket, sys
+sock = socket.socket()
+sock.bind(("127.0.0.1", 0))
+print("in range", 50000 <= sock.getsockname()[1] <= 50799)
+os.truncate(os.environ["FIXPORT_POOL"], int(sys.argv[1]))
+sock.close()
+print("survived")
+"""
+    for size in (0, 5000):
+        with pool_folder() as folder:
+            path = make_pool(folder, server)
+            done = run([sys.executable, "-c", code, str(size)],
+                       fptest.environment(FIXPORT_POOL=path))
+            tap.equal((done.returncode, done.stdout), (0, "in range True\nsurvived\n"),
+                      f"the pool file cut to {size} bytes before a first close: it runs on")
+
+
+def check_guard_in_threads(tap, server, times):
+    """Other threads' short need of the handler must not end the lasting one's."""
+    with pool_folder() as folder:
+        path = make_pool(folder, server)
+        done = run([THREADS, str(times)], fptest.environment(FIXPORT_POOL=path))
+        tap.equal(done.stdout, "missing 0\n", f"{times} first connections beside a thread that binds: "
+                                              "the pool's handler stays")
 
 
 # ---- namespaces ----
@@ -752,6 +782,8 @@ def main():
     check_environment_faults(tap, server)
     check_stderr_is_respected(tap, server)
     check_truncation(tap, server)
+    check_truncation_before_close(tap, server)
+    check_guard_in_threads(tap, server, 200 if sanitized else 1000)
     check_setns(tap, server)
     check_between_namespaces(tap)
     check_fakes(tap, server)
