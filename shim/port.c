@@ -114,19 +114,20 @@ static bool connectable(int fd)
 }
 
 /* The rule for the destination, in the pool that is there now. Return: READY, or what to do instead. */
-static enum port_answer find_rule(struct attempt *attempt, int fd)
+static enum port_answer find_rule(struct attempt *attempt, int fd, uint64_t now)
 {
     if (shim_pool_peek())
         guard_once();
     do {
-        attempt->at = shim_pool(attempt->began);
+        attempt->at = shim_pool(now);
         if (!attempt->at)
             return faulty(fd, &attempt->dest);
+        guard_once(); /* it may have been opened just now */
         if (!pool_match(&attempt->at->pool, &attempt->dest, &attempt->verdict)) {
             port_pass(fd);
             return PORT_PASS;
         }
-    } while (shim_pool_moved(attempt->at, attempt->began));
+    } while (shim_pool_moved(attempt->at, now));
     return PORT_READY;
 }
 
@@ -146,7 +147,7 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
         !dest_from_sockaddr((struct sockaddr *)&attempt->address, length, &attempt->dest))
         return PORT_PASS;
     attempt->began = sys_now_ms();
-    enum port_answer answer = find_rule(attempt, fd);
+    enum port_answer answer = find_rule(attempt, fd, attempt->began);
     if (answer != PORT_READY)
         return answer;
     struct hint hint = hint_get(fd);
@@ -603,18 +604,45 @@ static bool has_port(const struct attempt *attempt)
     return sock_name(attempt->fd, &name, &length) == 0 && address_port(&name) != 0;
 }
 
-/* Return: 0; -EADDRNOTAVAIL; -EINVAL: there is none, and the socket needs none. */
-static int search_next(struct attempt *attempt)
+/*
+ * A search that begins again may have waited for minutes: the rules may be others by now, or the
+ * pool be another, and the ports of the old one are not to be had any more.
+ */
+static enum port_answer search_again(struct attempt *attempt)
+{
+    const struct shim_pool *before = attempt->at;
+    uint64_t now = sys_now_ms();
+    attempt->sure = false;
+    enum port_answer answer = find_rule(attempt, attempt->fd, now);
+    if (answer == PORT_READY && attempt->at != before) {
+        attempt->netns = netns_of(attempt->at, attempt->fd);
+        if (!attempt->netns)
+            answer = faulty(attempt->fd, &attempt->dest);
+    }
+    if (answer != PORT_READY) {
+        sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
+        return answer;
+    }
+    attempt->lane = (uint32_t)pool_lane_find(&attempt->at->pool, &attempt->dest, true);
+    search_begin(attempt);
+    attempt->search.now = now;
+    return PORT_READY;
+}
+
+/* Takes the next port. Return: false: there is none; @instead: what to do. */
+static bool search_next(struct attempt *attempt, enum port_answer *instead)
 {
     while (lease_search_next(&attempt->search, &attempt->lease) != 0) {
-        if (has_port(attempt))
-            return -EINVAL;
-        if (!take_back(attempt) && !try_again(attempt) && !wait_for_port(attempt))
-            return -EADDRNOTAVAIL;
-        search_begin(attempt);
-        attempt->search.now = sys_now_ms();
+        if (has_port(attempt)) {
+            *instead = already_bound(attempt); /* and needs none */
+            return false;
+        }
+        bool again = take_back(attempt) || try_again(attempt) || wait_for_port(attempt);
+        *instead = again ? search_again(attempt) : exhausted(attempt);
+        if (*instead != PORT_READY)
+            return false;
     }
-    return 0;
+    return true;
 }
 
 /* The kernel refuses the lease's port. */
@@ -634,10 +662,10 @@ enum port_answer port_next(struct attempt *attempt)
         return PORT_READY;
     }
     for (;;) {
-        int result = search_next(attempt);
-        if (result)
-            return result == -EINVAL ? already_bound(attempt) : exhausted(attempt);
-        result = put(attempt);
+        enum port_answer instead;
+        if (!search_next(attempt, &instead))
+            return instead;
+        int result = put(attempt);
         if (result == 0)
             return PORT_READY;
         if (result == -EINVAL) {

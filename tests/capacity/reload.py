@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT
 """The range moves while many connections are made: from the moment that "fixport-pool reload" has
-returned, no connection that begins uses the old range."""
+returned, no connection that begins uses the old range. Nor does one that was waiting for a port."""
 
 import bisect
 import signal
 import struct
 import time
 
+import waiting
 from place import BY_BIND, BY_RANGE, HANG, Client, Places, Pool
 
 RELOADS = 20
@@ -71,6 +72,32 @@ def check_way(tap, way, sysctls):
                   f"{last} in the last", *said, pool.said())
 
 
+def reloaded(pool):
+    pool.must("reload", "-c", pool.write_config("new", ports_of(1)))
+
+
+def replaced(pool):
+    pool.must("remove", "--force")
+    pool.must("create", "-c", pool.write_config("new", ports_of(1)))
+
+
+def check_waiting(tap, what, way, change, sysctls):
+    """The old range is full and stays so; the new one is empty."""
+    with Places(1, *sysctls) as (place,), Pool(ports_of(0), exhausted="wait 60s") as pool:
+        holder = waiting.full(pool, place, EACH)
+        waiter = waiting.start_waiter(pool, place)
+        change(pool)
+        said = waiter.said()
+        ports = [port for port in place.states() if port >= FIRST + EACH]
+        tap.point(said["made"] == 1 and len(ports) == 1,
+                  f"reload: the pool is {what}: who waits gets a port of the new range, {way}", said,
+                  ports, pool.said())
+        waiter.end()
+        holder.end()
+
+
 def check(tap):
-    check_way(tap, "by range", BY_RANGE)
-    check_way(tap, "by bind", BY_BIND)
+    for way, sysctls in (("by range", BY_RANGE), ("by bind", BY_BIND)):
+        check_way(tap, way, sysctls)
+        check_waiting(tap, "reloaded", way, reloaded, sysctls)
+        check_waiting(tap, "replaced", way, replaced, sysctls)

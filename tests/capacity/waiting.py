@@ -14,9 +14,9 @@ SWITCHES_A_SECOND = 100
 SECONDS = 2
 
 
-def full(pool, place, *arguments):
-    client = Client(place, pool, "hold", "-n", SIZE, *arguments)
-    assert client.said()["made"] == SIZE, pool.said()
+def full(pool, place, size=SIZE):
+    client = Client(place, pool, "hold", "-n", size)
+    assert client.said()["made"] == size, pool.said()
     return client
 
 
