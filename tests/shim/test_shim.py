@@ -372,14 +372,14 @@ def check_truncation_before_close(tap, server):
 import os, socket, sys
 sock = socket.socket()
 sock.bind(("127.0.0.1", 0))
-print("in range", 50000 <= sock.getsockname()[1] <= 50799)
+print("in range", 50900 <= sock.getsockname()[1] <= 50999)
 os.truncate(os.environ["FIXPORT_POOL"], int(sys.argv[1]))
 sock.close()
 print("survived")
 """
     for size in (0, 5000):
         with pool_folder() as folder:
-            path = make_pool(folder, server)
+            path = make_pool(folder, server, "50900-50999")
             done = run([sys.executable, "-c", code, str(size)],
                        fptest.environment(FIXPORT_POOL=path))
             tap.equal((done.returncode, done.stdout), (0, "in range True\nsurvived\n"),
