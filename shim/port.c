@@ -395,8 +395,8 @@ static int share(struct attempt *attempt, int state)
     attempt->bound = result == 0;
     attempt->held = result == -EADDRINUSE;
     attempt->soon |= attempt->held;
-    if (result && !reuse)
-        sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 0);
+    if (!reuse && (result || lane_is_shared(attempt)))
+        sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 0); /* until it is connected: must_share() */
     if (result)
         restore_address(attempt);
     return result;
