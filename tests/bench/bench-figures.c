@@ -12,9 +12,10 @@
 #include <string.h>
 #include <sys/sysinfo.h>
 #include <sys/utsname.h>
+#include <time.h>
 #include <unistd.h>
 
-#define FIGURES 1024
+#define FIGURES 2048
 
 static struct figure {
     const char *row, *way, *measure;
@@ -24,11 +25,26 @@ static size_t figure_count;
 
 /* ---- the environment ---- */
 
-enum fact { KERNEL, CPU, CORES, VIRTUAL, GOVERNOR, LOAD, TIMESTAMPS, TW_REUSE, FACTS };
+enum fact {
+    RELEASE,
+    DATE,
+    ROUNDS,
+    KERNEL,
+    CPU,
+    CORES,
+    VIRTUAL,
+    GOVERNOR,
+    TIMESTAMPS,
+    TW_REUSE,
+    LOAD,
+    LOAD_AFTER,
+    FACTS
+};
 
-static const char *const fact_names[FACTS] = {"kernel",         "cpu",         "cores",
-                                              "machine",        "governor",    "load before",
-                                              "tcp_timestamps", "tcp_tw_reuse"};
+static const char *const fact_names[FACTS] = {
+    "fixport", "date",     "rounds",         "kernel",       "cpu",         "cores",
+    "machine", "governor", "tcp_timestamps", "tcp_tw_reuse", "load before", "load after",
+};
 static char facts[FACTS][128];
 
 /* The first line of a file without its end; @otherwise if there is no such file. */
@@ -64,10 +80,19 @@ static void fact_cpu(void)
         fact_file(VIRTUAL, "/sys/class/dmi/id/product_name", "not known");
 }
 
-void environment_say(void)
+static void fact_date(void)
+{
+    time_t now = time(NULL);
+    strftime(facts[DATE], sizeof(facts[DATE]), "%Y-%m-%dT%H:%M:%SZ", gmtime(&now));
+}
+
+void environment_say(bool quick)
 {
     struct utsname name;
     uname(&name);
+    snprintf(facts[RELEASE], sizeof(facts[0]), "%s", PACKAGE_VERSION);
+    snprintf(facts[ROUNDS], sizeof(facts[0]), "%s", quick ? "few (--quick)" : "all");
+    fact_date();
     snprintf(facts[KERNEL], sizeof(facts[0]), "%.40s %.60s %.20s", name.sysname, name.release,
              name.machine);
     fact_cpu();
@@ -76,7 +101,7 @@ void environment_say(void)
     fact_file(LOAD, "/proc/loadavg", "not known");
     fact_file(TIMESTAMPS, "/proc/sys/net/ipv4/tcp_timestamps", "not known");
     fact_file(TW_REUSE, "/proc/sys/net/ipv4/tcp_tw_reuse", "not known");
-    for (int i = 0; i < FACTS; i++)
+    for (int i = 0; i < LOAD_AFTER; i++)
         printf("  %-16s %s\n", fact_names[i], facts[i]);
 }
 
@@ -84,8 +109,11 @@ void environment_say(void)
 
 void figure(const char *row, double at, const char *way, const char *measure, double value)
 {
-    if (figure_count < FIGURES)
-        figures[figure_count++] = (struct figure){row, way, measure, at, value};
+    if (figure_count == FIGURES) {
+        fprintf(stderr, "bench: more figures than FIGURES\n");
+        exit(1);
+    }
+    figures[figure_count++] = (struct figure){row, way, measure, at, value};
 }
 
 static const struct figure *figure_find(const char *row, const char *way, const char *measure)
@@ -99,6 +127,7 @@ static const struct figure *figure_find(const char *row, const char *way, const 
 
 void figures_write(FILE *file)
 {
+    fact_file(LOAD_AFTER, "/proc/loadavg", "not known");
     for (int i = 0; i < FACTS; i++)
         fprintf(file, "# %s: %s\n", fact_names[i], facts[i]);
     fprintf(file, "row\tat\tway\tmeasure\tvalue\n");

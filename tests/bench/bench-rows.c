@@ -23,6 +23,7 @@ const char *const way_names[WAY_COUNT] = {
 };
 
 #define LOOPBACK "127.0.0.0/8"
+#define FULL_SIZE (RANGE_SIZE - 100) /* two descriptors for each, and not more than 20,000 */
 /* WAY_FLOOR is no shim once more, where nothing is in use: how far it is from 1 is the noise. */
 #define PAIR (BIT(WAY_PLAIN) | BIT(WAY_FLOOR) | SHIMS)
 #define PEERS (BIT(WAY_KERNEL) | BIT(WAY_OPTION) | BIT(WAY_RANDOM) | BIT(WAY_BLIND))
@@ -60,6 +61,9 @@ const struct row rows[] = {
     FULL(90, 100),
     FULL(99, 50),
     FULL(99.9, 5),
+    {.name = "refused", .what = "socket+connect+close, range 100 % in use: EADDRNOTAVAIL",
+     .to = LOOPBACK, .job = JOB_REFUSED, .base = WAY_KERNEL, .full = 1, .batch = 5, .rounds = 11,
+     .ways = BIT(WAY_KERNEL) | BIT(WAY_OPTION) | BIT(WAY_BLIND) | SHIMS, .ports = FULL_SIZE},
     SHORT(1000),
     SHORT(100),
     SHORT(10),

@@ -177,11 +177,25 @@ static void fill(const struct row *row, enum way way, int count)
     server_drain(true);
 }
 
+/* Where no port is left. */
+static void refuse_one(const struct row *row, enum way way)
+{
+    int fd = connect_try(row, way, INADDR_LOOPBACK);
+    if (fd < 0)
+        return;
+    fprintf(stderr, "bench: %s: a port in a full range\n", way_names[way]);
+    _exit(1);
+}
+
 /* Not inlined: "make instructions" counts what is done in here. */
 __attribute__((noinline)) static void run_part(const struct row *row, enum way way, int *fd,
                                                int count)
 {
     for (int i = 0; i < count; i++) {
+        if (row->job == JOB_REFUSED) {
+            refuse_one(row, way);
+            continue;
+        }
         fd[i] = open_one(row, way);
         if (row->job != JOB_OPEN)
             reset(fd[i]);

@@ -300,12 +300,14 @@ int main(int argc, char **argv)
     }
     signal(SIGPIPE, SIG_IGN);
     printf("fixport bench: rounds in turn; ratios are against the first line that is 1.000 x\n");
-    environment_say();
+    environment_say(quick);
     measure_all(quick, argc, argv);
     promises_say();
     if (tsv) {
         figures_write(tsv);
-        fclose(tsv);
+        bool failed = ferror(tsv);
+        if (fclose(tsv) != 0 || failed)
+            die("the file of --tsv");
     }
     return 0;
 }

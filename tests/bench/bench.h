@@ -37,6 +37,7 @@ enum way {
 enum job {
     JOB_CONNECT,  /* socket, connect, close */
     JOB_OPEN,     /* socket, connect; the closes are not timed */
+    JOB_REFUSED,  /* socket, connect in vain, close */
     JOB_CLOSE,    /* close of what is not open */
     JOB_SHORT,    /* socket, connect, close for some ms; the server closes second */
     JOB_TOGETHER, /* as many connections at once as there can be */
@@ -138,13 +139,13 @@ void measure_dead(const struct row *row, int rounds);
 
 /* ---- bench-figures.c: results, and what was promised ---- */
 
-/** environment_say - where this is measured, for people and for the file. */
-void environment_say(void);
+/** environment_say - where and how this is measured, for people and for the file. */
+void environment_say(bool quick);
 
 /** figure - remembers one number. @row, @way, @measure must last. */
 void figure(const char *row, double at, const char *way, const char *measure, double value);
 
-/** figures_write - everything remembered, tab-separated, with the environment and a header. */
+/** figures_write - everything remembered, tab-separated, with the environment and a header. Once. */
 void figures_write(FILE *file);
 
 /** promises_say - the figures that the design promises, against what was measured. */
