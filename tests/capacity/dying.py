@@ -172,6 +172,46 @@ def check_leases(tap):
                   "dying: after the quarantine a newcomer has them all")
 
 
+# ---- a reboot ----
+
+# Until it is rebooted, a node's monotonic clock is this many seconds ahead of what it is afterwards.
+EARLIER = ["unshare", "--time", "--monotonic", "1000000", "--fork"]
+
+
+class EarlierPlace:
+    """A place before the reboot."""
+
+    def __init__(self, place):
+        self.place = place
+
+    def command(self, argv, env=None):
+        return [*EARLIER, *self.place.command(argv, env)]
+
+
+def alive(pool):
+    return sum(holder["alive"] for holder in pool.status()["holders"])
+
+
+def check_reboot(tap):
+    """A pool on a file system that outlives it: all times in it have not come yet."""
+    if subprocess.run([*EARLIER, "true"], capture_output=True, check=False).returncode:
+        tap.cannot("dying: a reboot", "the kernel has no time namespaces")
+        return
+    with Places(2, *BY_RANGE) as places, Pool(PORTS, quarantine=QUARANTINE) as pool:
+        resting, used = [Client(EarlierPlace(place), pool, "hold", "-n", SIZE // 2)
+                         for place in places]
+        made = total([resting.said(), used.said()], "made")
+        resting.kill()
+        wait_for(lambda: alive(pool) == 1)
+        subprocess.run([*EARLIER, fptest.POOL_TOOL, "--pool", pool.path, "reclaim"], check=True,
+                       capture_output=True)
+        used.kill()
+        wait_for(lambda: alive(pool) == 0)
+        tap.equal((made, pool.leases()), (SIZE, {"used": SIZE // 2, "letgo": 0, "resting": 0}),
+                  "dying: after a reboot nothing rests")
+        check_everything_back(tap, pool, 1, "after a reboot")
+
+
 # ---- the pool file ----
 
 CREATE = ["create", "-c"]
@@ -251,5 +291,6 @@ def check(tap):
     check_stopped(tap, "by range", BY_RANGE)
     check_stopped(tap, "by bind", BY_BIND)
     check_leases(tap)
+    check_reboot(tap)
     for what, mishap, goes_on in MISHAPS:
         check_mishap(tap, what, mishap, goes_on)
