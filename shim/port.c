@@ -496,7 +496,11 @@ static enum port_answer already_bound(struct attempt *attempt)
         share_early(attempt);
         return PORT_READY;
     }
-    return ours ? no_port() : PORT_PASS;
+    if (ours)
+        return no_port();
+    if (port)
+        shim_log("bound-by-program", &attempt->dest, port);
+    return PORT_PASS;
 }
 
 /* ---- when no port is left ---- */

@@ -199,6 +199,15 @@ def check_own_port(tap):
             done = run([sys.executable, "-c", OWN_PORT, str(server.port)], asked(folder, ports))
             tap.equal((done.stdout.split(), done.stderr), (["own", "EADDRNOTAVAIL", "own"], ""),
                       f"a port of the program's own, when the pool has none left ({way})")
+        with pool_folder() as folder:
+            log = os.path.join(folder, "log")
+            run([sys.executable, "-c", OWN_PORT, str(server.port)],
+                asked(folder, ports, FIXPORT_LOG=log))
+            with open(log, encoding="utf-8") as lines:
+                told = lines.read()
+            tap.point(re.search(rf"^fixport\[\d+\] bound-by-program 127.0.0.1:{server.port} "
+                                r"port \d+$", told, re.M) is not None,
+                      f"FIXPORT_LOG names a port of the program's own ({way})", told)
 
 
 def check_prepared(tap, server):
