@@ -102,9 +102,9 @@ static int parse_range(const char **at, struct portrange *range, struct parse_re
             return result;
         *at = skip_space(*at);
     }
-    if (range->hi < range->lo)
-        return backwards(*range, why);
-    return **at && **at != ',' ? not_a_port(item, why) : 0;
+    if (**at && **at != ',')
+        return not_a_port(item, why);
+    return range->hi < range->lo ? backwards(*range, why) : 0;
 }
 
 static void print_range(struct text *text, struct portrange range)
