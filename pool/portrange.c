@@ -40,10 +40,10 @@ static int not_a_port(const char *item, struct parse_reason *why)
     struct text text = reason(why);
     item = skip_space(item);
     if (!*item || *item == ',') {
-        text_string(&text, "no port given: write a range such as 60001-60999");
+        text_string(&text, "no port given: write a range such as 61001-61999");
     } else {
         quote_item(&text, item);
-        text_string(&text, " is not a port or a range such as 60001-60999");
+        text_string(&text, " is not a port or a range such as 61001-61999");
     }
     return -EINVAL;
 }

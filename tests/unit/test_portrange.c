@@ -80,7 +80,7 @@ Test(portrange, refuses_what_is_no_range)
 {
     expect_refusal("200-100", -EINVAL, "200-100 runs backwards: write 100-200");
     expect_refusal("61000-6109x", -EINVAL,
-                   "\"61000-6109x\" is not a port or a range such as 60001-60999");
+                   "\"61000-6109x\" is not a port or a range such as 61001-61999");
     static const char *const bad[] = {"a",   "-",   "1-",  "-1",    "1-2-3", "1--2", "+1",    "1 2",
                                       "1.5", "5x0", "1e3", "1-2;3", "1/2",   "http", "1,2-a", "–5"};
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)

@@ -56,7 +56,7 @@ static const char run_help[] =
     "                   [--check] [--force] [--] COMMAND [ARGUMENT...]\n"
     "Run COMMAND so that its TCP connections come from the configured source ports.\n"
     "\n"
-    "  -p, --ports PORTS       such as 60001-60499,60600-60999\n"
+    "  -p, --ports PORTS       such as 61001-61499,61600-61999\n"
     "  -t, --to DESTINATIONS   only towards these, such as 192.168.31.0/24,10.0.0.5:5432\n"
     "                          (default: everywhere but loopback)\n"
     "  -c, --config CONFIG     make the pool, or reload it, as this file says\n"

@@ -291,7 +291,7 @@ void check_cilium(struct facts *facts, struct findings *findings)
             finding_line(finding, "chain %s in table %s", chain->name, chain->table);
         finding_why(finding, "its BPF masquerading keeps a source port only inside its own range, "
                              "32768-65535 by default, and replaces every other");
-        finding_mend(finding, "take ports from 32768 on: [pool] ports = 60001-60999 (or no SNAT: "
+        finding_mend(finding, "take ports from 32768 on: [pool] ports = 61001-61999 (or no SNAT: "
                               "ipv4-native-routing-cidr that covers the hosts)");
     }
 }
@@ -305,7 +305,7 @@ static void ports_privileged(struct findings *findings, const struct fact_ports 
     finding_line(finding, "net.ipv4.ip_unprivileged_port_start = %ld", start);
     finding_why(finding, "ordinary users may not bind them, and when the kernel must move a port "
                          "it stays within its class: below 512, 512-1023, or from 1024 on");
-    finding_mend(finding, "take ports from 32768 on: [pool] ports = 60001-60999");
+    finding_mend(finding, "take ports from 32768 on: [pool] ports = 61001-61999");
 }
 
 static void ports_low(struct findings *findings, const struct fact_ports *ports)
@@ -320,7 +320,7 @@ static void ports_low(struct findings *findings, const struct fact_ports *ports)
     finding_why(finding,
                 "some kernels (5.17-rc, some of enterprise distributions) give a forwarded "
                 "connection from such a port to a port from 32768 on another source port");
-    finding_mend(finding, "take ports from 32768 on: [pool] ports = 60001-60999");
+    finding_mend(finding, "take ports from 32768 on: [pool] ports = 61001-61999");
 }
 
 void check_low_ports(struct facts *facts, struct findings *findings)
