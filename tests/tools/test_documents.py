@@ -90,8 +90,11 @@ def check_links(tap):
 def check_options(tap):
     completion = read("contrib/completion/fixport.bash")
     for tool, section in MANUALS.items():
-        said = set(re.findall(r"--[a-z][a-z-]+", run(tool, "--help").stdout))
+        text = run(tool, "--help").stdout
+        said = set(re.findall(r"--[a-z][a-z-]+", text))
         tap.point(said, f"{tool}: --help names options")
+        tap.equal([line for line in text.splitlines() if line != line.rstrip() or len(line) > 100], [],
+                  f"{tool}: --help has no line that ends in spaces or is too long")
         manual = read(f"tools/man/{tool}.{section}").replace("\\-", "-")
         # mdoc writes --name as "Fl -name", or ", -name" after "Fl n".
         tap.equal([o for o in sorted(said) if not re.search(rf"(Fl|,) {o[1:]}(?![\w-])", manual)], [],

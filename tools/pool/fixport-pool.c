@@ -44,7 +44,8 @@ static int command_help(const struct pool_request *request)
     (void)request;
     printf("Usage: fixport-pool COMMAND [--pool PATH] [-c CONFIG] [OPTION...]\n\nCommands:\n");
     for (const struct pool_command *command = commands; command->name; command++)
-        printf("  %s %s\n      %s\n", command->name, command->arguments, command->summary);
+        printf("  %s%s%s\n      %s\n", command->name, *command->arguments ? " " : "",
+               command->arguments, command->summary);
     printf("\nThe pool is --pool PATH, else $FIXPORT_POOL, else the configuration's, else\n"
            "%s, for a user without that /dev/shm/fixport-UID.\n"
            "The configuration is -c CONFIG, else /etc/fixport.conf. See fixport-pool(8).\n",
