@@ -258,6 +258,14 @@ static int usage(void)
     return 2;
 }
 
+static void library_wanted(void)
+{
+    if (library && access(library, R_OK) == 0)
+        return;
+    fprintf(stderr, "bench: FIXPORT_LIBRARY must name libfixport.so (make bench sets it)\n");
+    exit(2);
+}
+
 /* The worker's side of peer_exec(), and what "make instructions" runs. */
 static int other_main(int argc, char **argv)
 {
@@ -271,6 +279,7 @@ static int other_main(int argc, char **argv)
         worker(&rows[row], (enum way)way);
     if (argc < 5)
         return usage();
+    library_wanted();
     peer_place(&rows[row], (enum way)way);
     peer_exec(&rows[row], (enum way)way, argv + 5, argv[4]);
 }
@@ -294,10 +303,7 @@ int main(int argc, char **argv)
             return usage();
         }
     }
-    if (!library || access(library, R_OK) != 0) {
-        fprintf(stderr, "bench: FIXPORT_LIBRARY must name libfixport.so (make bench sets it)\n");
-        return 2;
-    }
+    library_wanted();
     signal(SIGPIPE, SIG_IGN);
     printf("fixport bench: rounds in turn; ratios are against the first line that is 1.000 x\n");
     environment_say(quick);
