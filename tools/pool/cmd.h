@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the files of fixport-pool share, and fixport-run with them: how an error is said, where the
- * pool is, and what the options say it shall be.
+ * What the files of fixport-pool share, and fixport-run with them: where the pool is, and what the
+ * options say it shall be.
  *
  * Functions that return an exit status have already said why on stderr.
  */
@@ -9,67 +9,11 @@
 #define FIXPORT_POOL_CMD_H
 
 #include "../config/config.h"
+#include "../common/say.h"
 #include "snapshot.h"
 
 #include <limits.h>
 #include <stdio.h>
-
-enum exit_status {
-    EXIT_OK = 0,
-    EXIT_FAILED = 1, /* the system refused, or the tool did */
-    EXIT_BAD_INPUT = 2, /* options, configuration, or a pool file that is no good */
-};
-
-/* ---- say.c: words for people ---- */
-
-/** say_begin - name the program for messages, and take care of SIGBUS and the locale. */
-void say_begin(const char *program);
-
-/** say_error - one line "PROGRAM: ..." on stderr, cleaned. Return: @status. */
-int say_error(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-/** say_pool_error - say that the pool at @path cannot be used; @error from pool_open(). */
-int say_pool_error(const char *path, int error);
-
-/** say_utf8 - whether the terminal's locale is UTF-8. */
-bool say_utf8(void);
-
-/** say_columns - the width of the terminal, 40..400; 80 if there is none. */
-unsigned say_columns(void);
-
-/** say_last - what say_error() said last, not cleaned; empty if nothing. */
-const char *say_last(void);
-
-/**
- * say_clean - a copy of untrusted text that can go to a terminal.
- * @text: at most @most bytes, ends at a NUL before that.
- * @utf8: whether characters beyond ASCII may stay.
- * @buf, @size: the result; control characters, what reorders a line and invalid UTF-8 become '?'.
- * Return: @buf.
- */
-const char *say_clean(const char *text, size_t most, bool utf8, char *buf, size_t size);
-
-/** say_age - @seconds as "12 s", "3 min", "4 h 10 min", "2 d 3 h". Return: @buf. */
-const char *say_age(uint64_t seconds, char *buf, size_t size);
-
-/** say_width - how many columns @text takes: host names may be UTF-8. */
-int say_width(const char *text);
-
-/** say_cell - print @text and fill up with spaces to @width columns and one more. */
-void say_cell(const char *text, int width);
-
-/* Progress of something that takes long: a line on stderr, if that is a terminal, after 2 s. */
-struct progress {
-    const char *what;
-    uint64_t began; /* ms, 0: not yet */
-    uint64_t shown; /* ms of the last line */
-};
-
-/** progress_step - @done of @total (0: unknown) are done. */
-void progress_step(struct progress *progress, size_t done, size_t total);
-
-/** progress_end - wipe the line. */
-void progress_end(struct progress *progress);
 
 /* ---- target.c: which pool, and what it shall be ---- */
 

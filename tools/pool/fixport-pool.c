@@ -64,11 +64,9 @@ int main(int argc, char **argv)
 {
     struct pool_request request = {.pool = NULL};
     const struct pool_command *command = NULL;
-    say_begin("fixport-pool");
+    say_begin("fixport-pool", EXIT_BAD_INPUT);
     int status = options_parse(argc, argv, commands, &command, &request);
     if (!status)
         status = command->run(&request);
-    if (fflush(stdout) != 0 || ferror(stdout))
-        return say_error(EXIT_FAILED, "stdout cannot be written");
-    return status;
+    return say_end(status);
 }

@@ -6,6 +6,7 @@
 #include "cmd.h"
 
 #include "../../pool/portrange.h"
+#include "../common/line.h"
 
 #include <getopt.h>
 #include <stdlib.h>
@@ -46,9 +47,9 @@ static int parse_port(const char *text, struct pool_request *request)
     struct portset set;
     struct parse_reason why;
     if (portset_parse(text, &set, &why) < 0)
-        return say_error(EXIT_BAD_INPUT, "--port '%s': %s", text, why.text);
+        return say_bad_input("--port '%s': %s", text, why.text);
     if (portset_size(&set) != 1)
-        return say_error(EXIT_BAD_INPUT, "--port '%s': one port is wanted, 1-65535", text);
+        return say_bad_input("--port '%s': one port is wanted, 1-65535", text);
     request->port = set.range[0].lo;
     return 0;
 }
@@ -61,32 +62,18 @@ static int parse_state(const char *text, struct pool_request *request)
             return 0;
         }
     }
-    return say_error(EXIT_BAD_INPUT, "--state '%s': one of used, letgo, resting is wanted", text);
-}
-
-/* An option given twice would silently win over the first: refuse. */
-static int parse_text(const char *name, const char **value)
-{
-    if (*value)
-        return say_error(EXIT_BAD_INPUT, "%s is given twice: '%s' and '%s'", name, *value, optarg);
-    if (!*optarg)
-        return say_error(EXIT_BAD_INPUT, "%s is empty", name);
-    *value = optarg;
-    return 0;
+    return say_bad_input("--state '%s': one of used, letgo, resting is wanted", text);
 }
 
 static int parse_policy_option(int option, struct parse *parse)
 {
     struct pool_request *request = parse->request;
     if (option == 'c')
-        return parse_text("-c", &request->config);
+        return line_text("-c", &request->config);
     parse->given |= TAKES_POLICY;
     if (option == 't')
-        return parse_text("-t", &request->to);
-    if (request->ports)
-        return parse_text("-p", &request->ports);
-    request->ports = optarg; /* an empty one is portset_parse()'s to refuse */
-    return 0;
+        return line_text("-t", &request->to);
+    return line_once("-p", &request->ports);
 }
 
 static int parse_filter(int option, struct parse *parse)
@@ -96,17 +83,7 @@ static int parse_filter(int option, struct parse *parse)
         return parse_port(optarg, parse->request);
     if (option == OPTION_STATE)
         return parse_state(optarg, parse->request);
-    return parse_text("--holder", &parse->request->holder);
-}
-
-static int parse_bad(int option, char **argv)
-{
-    const char *at = argv[optind - 1];
-    if (option == ':')
-        return say_error(EXIT_BAD_INPUT, "option %s needs a value", at);
-    if (optopt > 0 && optopt < 256)
-        return say_error(EXIT_BAD_INPUT, "unknown option -%c; see 'fixport-pool help'", optopt);
-    return say_error(EXIT_BAD_INPUT, "unknown option %s; see 'fixport-pool help'", at);
+    return line_text("--holder", &parse->request->holder);
 }
 
 static int parse_option(int option, struct parse *parse, char **argv)
@@ -117,7 +94,7 @@ static int parse_option(int option, struct parse *parse, char **argv)
     case 't':
         return parse_policy_option(option, parse);
     case OPTION_POOL:
-        return parse_text("--pool", &parse->request->pool);
+        return line_text("--pool", &parse->request->pool);
     case OPTION_PORT:
     case OPTION_HOLDER:
     case OPTION_STATE:
@@ -137,47 +114,28 @@ static int parse_option(int option, struct parse *parse, char **argv)
         parse->instead = "version";
         return 0;
     default:
-        return parse_bad(option, argv);
+        return line_bad(option, argv);
     }
-}
-
-static int parse_command(const char *name, const struct pool_command *commands,
-                         const struct pool_command **command)
-{
-    char names[256] = "";
-    for (const struct pool_command *it = commands; it->name; it++) {
-        if (strcmp(it->name, name) == 0) {
-            *command = it;
-            return 0;
-        }
-        size_t at = strlen(names);
-        snprintf(names + at, sizeof(names) - at, "%s%s", at ? ", " : "", it->name);
-    }
-    return say_error(EXIT_BAD_INPUT, "unknown command '%s': one of %s is wanted", name, names);
 }
 
 /* What was given, the subcommand must take. */
 static int parse_fits(const struct pool_command *command, const struct parse *parse)
 {
-    static const struct {
-        unsigned takes;
-        const char *options;
-    } known[] = {
+    static const struct line_options known[] = {
         {TAKES_POLICY, "-p and -t"},
         {TAKES_JSON, "--json"},
         {TAKES_FORCE, "--force"},
         {TAKES_FILTER, "--port, --holder and --state"},
+        {0, NULL},
     };
     const struct pool_request *request = parse->request;
-    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
-        if (parse->given & ~command->takes & known[i].takes)
-            return say_error(EXIT_BAD_INPUT, "%s does not take %s", command->name,
-                             known[i].options);
+    int status = line_takes(command->name, parse->given & ~command->takes, known);
+    if (status)
+        return status;
     if (request->config && request->ports)
-        return say_error(EXIT_BAD_INPUT, "-c and -p exclude each other");
+        return say_bad_input("-c and -p exclude each other");
     if (request->to && !request->ports)
-        return say_error(EXIT_BAD_INPUT, "-t needs -p: which ports to use towards '%s'",
-                         request->to);
+        return say_bad_input("-t needs -p: which ports to use towards '%s'", request->to);
     return 0;
 }
 
@@ -193,9 +151,11 @@ int options_parse(int argc, char **argv, const struct pool_command *commands,
         return status;
     const char *name = parse.instead ? parse.instead : argv[optind];
     if (!name)
-        return say_error(EXIT_BAD_INPUT, "no command is given; see 'fixport-pool help'");
+        return say_bad_input("no command is given; see 'fixport-pool help'");
     if (!parse.instead && argv[optind + 1])
-        return say_error(EXIT_BAD_INPUT, "'%s' is one argument too many", argv[optind + 1]);
-    status = parse_command(name, commands, command);
+        return say_bad_input("'%s' is one argument too many", argv[optind + 1]);
+    size_t index;
+    status = line_command(name, commands, sizeof(*commands), &index);
+    *command = &commands[index];
     return status || parse.instead ? status : parse_fits(*command, &parse);
 }

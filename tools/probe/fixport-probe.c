@@ -9,6 +9,8 @@
 
 #include "probe.h"
 
+#include "../common/line.h"
+
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
@@ -112,46 +114,13 @@ struct parse {
     const char *instead; /* the subcommand that --help and --version stand for */
 };
 
-/* An option given twice would silently win over the first: refuse. */
-static int parse_text(const char *name, const char **value)
-{
-    if (*value)
-        return say_error(PROBE_ERROR, "%s is given twice: '%s' and '%s'", name, *value, optarg);
-    if (!*optarg)
-        return say_error(PROBE_ERROR, "%s is empty", name);
-    *value = optarg;
-    return 0;
-}
-
-static int parse_number(const char *name, unsigned least, unsigned most, unsigned *value)
-{
-    size_t digits = strspn(optarg, "0123456789");
-    unsigned long number = digits && digits < 9 && !optarg[digits] ? strtoul(optarg, NULL, 10) : 0;
-    if (*value)
-        return say_error(PROBE_ERROR, "%s is given twice", name);
-    if (number < least || number > most)
-        return say_error(PROBE_ERROR, "%s '%s': %u to %u is allowed", name, optarg, least, most);
-    *value = (unsigned)number;
-    return 0;
-}
-
 static int parse_address(const char **value)
 {
     uint8_t addr[16];
-    int status = parse_text("--address", value);
+    int status = line_text("--address", value);
     if (status || address_parse(*value, strlen(*value), addr))
         return status;
-    return say_error(PROBE_ERROR, "--address '%s' is no address", *value);
-}
-
-static int parse_bad(int option, char **argv)
-{
-    const char *at = argv[optind - 1];
-    if (option == ':')
-        return say_error(PROBE_ERROR, "option %s needs a value", at);
-    if (optopt > 0 && optopt < 256)
-        return say_error(PROBE_ERROR, "unknown option -%c; see 'fixport-probe help'", optopt);
-    return say_error(PROBE_ERROR, "unknown option %s; see 'fixport-probe help'", at);
+    return say_bad_input("--address '%s' is no address", *value);
 }
 
 /* What only one of the two takes. */
@@ -170,15 +139,15 @@ static int parse_own(int option, struct parse *parse, char **argv)
         options->no_listen = true;
         return 0;
     case OPTION_COUNT:
-        return parse_number("--count", 1, COUNT_MOST, &options->count);
+        return line_number("--count", 1, COUNT_MOST, "", &options->count);
     case OPTION_TIMEOUT:
-        return parse_number("--timeout", 1, TIMEOUT_MOST, &options->timeout);
+        return line_number("--timeout", 1, TIMEOUT_MOST, " seconds", &options->timeout);
     case OPTION_TRIES:
-        return parse_number("--tries", 1, PROBE_ROUNDS_MOST, &options->rounds);
+        return line_number("--tries", 1, PROBE_ROUNDS_MOST, "", &options->rounds);
     case OPTION_WAIT:
-        return parse_number("--wait", 1, WAIT_MOST, &options->wait_ms);
+        return line_number("--wait", 1, WAIT_MOST, " seconds", &options->wait_ms);
     default:
-        return parse_bad(option, argv);
+        return line_bad(option, argv);
     }
 }
 
@@ -191,55 +160,44 @@ static int parse_option(int option, struct parse *parse, char **argv)
         return 0;
     }
     if (option == '?' || option == ':' || !common)
-        return option == '?' || option == ':' ? parse_bad(option, argv)
+        return option == '?' || option == ':' ? line_bad(option, argv)
                                               : parse_own(option, parse, argv);
     parse->given |= TAKES_BOTH;
     if (option == OPTION_PORT)
-        return parse_number("--port", 1, 65535, &parse->port);
+        return line_number("--port", 1, 65535, "", &parse->port);
     if (option == OPTION_PORTS)
-        return parse_text("--ports", &options->ports);
+        return line_text("--ports", &options->ports);
     if (option == 'c')
-        return parse_text("--config", &options->config);
+        return line_text("--config", &options->config);
     options->json = options->json || option == OPTION_JSON;
     options->only4 = options->only4 || option == '4';
     options->only6 = options->only6 || option == '6';
     return 0;
 }
 
-static int parse_command(const char *name, const struct probe_command **command)
-{
-    for (const struct probe_command *it = commands; it->name; it++) {
-        if (strcmp(it->name, name) == 0) {
-            *command = it;
-            return 0;
-        }
-    }
-    return say_error(PROBE_ERROR,
-                     "unknown command '%s': one of listen, connect, help, version is "
-                     "wanted",
-                     name);
-}
-
 /* What was given, the subcommand must take, and it must make sense together. */
 static int parse_fits(const struct probe_command *command, const struct parse *parse)
 {
+    static const struct line_options known[] = {
+        {TAKES_LISTEN, "--address, --capture, --no-listen, --count and --timeout"},
+        {TAKES_CONNECT, "--tries and --wait"},
+        {TAKES_BOTH, "options"},
+        {0, NULL},
+    };
     const struct probe_options *options = &parse->options;
     struct portset set;
     struct parse_reason why;
-    if (parse->given & ~command->takes)
-        return say_error(PROBE_ERROR, "%s does not take %s", command->name,
-                         parse->given & ~command->takes & TAKES_LISTEN
-                             ? "--address, --capture, --no-listen, --count and --timeout"
-                         : parse->given & ~command->takes & TAKES_CONNECT ? "--tries and --wait"
-                                                                          : "options");
+    int status = line_takes(command->name, parse->given & ~command->takes, known);
+    if (status)
+        return status;
     if (options->only4 && options->only6)
-        return say_error(PROBE_ERROR, "-4 and -6 exclude each other");
+        return say_bad_input("-4 and -6 exclude each other");
     if (options->no_listen && !options->capture)
-        return say_error(PROBE_ERROR, "--no-listen needs --capture: there would be nothing to do");
+        return say_bad_input("--no-listen needs --capture: there would be nothing to do");
     if (command->run == probe_connect && !options->host)
-        return say_error(PROBE_ERROR, "connect needs the host: fixport-probe connect HOST");
+        return say_bad_input("connect needs the host: fixport-probe connect HOST");
     if (options->ports && portset_parse(options->ports, &set, &why) != 0)
-        return say_error(PROBE_ERROR, "--ports '%s': %s", options->ports, why.text);
+        return say_bad_input("--ports '%s': %s", options->ports, why.text);
     return 0;
 }
 
@@ -260,16 +218,19 @@ static int parse_line(int argc, char **argv, struct parse *parse,
         status = parse_option(option, parse, argv);
     if (status)
         return status;
-    if (parse->instead)
-        return parse_command(parse->instead, command);
-    if (!argv[optind])
-        return say_error(PROBE_ERROR, "no command is given; see 'fixport-probe help'");
-    status = parse_command(argv[optind], command);
+    const char *name = parse->instead ? parse->instead : argv[optind];
+    if (!name)
+        return say_bad_input("no command is given; see 'fixport-probe help'");
+    size_t index;
+    status = line_command(name, commands, sizeof(*commands), &index);
+    *command = &commands[index];
+    if (status || parse->instead)
+        return status;
     const char **operand = (const char **)argv + optind + 1;
     if (!status && (*command)->run == probe_connect && *operand)
         parse->options.host = *operand++;
     if (!status && *operand)
-        return say_error(PROBE_ERROR, "'%s' is one argument too many", *operand);
+        return say_bad_input("'%s' is one argument too many", *operand);
     parse_defaults(parse);
     return status ? status : parse_fits(*command, parse);
 }
@@ -278,14 +239,12 @@ int main(int argc, char **argv)
 {
     static struct parse parse;
     const struct probe_command *command = NULL;
-    say_begin("fixport-probe");
+    say_begin("fixport-probe", PROBE_ERROR);
     int status = parse_line(argc, argv, &parse, &command);
     if (!status && command->takes)
         status = ports_site(&parse.options);
     if (!status)
         status = command->run(&parse.options);
     site_free(&parse.options.site);
-    if (fflush(stdout) != 0 || ferror(stdout))
-        return say_error(PROBE_ERROR, "stdout cannot be written");
-    return status;
+    return say_end(status);
 }

@@ -10,6 +10,7 @@
 #include <config.h>
 #endif
 
+#include "../common/line.h"
 #include "../pool/cmd.h"
 #include "run.h"
 
@@ -68,34 +69,17 @@ static const char run_help[] =
     " (for a user without it /dev/shm/fixport-UID), else /etc/fixport.conf.\n"
     "See fixport-run(1).\n";
 
-static int run_text_option(const char *name, const char **value)
-{
-    if (*value)
-        return say_error(EXIT_BAD_INPUT, "%s is given twice: '%s' and '%s'", name, *value, optarg);
-    *value = optarg;
-    return 0;
-}
-
-static int run_bad_option(int option, char **argv)
-{
-    if (option == ':')
-        return say_error(EXIT_BAD_INPUT, "option %s needs a value", argv[optind - 1]);
-    if (optopt > 0 && optopt < 256)
-        return say_error(EXIT_BAD_INPUT, "unknown option -%c; see fixport-run --help", optopt);
-    return say_error(EXIT_BAD_INPUT, "unknown option %s; see fixport-run --help", argv[optind - 1]);
-}
-
 static int run_option(int option, struct run *run, char **argv)
 {
     switch (option) {
     case 'p':
-        return run_text_option("-p", &run->request.ports);
+        return line_once("-p", &run->request.ports);
     case 't':
-        return run_text_option("-t", &run->request.to);
+        return line_once("-t", &run->request.to);
     case 'c':
-        return run_text_option("-c", &run->request.config);
+        return line_text("-c", &run->request.config);
     case OPTION_POOL:
-        return run_text_option("--pool", &run->request.pool);
+        return line_text("--pool", &run->request.pool);
     case OPTION_CHECK:
         run->check = true;
         return 0;
@@ -109,7 +93,7 @@ static int run_option(int option, struct run *run, char **argv)
         run->say = "fixport-run " PACKAGE_VERSION "\n";
         return 0;
     default:
-        return run_bad_option(option, argv);
+        return line_bad(option, argv);
     }
 }
 
@@ -125,15 +109,15 @@ static int run_options(int argc, char **argv, struct run *run)
         return status;
     const struct pool_request *request = &run->request;
     if (request->config && request->ports)
-        return say_error(EXIT_BAD_INPUT, "-c and -p exclude each other");
+        return say_bad_input("-c and -p exclude each other");
     if (request->to && !request->ports)
-        return say_error(EXIT_BAD_INPUT, "-t needs -p: which ports to use towards '%s'",
+        return say_bad_input("-t needs -p: which ports to use towards '%s'",
                          request->to);
     run->command = argv + optind;
     if (!*run->command && run->check)
         run->command = self_command; /* this program is as good as any */
     if (!*run->command)
-        return say_error(EXIT_BAD_INPUT, "no command is given; see fixport-run --help");
+        return say_bad_input("no command is given; see fixport-run --help");
     return 0;
 }
 
@@ -148,7 +132,7 @@ static int run_absolute(char path[PATH_MAX])
     else
         snprintf(whole, sizeof(whole), "%s/%s", folder, path);
     if (strlen(whole) >= SHIM_PATH_MAX)
-        return say_error(EXIT_BAD_INPUT, "%s: a pool's path of at most %d bytes is allowed", whole,
+        return say_bad_input("%s: a pool's path of at most %d bytes is allowed", whole,
                          SHIM_PATH_MAX - 1);
     memcpy(path, whole, strlen(whole) + 1);
     return 0;
@@ -283,7 +267,7 @@ int main(int argc, char **argv)
 {
     static struct run run;
     char path[PATH_MAX], library[PATH_MAX];
-    say_begin("fixport-run");
+    say_begin("fixport-run", EXIT_BAD_INPUT);
     int status = run_options(argc, argv, &run);
     if (!status && run.say)
         return fputs(run.say, stdout) < 0 || fflush(stdout) != 0;

@@ -10,6 +10,7 @@
 #include <config.h>
 #endif
 
+#include "../common/line.h"
 #include "discover/discover.h"
 #include "engine.h"
 
@@ -146,17 +147,6 @@ struct parse {
     const char *instead; /* the subcommand that --help and --version stand for */
 };
 
-/* An option given twice would silently win over the first: refuse. */
-static int parse_text(const char *name, const char **value)
-{
-    if (*value)
-        return say_error(SETUP_ERROR, "%s is given twice: '%s' and '%s'", name, *value, optarg);
-    if (!*optarg)
-        return say_error(SETUP_ERROR, "%s is empty", name);
-    *value = optarg;
-    return 0;
-}
-
 static int parse_role(struct setup_options *options)
 {
     struct parse_reason why;
@@ -166,29 +156,6 @@ static int parse_role(struct setup_options *options)
     return options->roles ? 0 : say_error(SETUP_ERROR, "--role '%s': %s", optarg, why.text);
 }
 
-static int parse_seconds(const char *name, unsigned least, unsigned most, unsigned *value)
-{
-    size_t digits = strspn(optarg, "0123456789");
-    unsigned long seconds = digits && digits < 6 && !optarg[digits] ? strtoul(optarg, NULL, 10) : 0;
-    if (*value)
-        return say_error(SETUP_ERROR, "%s is given twice", name);
-    if (seconds < least || seconds > most)
-        return say_error(SETUP_ERROR, "%s '%s': %u to %u seconds are allowed", name, optarg, least,
-                         most);
-    *value = (unsigned)seconds;
-    return 0;
-}
-
-static int parse_bad(int option, char **argv)
-{
-    const char *at = argv[optind - 1];
-    if (option == ':')
-        return say_error(SETUP_ERROR, "option %s needs a value", at);
-    if (optopt > 0 && optopt < 256)
-        return say_error(SETUP_ERROR, "unknown option -%c; see 'fixport-setup help'", optopt);
-    return say_error(SETUP_ERROR, "unknown option %s; see 'fixport-setup help'", at);
-}
-
 /* What only discover takes. */
 static int parse_cluster(int option, struct parse *parse, char **argv)
 {
@@ -196,13 +163,13 @@ static int parse_cluster(int option, struct parse *parse, char **argv)
     parse->given |= TAKES_CLUSTER;
     switch (option) {
     case OPTION_KUBECTL:
-        return parse_text("--kubectl", &discover->kubectl);
+        return line_text("--kubectl", &discover->kubectl);
     case OPTION_KUBECONFIG:
-        return parse_text("--kubeconfig", &discover->kubeconfig);
+        return line_text("--kubeconfig", &discover->kubeconfig);
     case OPTION_CONTEXT:
-        return parse_text("--context", &discover->context);
+        return line_text("--context", &discover->context);
     case OPTION_TIMEOUT:
-        return parse_seconds("--timeout", 1, TIMEOUT_MOST, &discover->seconds);
+        return line_number("--timeout", 1, TIMEOUT_MOST, " seconds", &discover->seconds);
     case OPTION_POD_CIDRS:
         discover->pod_cidrs = true;
         return 0;
@@ -210,7 +177,7 @@ static int parse_cluster(int option, struct parse *parse, char **argv)
         discover->write = true;
         return 0;
     default:
-        return parse_bad(option, argv);
+        return line_bad(option, argv);
     }
 }
 
@@ -219,13 +186,13 @@ static int parse_option(int option, struct parse *parse, char **argv)
     switch (option) {
     case 'c':
         parse->given |= TAKES_CONFIG;
-        return parse_text("--config", &parse->options.config);
+        return line_text("--config", &parse->options.config);
     case OPTION_ROLE:
         parse->given |= TAKES_SITE;
         return parse_role(&parse->options);
     case OPTION_ROOT:
         parse->given |= TAKES_ROOT;
-        return parse_text("--root", &parse->root);
+        return line_text("--root", &parse->root);
     case OPTION_JSON:
         parse->given |= TAKES_AS_JSON;
         parse->options.json = true;
@@ -236,7 +203,8 @@ static int parse_option(int option, struct parse *parse, char **argv)
         return 0;
     case OPTION_CONFIRM:
         parse->given |= TAKES_CONFIRM;
-        return parse_seconds("--confirm", CONFIRM_LEAST, CONFIRM_MOST, &parse->options.confirm);
+        return line_number("--confirm", CONFIRM_LEAST, CONFIRM_MOST, " seconds",
+                           &parse->options.confirm);
     case 'h':
         parse->instead = "help";
         return 0;
@@ -248,38 +216,21 @@ static int parse_option(int option, struct parse *parse, char **argv)
     }
 }
 
-static int parse_command(const char *name, const struct setup_command **command)
-{
-    char names[256] = "";
-    for (const struct setup_command *it = commands; it->name; it++) {
-        if (strcmp(it->name, name) == 0) {
-            *command = it;
-            return 0;
-        }
-        size_t at = strlen(names);
-        snprintf(names + at, sizeof(names) - at, "%s%s", at ? ", " : "", it->name);
-    }
-    return say_error(SETUP_ERROR, "unknown command '%s': one of %s is wanted", name, names);
-}
-
 /* What was given, the subcommand must take. */
 static int parse_fits(const struct setup_command *command, const struct parse *parse)
 {
-    static const struct {
-        unsigned takes;
-        const char *options;
-    } known[] = {
-        {TAKES_SITE, "--role"}, {TAKES_ROOT, "--root"},
-        {TAKES_AS_JSON, "--json"},           {TAKES_FORCING, "--force"},
+    static const struct line_options known[] = {
+        {TAKES_SITE, "--role"},
+        {TAKES_ROOT, "--root"},
+        {TAKES_AS_JSON, "--json"},
+        {TAKES_FORCING, "--force"},
         {TAKES_CONFIRM, "--confirm"},
         {TAKES_CONFIG, "--config"},
         {TAKES_CLUSTER, "--kubectl, --kubeconfig, --context, --timeout, --pod-cidrs and --write"},
+        {0, NULL},
     };
     unsigned takes = command->takes | (command->takes & TAKES_SITE ? TAKES_CONFIG : 0);
-    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
-        if (parse->given & ~takes & known[i].takes)
-            return say_error(SETUP_ERROR, "%s does not take %s", command->name, known[i].options);
-    return 0;
+    return line_takes(command->name, parse->given & ~takes, known);
 }
 
 /* The root must be there: a mistyped one would be filled with a second system. */
@@ -314,7 +265,9 @@ static int parse_line(int argc, char **argv, struct parse *parse,
     if (status)
         return status;
     const char *name = parse->instead ? parse->instead : argv[optind] ? argv[optind] : "plan";
-    status = parse_command(name, command);
+    size_t index;
+    status = line_command(name, commands, sizeof(*commands), &index);
+    *command = &commands[index];
     if (!status && argv[optind])
         status = parse_files(*command, argv + optind + 1, parse);
     if (!status && !parse->instead)
@@ -334,7 +287,7 @@ int main(int argc, char **argv)
 {
     struct parse parse = {.root = NULL};
     const struct setup_command *command = NULL;
-    say_begin("fixport-setup");
+    say_begin("fixport-setup", SETUP_ERROR);
     json_promise(parse_asks_json(argv));
     int status = parse_line(argc, argv, &parse, &command);
     if (!status)
@@ -343,7 +296,5 @@ int main(int argc, char **argv)
         status = command->run(&parse.options);
     if (status == SETUP_OK || status == SETUP_CHANGES)
         json_promise(false);
-    if (fflush(stdout) != 0 || ferror(stdout))
-        return say_error(SETUP_ERROR, "stdout cannot be written");
-    return status;
+    return say_end(status);
 }

@@ -5,14 +5,18 @@
  * Whatever any process of the node wrote into the pool ends up on an administrator's terminal, so
  * it is cleaned here: no escape sequences, nothing that reorders or hides what stands around it.
  */
-#include "cmd.h"
+#include "say.h"
 
+#include "../../pool/pool.h"
 #include "../../pool/sys.h"
 
+#include <errno.h>
 #include <langinfo.h>
+#include <limits.h>
 #include <locale.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -21,23 +25,25 @@
 #define PROGRESS_AFTER_MS 2000
 #define PROGRESS_EVERY_MS 200
 
-static const char *say_program = "fixport";
+static const char *program_name = "fixport";
+static int bad_input_status = EXIT_BAD_INPUT;
 
 /* The pool's file may shrink while it is mapped; nothing can be saved then but the explanation. */
 static void say_sigbus(int signal)
 {
     static const char text[] = ": the pool was truncated under us\n";
     (void)signal;
-    if (write(STDERR_FILENO, say_program, strlen(say_program)) > 0 &&
+    if (write(STDERR_FILENO, program_name, strlen(program_name)) > 0 &&
         write(STDERR_FILENO, text, sizeof(text) - 1) > 0)
         _exit(EXIT_FAILED);
     _exit(EXIT_FAILED);
 }
 
-void say_begin(const char *program)
+void say_begin(const char *program, int bad_input)
 {
     struct sigaction action = {.sa_handler = say_sigbus};
-    say_program = program;
+    program_name = program;
+    bad_input_status = bad_input;
     setlocale(LC_CTYPE, "");
     sigaction(SIGBUS, &action, NULL);
 }
@@ -49,15 +55,41 @@ const char *say_last(void)
     return said;
 }
 
-int say_error(int status, const char *format, ...)
+static void say_line(const char *format, va_list args)
 {
     char clean[sizeof(said)];
+    vsnprintf(said, sizeof(said), format, args);
+    fprintf(stderr, "%s: %s\n", program_name,
+            say_clean(said, sizeof(said), say_utf8(), clean, sizeof(clean)));
+}
+
+int say_error(int status, const char *format, ...)
+{
     va_list args;
     va_start(args, format);
-    vsnprintf(said, sizeof(said), format, args);
+    say_line(format, args);
     va_end(args);
-    fprintf(stderr, "%s: %s\n", say_program,
-            say_clean(said, sizeof(said), say_utf8(), clean, sizeof(clean)));
+    return status;
+}
+
+int say_bad_input(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    say_line(format, args);
+    va_end(args);
+    return bad_input_status;
+}
+
+const char *say_program(void)
+{
+    return program_name;
+}
+
+int say_end(int status)
+{
+    if (fflush(stdout) != 0 || ferror(stdout))
+        return say_error(EXIT_FAILED, "stdout cannot be written");
     return status;
 }
 
