@@ -862,6 +862,26 @@ def test_json_of_errors(test):
     test.expect(machine("undo"), 0, "undo")
 
 
+def test_streams(test):
+    """Standard streams that are missing or full: what is said goes nowhere else."""
+    machine = test.machine
+
+    def line(command, redirections, *more):
+        return run(["sh", "-c", f'exec "$@" {redirections}', "sh", *machine.argv(command, *more)],
+                   env=machine.environment(False))
+    for command in ("plan", "status"):
+        test.expect(line(command, ">/dev/full", "--json"), 1, f"{command} --json, stdout is full",
+                    r"^fixport-setup: stdout cannot be written$")
+    for streams in (">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"):
+        status = 0 if streams == "2>&-" else 1
+        test.expect(line("apply", streams), status, f"apply with {streams}")
+        test.tap.equal(read(machine.root + LOCK), "", "the lock stays empty")
+        test.expect(machine("status"), 0, "all is applied", r"^iptables ipv4 +as applied", "stdout")
+        test.expect(line("undo", streams), status, f"undo with {streams}")
+        test.tap.equal(read(machine.root + LOCK), "", "the lock stays empty")
+        test.unchanged("after undo all is as before")
+
+
 def test_folders(test):
     """What was made goes again; what others use by then stays."""
     machine = test.machine

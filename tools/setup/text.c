@@ -95,7 +95,7 @@ void json_say(json_t *object)
 {
     json_promised = false;
     if (!object || json_dumpf(object, stdout, JSON_INDENT(2)) != 0)
-        exit(say_error(SETUP_ERROR, "out of memory"));
+        exit(say_error(SETUP_ERROR, ferror(stdout) ? "stdout cannot be written" : "out of memory"));
     putchar('\n');
     json_decref(object);
 }
