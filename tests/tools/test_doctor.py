@@ -144,6 +144,48 @@ DROP_IN="$ROOT/etc/systemd/network/10-lan.network.d/a.conf"
 cp "$(command -v sleep)" "$ROOT/systemd-networkd"
 "$ROOT/systemd-networkd" 60 >/dev/null 2>&1 &
 """
+# As ufw has it: a packet has to be for this machine, or for many, before the user's rules are asked.
+UFW = """
+iptables-nft-restore --noflush <<X
+*filter
+:INPUT DROP [0:0]
+:ufw-before-input - [0:0]
+:ufw-not-local - [0:0]
+:ufw-user-input - [0:0]
+-A INPUT -j ufw-before-input
+-A ufw-before-input -i lo -j ACCEPT
+-A ufw-before-input -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A ufw-before-input -m conntrack --ctstate INVALID -j DROP
+-A ufw-before-input -j ufw-not-local
+-A ufw-before-input -j ufw-user-input
+-A ufw-not-local -m addrtype --dst-type LOCAL -j RETURN
+-A ufw-not-local -m addrtype --dst-type MULTICAST -j RETURN
+-A ufw-not-local -m addrtype --dst-type BROADCAST -j RETURN
+-A ufw-not-local -j DROP
+-A ufw-user-input -p tcp -m tcp --dport 22 -j ACCEPT
+COMMIT
+X
+"""
+# As firewalld has it, in short: what its own zones do not accept is rejected.
+FIREWALLD = """
+nft -f - <<X
+table inet firewalld {
+    chain filter_IN_public {
+        tcp dport 22 accept
+        %s
+        reject with icmpx admin-prohibited
+    }
+    chain filter_INPUT {
+        type filter hook input priority filter + 10
+        ct state { established, related } accept
+        ct status dnat accept
+        iifname "lo" accept
+        ct state invalid drop
+        goto filter_IN_public
+    }
+}
+X
+"""
 NO_UNIT = ("persist = own", "persist = none")
 
 
@@ -269,6 +311,12 @@ ip6tables-nft -t nat -A POSTROUTING -s fe80::/64 -j MASQUERADE --random-fully
     Case("SNAT: a host's rule", "host",
          "iptables-nft -t nat -A POSTROUTING -o lan -j MASQUERADE --random-fully",
          ("snat-random", "error", "from 192.168.31.67 to 10.200")),
+
+    Case("SNAT: a host's rule for what is its own", "host", "iptables-nft -t nat -A POSTROUTING "
+         "-m addrtype --src-type LOCAL -j MASQUERADE --random-fully",
+         ("snat-random", "error", "from 192.168.31.67 to 10.200")),
+    silent("SNAT: a host's rule for what is not its own", "iptables-nft -t nat -A POSTROUTING "
+           "-m addrtype ! --src-type LOCAL -j MASQUERADE --random-fully", machine="host"),
 
     Case("SNAT: a gateway's rule, legacy, IPv6", "gateway", """
 ip6tables-legacy -t nat -A POSTROUTING -p udp -j MASQUERADE
@@ -476,6 +524,28 @@ iptables-nft -P INPUT DROP
     silent("the host's own firewall lets pods in", """
 iptables-nft -A INPUT -p tcp -s 10.200.0.0/16 --dport 60000:61000 -j ACCEPT
 iptables-nft -P INPUT DROP
+""", "input-dropped", machine="host"),
+    Case("the host's own firewall is firewalld", "host", FIREWALLD % "",
+         ("firewalld", "info", "inet firewalld"), ("input-dropped", "error", "firewalld")),
+    silent("firewalld lets pods in", FIREWALLD % "tcp dport 60001-60005 ct state { new, untracked } "
+           "accept", "input-dropped", machine="host"),
+    Case("the host's own firewall looks at flags", "host", """
+iptables-nft -A INPUT -p tcp -m tcp --tcp-flags FIN,SYN FIN,SYN -j DROP
+iptables-nft -A INPUT -p tcp -m tcp --tcp-flags FIN,SYN,RST,PSH,ACK,URG NONE -j ACCEPT
+iptables-nft -A INPUT -m conntrack --ctstate DNAT -j ACCEPT
+iptables-nft -A INPUT -m conntrack --ctstate UNTRACKED,NEW -p tcp --dport 22 -j ACCEPT
+iptables-nft -A INPUT -j REJECT
+""", ("input-dropped", "error", "-j REJECT")),
+    Case("the host's own firewall is ufw", "host", UFW,
+         ("input-dropped", "error", "-P INPUT DROP")),
+    silent("ufw lets pods in", UFW + "iptables-nft -A ufw-user-input -p tcp -m tcp "
+           "--dport 60001:60005 -s 10.200.0.0/16 -j ACCEPT\n", "input-dropped", machine="host"),
+    silent("the host's own firewall, nft, asks what is local", """
+nft add table ip mine
+nft 'add chain ip mine in { type filter hook input priority 0; policy drop; }'
+nft add rule ip mine in fib daddr type broadcast drop
+nft add rule ip mine in fib daddr type != local drop
+nft add rule ip mine in tcp dport 60001-60005 accept
 """, "input-dropped", machine="host"),
     Case("both backends", "gateway", "iptables-legacy -A INPUT -j ACCEPT",
          ("both-backends", "warning", "iptables-legacy: ip filter")),

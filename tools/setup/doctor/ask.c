@@ -365,12 +365,13 @@ struct flows {
     flow_each *each;
     void *arg;
     unsigned left;
+    bool from_here, to_here;
 };
 
 static void flow_pair(struct flows *flows, const struct block *from, const struct block *to,
                       const struct portset *sports, const struct portset *dports)
 {
-    struct flow flow = {.from = *from, .to = *to, .sports = sports, .dports = dports};
+    struct flow flow = {*from, *to, flows->from_here, flows->to_here, sports, dports, "", "", 0};
     if (block_is_v4(from) != block_is_v4(to) || flows->left == 0)
         return;
     flows->left--;
@@ -414,7 +415,7 @@ static const struct block_list *flow_pods(const struct facts *facts)
 void flows_from_pods(struct facts *facts, flow_each *each, void *arg)
 {
     const struct site *site = &facts->site;
-    struct flows flows = {facts, each, arg, 0};
+    struct flows flows = {.facts = facts, .each = each, .arg = arg};
     struct portset pool = {.count = 0};
     if (!facts->has_site || facts->roles & ROLE_UNKNOWN || !site->hosts.count) {
         flow_anything(&flows);
@@ -430,7 +431,7 @@ void flows_from_pods(struct facts *facts, flow_each *each, void *arg)
 void flows_to_pods(struct facts *facts, flow_each *each, void *arg)
 {
     const struct site *site = &facts->site;
-    struct flows flows = {facts, each, arg, 0};
+    struct flows flows = {.facts = facts, .each = each, .arg = arg};
     if (facts->roles & (ROLE_NODE | ROLE_GATEWAY) && site->pod_services.count)
         flow_pairs(&flows, &site->hosts, flow_pods(facts), flow_set(&site->host_ports),
                    &site->pod_services);
@@ -439,7 +440,7 @@ void flows_to_pods(struct facts *facts, flow_each *each, void *arg)
 void flows_out(struct facts *facts, flow_each *each, void *arg)
 {
     const struct site *site = &facts->site;
-    struct flows flows = {facts, each, arg, 0};
+    struct flows flows = {.facts = facts, .each = each, .arg = arg, .from_here = true};
     if (facts->roles & ROLE_HOST && site->host_ports.count)
         flow_pairs(&flows, &site->hosts, &site->pods, &site->host_ports,
                    flow_set(&site->pod_services));
@@ -448,7 +449,7 @@ void flows_out(struct facts *facts, flow_each *each, void *arg)
 void flows_in(struct facts *facts, flow_each *each, void *arg)
 {
     const struct site *site = &facts->site;
-    struct flows flows = {facts, each, arg, 0};
+    struct flows flows = {.facts = facts, .each = each, .arg = arg, .to_here = true};
     struct portset pool = {.count = 0};
     if (!(facts->roles & ROLE_HOST) || !site->host_services.count)
         return;

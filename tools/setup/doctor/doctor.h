@@ -231,6 +231,7 @@ void fw_name_add(struct fw_names *match, const char *name);
 /* A TCP connection's first packet, or a class of such. */
 struct flow {
     struct block from, to; /* of one family; /0 (or /96): anything */
+    bool from_here, to_here; /* that is an address of this machine */
     const struct portset *sports; /* NULL: anything */
     const struct portset *dports; /* NULL: anything */
     char in[IFNAMSIZ], out[IFNAMSIZ]; /* empty: not known */

@@ -262,9 +262,13 @@ static void nft_meta(const struct nft_match *match, const json_t *meta)
 
 static void nft_ct(const struct nft_match *match, const json_t *ct)
 {
-    if (strcmp(nft_text(ct, "key"), "state") != 0 || nft_has(match->right, "untracked"))
+    const char *key = nft_text(ct, "key");
+    bool fresh = nft_has(match->right, "new");
+    bool dnat = strcmp(key, "status") == 0 && json_is_string(match->right) &&
+                nft_has(match->right, "dnat"); /* see take_state() */
+    if (!dnat && (strcmp(key, "state") != 0 || (!fresh && nft_has(match->right, "untracked"))))
         match->rule->uncertain = true;
-    else if (nft_has(match->right, "new") == match->not )
+    else if (fresh == match->not )
         match->rule->not_new = true;
 }
 
@@ -272,17 +276,21 @@ static void nft_ct(const struct nft_match *match, const json_t *ct)
 static void nft_fib(const struct nft_match *match, json_t *fib)
 {
     json_t *flags = json_object_get(fib, "flags");
-    bool type = strcmp(nft_text(fib, "result"), "type") == 0 && nft_has(match->right, "local");
+    bool type = strcmp(nft_text(fib, "result"), "type") == 0;
+    bool local = type && nft_has(match->right, "local");
+    bool group = type && json_is_string(match->right) &&
+                 (nft_has(match->right, "multicast") || nft_has(match->right, "broadcast"));
     struct fw_addresses *slot = nft_has(flags, "daddr")   ? match->rule->to
                                 : nft_has(flags, "saddr") ? match->rule->from
                                                           : NULL;
-    for (size_t i = 0; type && slot && i < FW_MATCHES; i++) {
+    for (size_t i = 0; local && slot && i < FW_MATCHES; i++) {
         if (slot[i].set)
             continue;
         slot[i] = (struct fw_addresses){.set = true, .local = true, .not = match->not };
         return;
     }
-    match->rule->uncertain = true;
+    match->rule->not_tcp |= group && !match->not ; /* TCP is between two machines */
+    match->rule->uncertain |= !group;
 }
 
 /* "meta mark & 0x4000 == 0" and tcp flags, of which only what --syn means is understood. */

@@ -295,12 +295,14 @@ static void take_protocol(struct fw_rule *rule, const struct option *option)
         rule->not_tcp = true;
 }
 
-/* Of the states a new connection's first packet has exactly one. */
+/*
+ * Of the states a new connection's first packet has exactly one; and as flows are between the
+ * addresses that they have in the end, none is DNAT's.
+ */
 static void take_state(struct fw_rule *rule, const struct option *option)
 {
     bool new = strstr(option->value, "NEW") != NULL;
-    if (strstr(option->value, "DNAT") || strstr(option->value, "SNAT") ||
-        strstr(option->value, "UNTRACKED"))
+    if (!new && (strstr(option->value, "SNAT") || strstr(option->value, "UNTRACKED")))
         rule->uncertain = true;
     else if (new == option->not )
         rule->not_new = true;
@@ -325,8 +327,10 @@ static void take_mark(struct fw_rule *rule, const struct option *option)
 static void take_local(struct fw_rule *rule, struct fw_addresses *match,
                        const struct option *option)
 {
+    bool group = strcmp(option->value, "MULTICAST") == 0 || strcmp(option->value, "BROADCAST") == 0;
     if (strcmp(option->value, "LOCAL") != 0) {
-        rule->uncertain = true;
+        rule->not_tcp |= group && !option->not ; /* TCP is between two machines */
+        rule->uncertain |= !group;
         if (match)
             match->set = false;
     } else if (match) {
@@ -359,13 +363,15 @@ static void take_ipset(struct fw_rule *rule, const struct option *option)
     rule->uncertain = true;
 }
 
-/* Only what --syn means is understood. */
+/* A connection's first packet has SYN, and no other of the flags that are looked at. */
 static void take_flags(struct fw_rule *rule, const struct option *option)
 {
-    if (strcmp(option->value, "FIN,SYN,RST,ACK") != 0 || !option->second ||
-        strcmp(option->second, "SYN") != 0)
+    bool all = strcmp(option->value, "ALL") == 0;
+    const char *has = all || strstr(option->value, "SYN") ? "SYN" : "NONE";
+    bool matches = option->second && strcmp(option->second, has) == 0;
+    if (!option->second)
         rule->uncertain = true;
-    else if (option->not )
+    else if (matches == option->not )
         rule->not_new = true;
 }
 

@@ -36,12 +36,13 @@ static void block_end(const struct block *block, uint8_t end[16])
 }
 
 /* All of the block, some of it, or nothing of it in one of the ranges. */
-static enum truth match_addresses(const struct fw_addresses *match, const struct block *block)
+static enum truth match_addresses(const struct fw_addresses *match, const struct block *block,
+                                  bool here)
 {
     enum truth truth = NO;
     uint8_t end[16];
-    if (match->local) /* what is forwarded is neither from nor to this machine */
-        return truth_not(NO, match->not );
+    if (match->local)
+        return truth_not(here ? YES : NO, match->not );
     block_end(block, end);
     for (size_t i = 0; i < match->count && truth != YES; i++) {
         const struct fw_range *range = &match->range[i];
@@ -147,9 +148,9 @@ static enum truth match_lists(const struct fw_rule *rule, const struct flow *flo
     enum truth truth = YES;
     for (size_t i = 0; i < FW_MATCHES; i++) {
         if (rule->from[i].set)
-            truth = truth_and(truth, match_addresses(&rule->from[i], &flow->from));
+            truth = truth_and(truth, match_addresses(&rule->from[i], &flow->from, flow->from_here));
         if (rule->to[i].set)
-            truth = truth_and(truth, match_addresses(&rule->to[i], &flow->to));
+            truth = truth_and(truth, match_addresses(&rule->to[i], &flow->to, flow->to_here));
         if (rule->sport[i].set)
             truth = truth_and(truth, match_ports(&rule->sport[i], flow->sports));
         if (rule->dport[i].set)
