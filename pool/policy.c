@@ -285,13 +285,6 @@ static int parse_to(const char *to, struct dest_match *dest, uint32_t *count, ui
     }
 }
 
-int policy_parse_to(const char *to, struct parse_reason *why)
-{
-    struct dest_match dest[POLICY_DESTS];
-    uint32_t count;
-    return parse_to(to, dest, &count, POLICY_DESTS, why);
-}
-
 void policy_init(struct policy *policy)
 {
     memset(policy, 0, sizeof(*policy));

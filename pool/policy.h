@@ -96,12 +96,6 @@ int policy_add_rule(struct policy *policy, const char *name, const char *ports, 
                     struct parse_reason *why);
 
 /**
- * policy_parse_to - check the text of destinations alone, as policy_add_rule() does.
- * Return: 0, -EINVAL, -ERANGE, -E2BIG.
- */
-int policy_parse_to(const char *to, struct parse_reason *why);
-
-/**
  * policy_valid - whether a policy from untrusted memory keeps every promise above.
  */
 bool policy_valid(const struct policy *policy);
