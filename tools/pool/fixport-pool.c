@@ -5,17 +5,9 @@
  * One table says which subcommands there are, what they take and what help prints of them; each
  * has its file. Those that only report work on a copy of the pool (snapshot.h).
  */
-#ifdef HAVE_CONFIG_H
-#include <config.h>
-#endif
-
 #include "cmd.h"
 
 #include <string.h>
-
-#ifndef PACKAGE_VERSION
-#define PACKAGE_VERSION "0"
-#endif
 
 static int command_help(const struct pool_request *request);
 static int command_version(const struct pool_request *request);

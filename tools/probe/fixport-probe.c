@@ -3,10 +3,6 @@
  * fixport-probe: find out how a pod's connections arrive at a host. See fixport-probe(1), and
  * probe.h for how it works.
  */
-#ifdef HAVE_CONFIG_H
-#include <config.h>
-#endif
-
 #include "probe.h"
 
 #include "../common/line.h"
@@ -14,10 +10,6 @@
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
-
-#ifndef PACKAGE_VERSION
-#define PACKAGE_VERSION "0"
-#endif
 
 #define COUNT_MOST 1000000
 #define TIMEOUT_MOST 86400

@@ -6,10 +6,6 @@
  * refusal leaves nothing behind; then the pool is made, if it is this tool's to make; then the
  * command takes this process' place, and its exit status is its own.
  */
-#ifdef HAVE_CONFIG_H
-#include <config.h>
-#endif
-
 #include "../common/line.h"
 #include "../pool/cmd.h"
 #include "run.h"
@@ -19,10 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#ifndef PACKAGE_VERSION
-#define PACKAGE_VERSION "0"
-#endif
 
 #define SHIM_PATH_MAX 256 /* what the shim remembers of FIXPORT_POOL */
 

@@ -6,10 +6,6 @@
  * One table says which subcommands there are, what they take and what help prints of them; each
  * has its file.
  */
-#ifdef HAVE_CONFIG_H
-#include <config.h>
-#endif
-
 #include "../common/line.h"
 #include "discover/discover.h"
 #include "engine.h"
@@ -20,10 +16,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#ifndef PACKAGE_VERSION
-#define PACKAGE_VERSION "0"
-#endif
 
 #define CONFIRM_LEAST 10 /* s */
 #define CONFIRM_MOST 3600
