@@ -494,6 +494,18 @@ def test_persons(tap, place):
     cut["metadata"] = {"continue": "eyJ2Ijoi"}
     place.write(before)
     tap.point(place.to(cut).startswith(before), "nor after a part of a list")
+    single = json.dumps(PAIR["items"][0])
+    cilium = listed({"apiVersion": "cilium.io/v2", "kind": "CiliumNode",
+                     "metadata": {"name": "node1"}})
+    inner = dict(cut, kind="NodeList")
+    for name, data in {"a list of other objects, and single nodes": json.dumps(cilium) + single,
+                       "a list of other objects, and a part of one of nodes":
+                       json.dumps(cilium) + json.dumps(cut),
+                       "a part of a list in a list": json.dumps(listed(inner)),
+                       "a part of a list, and a whole one": json.dumps(cut) + json.dumps(PAIR)
+                       }.items():
+        place.write(before)
+        tap.point(place.to(data).startswith(before), f"nor after {name}")
     place.write(POOL + "[node node1]\naddress = 192.168.31.17\npods = 10.200.0.0/16\n")
     before = place.read()
     tap.equal(place.to(listed(PAIR["items"][0])), before, "a person's wider block covers those in it")
@@ -505,6 +517,39 @@ def test_persons(tap, place):
     tap.equal(sections(place.to(PAIR)), {"node1": ("192.168.31.17", "10.200.1.0/24"),
                                          "node2": ("192.168.31.45", "10.200.36.0/24")},
               "a last line without a newline gets one")
+
+
+def test_parts(tap, place):
+    """A part of a list of blocks: those that are in the rest of it stay."""
+    place.write(POOL)
+    blocks = [affinity(f"b{i}", "node1", f"10.200.{i}.0/26") for i in range(3)]
+    nodes = json.dumps(PAIR)
+    whole = place.to(nodes + json.dumps(listed(*blocks)))
+    cut = dict(listed(blocks[1]), metadata={"continue": "eyJ2Ijoi"})
+    tap.equal((place.to(nodes + json.dumps(cut)), "10.200.2.0/26" in whole), (whole, True),
+              "after a part of the blocks' list nothing is taken away")
+    tap.equal(sections(place.to(nodes + json.dumps(listed(blocks[1]))))["node1"][1],
+              "10.200.1.0/26", "after a whole one, it is")
+    moved = dict(listed(affinity("b0", "node2", "10.200.1.0/26")), metadata={"continue": "e"})
+    before = place.read()
+    done = place.discover("--write", data=nodes + json.dumps(moved))
+    tap.point(done.returncode == 1 and "given twice" in done.stderr and place.read() == before,
+              "a block that a part of a list says is another node's is refused", done.stderr)
+
+
+def test_families(tap, place):
+    """A person's section has one family, the cluster both."""
+    both = listed(node("node1", "192.168.31.17", "fd00:31::17",
+                       cidrs=["10.200.1.0/24", "fd00:200:1::/64", "fd00:200:2::/64"]))
+    for address, pods, other in (("192.168.31.17", "10.200.1.0/24", 6),
+                                 ("fd00:31::17", "fd00:200:1::/64, fd00:200:2::/64", 4)):
+        mine = POOL + f"[node node1]\naddress = {address}\n"
+        place.write(mine)
+        done = place.discover("--write", data=both)
+        tap.equal((done.returncode, place.read()), (0, mine + f"pods = {pods} ; discovered\n"),
+                  f"blocks of IPv{other} are left out if a person's address has none")
+        tap.equal(done.stderr.count(f"its pods of IPv{other} are left out"), 1, "told once")
+        tap.equal(place.discover(data=both).returncode, 0, "and it stays so")
 
 
 def test_conflicts(tap, place):

@@ -122,7 +122,9 @@ struct discovery {
     struct sentences warnings;
     struct passed_kind *passed;
     size_t passed_kinds;
-    bool whole; /* all nodes of the cluster were listed: one that is not there is gone */
+    size_t listed; /* objects of kind Node */
+    bool whole;    /* nodes came in a list: one that is not there is gone, unless: */
+    bool part;     /* a list, of whatever, was not read to its end */
     bool pod_cidrs;
     bool blocks_asked; /* kubectl was asked for Calico's blocks and may read them */
 };

@@ -168,6 +168,7 @@ static void object_node(struct discovery *discovery, const struct object *object
     }
     struct found_node *node = node_add(discovery, object->name);
     node->listed = true;
+    discovery->listed++;
     addresses_take(discovery, object, node, ADDRESS_INTERNAL,
                    json_path(object->json, "status", "addresses", NULL), "address");
     notes_take(discovery, object, node, notes);

@@ -143,7 +143,8 @@ static int list_take(struct discovery *discovery, const char *where, const json_
     const char *items_kind = list_kind(kind, buf, sizeof(buf));
     const json_t *items = json_object_get(list, "items"), *item;
     size_t i;
-    bool nodes = discovery->nodes > 0;
+    size_t listed = discovery->listed;
+    discovery->part |= list_is_cut(list);
     if (list_is_cut(list))
         sentence_add(&discovery->warnings, NULL,
                      "%s: this is a part of a list (metadata.continue): nothing is taken away",
@@ -151,8 +152,7 @@ static int list_take(struct discovery *discovery, const char *where, const json_
     json_array_foreach(items, i,
                        item) if (any_take(discovery, where, item, items_kind ? group : NULL,
                                           items_kind, depth + 1, error) < 0) return -1;
-    if (!nodes && discovery->nodes)
-        discovery->whole = !list_is_cut(list);
+    discovery->whole |= discovery->listed > listed;
     return 0;
 }
 

@@ -378,6 +378,38 @@ static void pods_compare(struct editing *editing, const struct config_section *s
     }
 }
 
+/* After a part of a list nothing is taken away: what is there may be in the rest of it. */
+static void pods_keep(struct blocks *wanted, const struct blocks *own)
+{
+    for (size_t i = 0; i < own->count; i++)
+        if (!block_within(&own->item[i], wanted))
+            blocks_add(wanted, &own->item[i]);
+}
+
+/* Blocks of a family of which a person's address has none: apply would refuse them. */
+static void pods_fit(struct editing *editing, const struct config_section *section,
+                     struct blocks *wanted)
+{
+    struct blocks address = section_blocks(editing, section, KEY_ADDRESS, false);
+    bool has[2] = {false, false}, told[2] = {false, false};
+    size_t kept = 0;
+    for (size_t i = 0; i < address.count; i++)
+        has[block_is_v4(&address.item[i])] = true;
+    for (size_t i = 0; i < wanted->count; i++) {
+        bool v4 = block_is_v4(&wanted->item[i]);
+        if (!address.count || has[v4])
+            wanted->item[kept++] = wanted->item[i];
+        else if (!told[v4])
+            section_warn(editing, section,
+                         "its pods of IPv%d are left out: the line with its address is a "
+                         "person's, and has none of IPv%d",
+                         v4 ? 4 : 6, v4 ? 4 : 6);
+        told[v4] = !has[v4];
+    }
+    wanted->count = kept;
+    free(address.item);
+}
+
 static int pods_update(struct editing *editing, const struct config_section *section,
                        const struct found_node *node, struct setup_error *error)
 {
@@ -386,6 +418,9 @@ static int pods_update(struct editing *editing, const struct config_section *sec
     struct blocks theirs = section_blocks(editing, section, KEY_PODS, false);
     struct blocks wanted = node_pods(editing->discovery, node, &theirs);
     char *text = NULL;
+    if (editing->discovery->part)
+        pods_keep(&wanted, &own);
+    pods_fit(editing, section, &wanted);
     bool same = blocks_same(&own, &wanted);
     for (size_t i = 0; i < section->values; i++)
         if (section->value[i].key == KEY_PODS && !is_marked(editing, &section->value[i]))
@@ -442,7 +477,8 @@ static void section_leave(struct editing *editing, const struct config_section *
 
 static void section_gone(struct editing *editing, const struct config_section *section)
 {
-    bool ours = section->values > 0, whole = editing->discovery->whole;
+    bool ours = section->values > 0;
+    bool whole = editing->discovery->whole && !editing->discovery->part;
     for (size_t i = 0; i < section->values; i++)
         ours &= is_marked(editing, &section->value[i]);
     if (whole && ours)
