@@ -761,6 +761,20 @@ def test_kubectl_refuses(tap, place):
         kubectl.has(file, text)
         done = place.discover("--write", env=kubectl.env)
         tap.point(one_line(done, *words) and place.read() == before, f"refused: {name}", done.stderr)
+    log = ('E1123 08:58:12.301838   19655 memcache.go:265] "Unhandled Error" err="couldn\'t get '
+           'resource list for metrics.k8s.io/v1beta1: the server is currently unable to ..."\n')
+    kubectl.clear()
+    kubectl.has("nodes.err", 5 * log + "The connection to the server 10.0.0.1:6443 was refused\n")
+    done = place.discover(env=kubectl.env)
+    tap.point(one_line(done, "The connection to the server") and "E1123" not in done.stderr,
+              "what is told of a failure is not kubectl's log", done.stderr)
+    kubectl.clear()
+    kubectl.has("nodes", PAIR)
+    kubectl.has("ciliumnodes.cilium.io.err",
+                40 * log + "error: the server doesn't have a resource type \"ciliumnodes\"\n")
+    done = place.discover(env=kubectl.env)
+    tap.point(done.returncode == 2 and not done.stderr,
+              "nor does a long one hide that there is no such type", done.stderr)
     done = place.discover(env={"PATH": place.folder})
     tap.point(one_line(done, "kubectl is not there", "--kubectl"), "no kubectl", done.stderr)
     done = place.discover("--kubectl", place.folder + "/none")
@@ -843,7 +857,8 @@ def test_real_kubectl(tap, place):
         done = place.discover(env=env)
     tap.point(one_line(done, "ClusterRole"), "forbidden nodes are not", done.stderr)
     done = place.discover("--timeout", "20", env=env)  # nobody listens any more
-    tap.point(one_line(done, "kubectl get nodes"), "a server that is not there", done.stderr)
+    tap.point(one_line(done, "kubectl get nodes", "refused") and "memcache" not in done.stderr,
+              "a server that is not there", done.stderr)
 
 
 TESTS = {name[5:]: function for name, function in list(globals().items())

@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 #define OUTPUT_MOST (64l << 20)
-#define ERRORS_MOST 4096
+#define ERRORS_MOST 65536
 #define NOT_STARTED 127
 
 int setup_keep_fd = -1;
@@ -308,12 +308,20 @@ void run_free(struct run_result *result)
 
 /* ---- what went wrong ---- */
 
+/* "E1123 08:58:12.301838   19655 memcache.go:265] ...": kubectl logs for its developers, line upon
+ * line, before it says the sentence that is for people. */
+static bool line_is_log(const char *line, size_t length)
+{
+    size_t digits = length ? strspn(line + 1, "0123456789") : 0;
+    return length > 5 && strchr("IWEF", *line) && digits == 4 && line[5] == ' ';
+}
+
 /* The first line that tells something: warnings come before what they have nothing to do with. */
 static const char *run_complaint(const char *errors, size_t *length)
 {
     const char *line, *at = errors;
     while ((line = state_line(&at, length)))
-        if (*length && *line != '#' && !run_begins(line, "Warning:"))
+        if (*length && *line != '#' && !run_begins(line, "Warning:") && !line_is_log(line, *length))
             return line;
     at = errors;
     line = state_line(&at, length);

@@ -85,7 +85,7 @@ struct run_result {
     int errno_; /* why it could not be started, 0 */
     char *output; /* stdout, NUL-terminated, at most 64 MiB or the limit */
     size_t length; /* of output */
-    char *errors; /* stderr, first 4 KiB, its first line is what people want to see */
+    char *errors; /* stderr, first 64 KiB, its first line is what people want to see */
 };
 
 /**
