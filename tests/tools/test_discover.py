@@ -198,6 +198,10 @@ def test_beginning(tap, place):
     tap.point("there are no hosts to let through" in pool.stderr,
               "it is one that plan reads, and asks for the hosts", pool.stderr)
     tap.equal(os.stat(place.config).st_mode & 0o777, 0o644, "all may read it")
+    place.write(re.sub("^;", "", text, flags=re.M))
+    done = place.discover(data=PAIR)
+    tap.point(done.returncode == 0 and "\n[gateway]\n" in place.read(),
+              "its examples hold if their ';' is taken off", done.stderr)
 
 
 def test_said(tap, place):
