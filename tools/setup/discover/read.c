@@ -190,12 +190,13 @@ static int any_take(struct discovery *discovery, const char *where, const json_t
 
 /* ---- documents ---- */
 
-static int text_refuse(const char *where, const char *at, const json_error_t *why,
+static int text_refuse(const char *where, const char *at, size_t length, const json_error_t *why,
                        struct setup_error *error)
 {
+    static const char begin[] = "apiVersion:";
     char clean[sizeof(why->text)];
     bool cut = json_error_code(why) == json_error_premature_end_of_input;
-    bool yaml = strncmp(at, "apiVersion:", strlen("apiVersion:")) == 0;
+    bool yaml = length >= strlen(begin) && memcmp(at, begin, strlen(begin)) == 0;
     say_clean(why->text, sizeof(why->text), true, clean, sizeof(clean));
     return setup_fail(error, "%s: it is no JSON, at line %d, column %d of the document: %s%s",
                       where, why->line, why->column, clean,
@@ -211,7 +212,7 @@ static size_t document_take(struct discovery *discovery, const char *where, cons
     json_error_t why;
     json_t *json = json_loadb(text, length, JSON_DISABLE_EOF_CHECK | JSON_REJECT_DUPLICATES, &why);
     if (!json) {
-        text_refuse(where, text, &why, error);
+        text_refuse(where, text, length, &why, error);
         return 0;
     }
     int result = any_take(discovery, where, json, NULL, NULL, 0, error);
