@@ -632,13 +632,29 @@ static int truth_apply(const struct truth *truth, uint32_t holder, uint64_t bega
     return changed;
 }
 
+/* A page that a reload adds meanwhile does no harm: its words are younger than the dump. */
+static void ports_with_words(const struct pool *pool, uint16_t *first, uint16_t *last)
+{
+    *first = UINT16_MAX;
+    *last = 0;
+    for (uint32_t page = 0; page < POOL_PORT_PAGES; page++) {
+        if (pool->header->pagemap[page] >= pool->places)
+            continue;
+        uint16_t start = (uint16_t)(page * POOL_PAGE_PORTS);
+        *first = start < *first ? start : *first;
+        *last = (uint16_t)(start + POOL_PAGE_PORTS - 1);
+    }
+}
+
 int lease_reconcile(const struct pool *pool, uint32_t slot, uint64_t now)
 {
     struct truth truth;
     int result = truth_begin(&truth, pool);
     if (result)
         return result;
-    result = sockdiag_dump(truth.buffer, truth_add, &truth);
+    uint16_t first, last;
+    ports_with_words(pool, &first, &last);
+    result = sockdiag_dump(first, last, truth.buffer, truth_add, &truth);
     if (!result) {
         result = truth_apply(&truth, slot + 1, now);
         atomic_fetch_add_explicit(&pool->header->reconciled, 1, memory_order_relaxed);

@@ -18,15 +18,16 @@ struct sockdiag_socket {
 #define SOCKDIAG_BUFFER 32768 /* bytes that a dump needs from its caller */
 
 /**
- * sockdiag_dump - every TCP and MPTCP socket of this namespace, TIME_WAIT included.
+ * sockdiag_dump - this namespace's TCP and MPTCP sockets on some ports, TIME_WAIT included.
+ * @first, @last: the local ports, 0..65535.
  * @buffer: SOCKDIAG_BUFFER bytes, aligned as malloc(3) does.
  * @each: called for each socket, with @arg.
  *
  * Return: 0; -errno if the kernel gave no complete answer (then nothing may be concluded from a
  * socket's absence). Opens and closes one descriptor. Costs a walk of the kernel's table: ms.
  */
-int sockdiag_dump(void *buffer, void (*each)(const struct sockdiag_socket *socket, void *arg),
-                  void *arg);
+int sockdiag_dump(uint16_t first, uint16_t last, void *buffer,
+                  void (*each)(const struct sockdiag_socket *socket, void *arg), void *arg);
 
 /**
  * sockdiag_state - the state of one connection of this namespace, by its exact 4-tuple.
