@@ -194,6 +194,14 @@ expect 0 "connections come from the ports" "^ports 6000[1-3] 6000[1-3] 6000[1-3]
 expect 0 "also by -c" "^ports 600[3-6][0-9]$" "$run_tool" -c good.conf "$python" \
     "$here/client.py" 0 1
 
+# ---- standard streams that are missing ----
+
+for stream in 0 1 2; do
+    expect 0 "a program without descriptor $stream has none under fixport-run" "" sh -c '
+        eval "exec $1>&-"; exec "$0" -p 60001 sh -c "[ ! -e /proc/self/fd/$1 ]"' \
+        "$run_tool" "$stream"
+done
+
 # ---- --check ----
 
 expect 0 "--check: in" "^The shim is in" run_p --check true

@@ -163,6 +163,25 @@ def test_output_that_cannot_be_written(tap):
 # ---- two sides ----
 
 
+def test_a_stream_that_is_missing(tap):
+    """Its number is not given to a socket, into which would be said what is for people."""
+    for stream in (0, 2):
+        with Listener(preexec_fn=lambda stream=stream: os.close(stream)) as listener:
+            stranger_is_heard()
+            tap.equal(os.readlink(f"/proc/{listener.process.pid}/fd/{stream}"), "/dev/null",
+                      f"without descriptor {stream}")
+    done = run("listen", "--port", PORT, preexec_fn=lambda: os.close(1))
+    tap.point(done.returncode == 1 and "stdout cannot be written" in done.stderr, "without stdout",
+              done)
+
+
+def stranger_is_heard():
+    for _ in range(200):
+        with contextlib.suppress(ConnectionRefusedError), dial():
+            return
+        time.sleep(0.05)
+
+
 def test_both_families(tap):
     for to in ("127.0.0.1", "::1"):
         with Listener() as listener:

@@ -11,6 +11,7 @@
 #include "../../pool/sys.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <langinfo.h>
 #include <limits.h>
 #include <locale.h>
@@ -20,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 #include <wchar.h>
 
 #define PROGRESS_AFTER_MS 2000
@@ -39,9 +41,24 @@ static void say_sigbus(int signal)
     _exit(EXIT_FAILED);
 }
 
+/*
+ * Who was started without one of the standard streams would get its number for the next file that
+ * is opened: what is said would go into a pool, a lock, or a manifest. stdin and stdout are filled
+ * such that using them still fails (as coreutils' stdopen does), stderr such that what is said goes
+ * nowhere. A program that fixport-run starts gets none of that: for it they are missing as before.
+ */
+static void streams_fill(void)
+{
+    static const int modes[] = {O_WRONLY, O_RDONLY, O_RDWR};
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", modes[fd] | O_CLOEXEC) != fd)
+            _exit(EXIT_FAILED);
+}
+
 void say_begin(const char *program, int bad_input)
 {
     struct sigaction action = {.sa_handler = say_sigbus};
+    streams_fill();
     program_name = program;
     bad_input_status = bad_input;
     setlocale(LC_CTYPE, "");

@@ -16,7 +16,8 @@ enum exit_status {
 };
 
 /**
- * say_begin - name the program for messages, and take care of SIGBUS and the locale.
+ * say_begin - name the program for messages, and take care of SIGBUS, the locale, and standard
+ * streams that are missing (until exec: they are missing again there). The first call of main().
  * @bad_input: its exit status when what it was told cannot be done, for say_bad_input().
  */
 void say_begin(const char *program, int bad_input);

@@ -10,7 +10,6 @@
 #include "discover/discover.h"
 #include "engine.h"
 
-#include <fcntl.h>
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
@@ -276,27 +275,10 @@ static bool parse_asks_json(char **argv)
     return *argv;
 }
 
-/*
- * Who was started without one of the standard streams would get its number for the next file that
- * is opened: what is said would go into the lock, or into a manifest. stdin and stdout are filled
- * such that using them still fails (as coreutils' stdopen does), stderr such that what is said, by
- * the tools that are run as well, goes nowhere.
- */
-static int streams_fill(void)
-{
-    static const int modes[] = {O_WRONLY, O_RDONLY, O_RDWR};
-    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
-        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", modes[fd]) != fd)
-            return SETUP_ERROR;
-    return SETUP_OK;
-}
-
 int main(int argc, char **argv)
 {
     struct parse parse = {.root = NULL};
     const struct setup_command *command = NULL;
-    if (streams_fill() != SETUP_OK)
-        return SETUP_ERROR;
     say_begin("fixport-setup", SETUP_ERROR);
     json_promise(parse_asks_json(argv));
     int status = parse_line(argc, argv, &parse, &command);
