@@ -12,7 +12,7 @@ import yaml
 
 WORK = "/run/kustomize"
 LABELS = ("node-pool", "own-pool", "sysctl")
-KINDS = ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job")
+KINDS = ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "CronJob")
 FOR_WORKLOADS = ("inject-node-pool", "inject-own-pool", "sysctl")
 FOR_NODES = ((), ("node-setup",), ("node-undo",))
 IMAGE = "registry.example/fixport:1"
@@ -21,18 +21,26 @@ IMAGE = "registry.example/fixport:1"
 def workload(kind, label):
     """A workload as others write it: one container with an environment and one without."""
     name = f"{kind.lower()}-{label or 'plain'}"
-    return {"apiVersion": "batch/v1" if kind == "Job" else "apps/v1", "kind": kind,
+    spec = {"template": {
+        "metadata": {"labels": {"app": name, "fixport-ports": "61900-61949"}},
+        "spec": {"containers": [
+            {"name": "web", "image": "web", "env": [{"name": "KEPT", "value": "1"}],
+             "volumeMounts": [{"name": "kept", "mountPath": "/kept"}]},
+            {"name": "side", "image": "side"}],
+            "volumes": [{"name": "kept", "emptyDir": {}}]}}}
+    return {"apiVersion": "batch/v1" if kind.endswith("Job") else "apps/v1", "kind": kind,
             "metadata": {"name": name, "labels": {"fixport": label} if label else {}},
-            "spec": {"template": {
-                "metadata": {"labels": {"app": name, "fixport-ports": "61900-61949"}},
-                "spec": {"containers": [
-                    {"name": "web", "image": "web", "env": [{"name": "KEPT", "value": "1"}],
-                     "volumeMounts": [{"name": "kept", "mountPath": "/kept"}]},
-                    {"name": "side", "image": "side"}],
-                    "volumes": [{"name": "kept", "emptyDir": {}}]}}}}
+            "spec": {"jobTemplate": {"spec": spec}} if kind == "CronJob" else spec}
+
+
+def bystander(kind, label):
+    """What a label put on all objects reaches too, and is none of the components' business."""
+    return {"apiVersion": "v1", "kind": kind,
+            "metadata": {"name": f"of-{label}", "labels": {"fixport": label}}, "spec": {}}
 
 
 WORKLOADS = [workload(kind, label) for kind in KINDS for label in (*LABELS, None)]
+BYSTANDERS = [bystander("Service", label) for label in LABELS]
 
 
 def build(components):
@@ -50,7 +58,8 @@ def build(components):
 
 
 def pod_of(item):
-    return item["spec"]["template"]["spec"]
+    spec = item["spec"]
+    return spec.get("jobTemplate", {"spec": spec})["spec"]["template"]["spec"]
 
 
 def preload_of(container):
@@ -116,7 +125,12 @@ def combination_faults(components):
     shipped = manifests.read("base/fixport.conf")
     if objects["ConfigMap", "fixport"]["data"] != {"fixport.conf": shipped}:
         faults.append("the ConfigMap")
-    expected = len(WORKLOADS) + 3 + for_node
+    faults += [f"a CronJob's pod is another than a Deployment's: {label}" for label in LABELS
+               if pod_of(objects["CronJob", f"cronjob-{label}"]) !=
+               pod_of(objects["Deployment", f"deployment-{label}"])]
+    faults += [f"{item['kind']} {item['metadata']['name']}" for item in BYSTANDERS
+               if objects[item["kind"], item["metadata"]["name"]] != item]
+    expected = len(WORKLOADS) + len(BYSTANDERS) + 3 + for_node
     if len(objects) != expected:
         faults.append(f"{len(objects)} objects, not {expected}")
     return faults
@@ -137,7 +151,7 @@ def case_kustomize(tap, _):
     os.mkdir(WORK)
     shutil.copytree(manifests.KUBERNETES, f"{WORK}/kubernetes")
     with open(f"{WORK}/apps.yaml", "w", encoding="utf-8") as file:
-        yaml.safe_dump_all(WORKLOADS, file)
+        yaml.safe_dump_all([*WORKLOADS, *BYSTANDERS], file)
     for count in range(len(FOR_WORKLOADS) + 1):
         for chosen in itertools.combinations(FOR_WORKLOADS, count):
             for nodes in FOR_NODES:
