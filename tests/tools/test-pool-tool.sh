@@ -158,6 +158,35 @@ if can_be_nobody; then
     refuses 1 "reload by somebody else" "for its owner or root" as_nobody "$pool_tool" reload \
         --pool "$pool" -p 60001-60010
 fi
+
+# ---- what else a configuration says of the pool itself ----
+
+mode_is()
+{
+    result "$([ "$(stat -c %a "$pool")" = "$1" ]; echo $?)" "$2"
+}
+chmod 606 "$pool"
+printf '[pool]\nports = 60011-60020\n' | config
+expect 0 "reload from a file that says no mode" "reloaded" tool reload -c bad.conf
+mode_is 606 "leaves the mode as it is"
+printf '[pool]\nports = 60011-60020\nmode = 0660\n' | config
+expect 0 "reload with another mode alone" "reloaded" tool reload -c bad.conf
+mode_is 660 "sets it"
+expect 0 "once" "already" tool reload -c bad.conf
+if can_be_nobody; then
+    printf '[pool]\nports = 60011-60020\nmode = 0660\ngroup = 65533\n' | config
+    expect 0 "reload with another group" "reloaded" tool reload -c bad.conf
+    result "$([ "$(stat -c %g.%a "$pool")" = 65533.660 ]; echo $?)" "sets it, too"
+    chmod 644 bad.conf
+    refuses 1 "create for a group that one is not in" "for group 65533: that needs a member" \
+        as_nobody "$pool_tool" create -c bad.conf --pool /dev/shm/fixport-65534-group
+fi
+printf '[pool]\nports = 60011-60020\nlanes = 20\n' | config
+run tool reload -c bad.conf
+result "$([ "$status" = 0 ] && grep -q "has [0-9]* lanes, and gets 20 only when" "$scratch/err"; echo $?)" \
+    "reload with other lanes says when they will be"
+expect 0 "reload with the rules that were" "reloaded" tool reload -p 60011-60020 -t 10.0.0.0/8
+
 expect 0 "FIXPORT_POOL names the pool" "60011-60020" env FIXPORT_POOL="$pool" "$pool_tool" status
 expect 0 "remove" "removed" tool remove
 result "$([ ! -e "$pool" ]; echo $?)" "and it is gone"

@@ -17,7 +17,7 @@ SOURCE = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(SOURCE / "tests" / "lib"))
 import fptest  # noqa: E402
 
-PAGES = ("README.md", "CONTRIBUTING.md", "NEWS.md", "tests/README.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "NEWS.md", "contrib/kubernetes/README.md", "tests/README.md")
 MANUALS = {"fixport-run": "1", "fixport-pool": "8", "fixport-setup": "8", "fixport-probe": "1"}
 ADDRESS = "192.168.31.67/24"  # of the host in the site that the documents show
 

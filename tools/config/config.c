@@ -127,6 +127,7 @@ static const char *mode_read(const char *text, struct config *config)
         return "allowed are 0600 to 0666, octal, of digits 0, 2, 4 and 6: a pool is read and "
                "written";
     config->options.mode = (mode_t)mode;
+    config->mode_said = true;
     return NULL;
 }
 

@@ -43,6 +43,7 @@ struct config {
     char pool_path[CONFIG_POOL_PATH]; /* empty: not said, the caller's default */
     struct policy policy;             /* policy_valid() */
     struct pool_options options;
+    bool mode_said;                   /* options.mode is not the default */
 };
 
 /*

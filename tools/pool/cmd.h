@@ -50,7 +50,10 @@ int target_plan(const struct pool_request *request, struct pool_plan *plan);
 /** target_create - make the pool; @exists, if not NULL, receives that instead of an error. */
 int target_create(const struct pool_plan *plan, bool *exists);
 
-/** target_reload - give the pool the plan's policy. @same: it had it already. */
+/**
+ * target_reload - give the pool the plan's policy, and its mode and group where the configuration
+ * says them. @same: it had all that already.
+ */
 int target_reload(const struct pool_plan *plan, bool *same);
 
 /** target_warn - say the plan's warnings on stderr. */

@@ -107,6 +107,11 @@ int target_create(const struct pool_plan *plan, bool *exists)
                          plan->path);
     if (error == -ENOENT)
         return say_error(EXIT_FAILED, "%s: the folder for it does not exist", plan->path);
+    if (error == -EPERM && plan->config.options.group != (gid_t)-1)
+        return say_error(EXIT_FAILED,
+                         "%s: the pool cannot be made for group %u: that needs a member of it, or "
+                         "CAP_CHOWN",
+                         plan->path, plan->config.options.group);
     return say_error(EXIT_FAILED, "%s: the pool cannot be made: %s", plan->path, strerror(-error));
 }
 
@@ -117,6 +122,43 @@ static bool target_is_mine(const char *path)
     return geteuid() == 0 || lstat(path, &st) < 0 || st.st_uid == geteuid();
 }
 
+/* Whoever has it open keeps it: this is for those who come. */
+static int target_permit_file(const struct config *config, int fd, bool *same)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    bool group = config->options.group != (gid_t)-1 && config->options.group != st.st_gid;
+    bool mode = config->mode_said && config->options.mode != (st.st_mode & 07777);
+    if (group && fchown(fd, (uid_t)-1, config->options.group) < 0)
+        return -errno;
+    if ((mode || group) && fchmod(fd, mode ? config->options.mode : st.st_mode & 07777) < 0)
+        return -errno;
+    *same &= !group && !mode;
+    return 0;
+}
+
+/* Mode and group, as far as the configuration says them; what only a new pool can have is said. */
+static int target_permit(const struct pool_plan *plan, bool *same)
+{
+    const struct pool_options *options = &plan->config.options;
+    struct pool pool;
+    int fd;
+    int error = pool_open(plan->path, &pool, &fd);
+    if (error)
+        return say_pool_error(plan->path, error);
+    error = target_permit_file(&plan->config, fd, same);
+    if (!error && options->lanes && options->lanes != pool.lanes)
+        say_error(0, "warning: the pool has %u lanes, and gets %u only when it is made anew",
+                  pool.lanes, options->lanes);
+    pool_close(&pool);
+    close(fd);
+    if (error)
+        return say_error(EXIT_FAILED, "%s: it has these rules, but its mode or group cannot be "
+                         "set: %s", plan->path, strerror(-error));
+    return 0;
+}
+
 int target_reload(const struct pool_plan *plan, bool *same)
 {
     if (!target_is_mine(plan->path))
@@ -124,7 +166,7 @@ int target_reload(const struct pool_plan *plan, bool *same)
     int result = pool_reload(plan->path, &plan->config.policy);
     *same = result == 1;
     if (result >= 0)
-        return 0;
+        return target_permit(plan, same);
     if (result == -ENOSPC)
         return say_error(EXIT_FAILED,
                          "%s: there is no room for so many more ports: remove it and create it "
