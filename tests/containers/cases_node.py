@@ -11,6 +11,7 @@ import node as nodes
 NODE = "base/node.yaml"
 SETUP = "components/node-setup/setup.yaml"
 SHIPPED = manifests.read("base/fixport.conf")
+LIBRARY = "/opt/fixport/lib/libfixport.so"
 RANGE = 61001, 61899
 NEW_RANGE = 61100, 61199
 SITE = f"""
@@ -115,6 +116,42 @@ def case_node(tap, node):
               "node.yaml: and it is made again")
 
 
+def starts(node, name):
+    """Whether a pod that is shipped starts, or has to wait for the node."""
+    try:
+        node.pod(name, service=nodes.OTHER)
+    except nodes.Failed:
+        node.remove(f"example-{name}")
+        return False
+    return True
+
+
+def has_library(node):
+    return node.run(["test", "-e", LIBRARY]).returncode == 0
+
+
+def try_start(node, documents):
+    """Starts what may fail, as a kubelet does again and again."""
+    try:
+        node.play(documents)
+    except nodes.Failed:
+        pass
+
+
+def case_early(tap, node):
+    """A new node: pods are there before the DaemonSet's image is, or its configuration is good."""
+    tap.point(not starts(node, "node-pool"),
+              "a new node, its folders just made: a pod waits, and does not go without the library")
+    try_start(node, manifests.daemon(NODE, "[pool]\nports = 60001-80001\n"))
+    tap.point(not has_library(node) and not starts(node, "node-pool"),
+              "a new node, its pool cannot be made: the same")
+    node.remove()
+    node.podman_try("volume", "rm", "-a", "-f")
+    start_node(node)
+    tap.point(has_library(node) and starts(node, "node-pool"), "a new node, ready: it starts",
+              node.logs("fixport-node-install"))
+
+
 def case_reload(tap, node):
     """One place for the configuration: a change reaches programs that run."""
     start_node(node)
@@ -141,19 +178,40 @@ def case_reload(tap, node):
     tap.equal(steps.end(), 0, "the program went on through all of this")
 
 
+def set_version(node, version=b""):
+    """Return: the pool's version, a byte, as it was."""
+    with open(node.path("/run/fixport/pool"), "r+b", buffering=0) as file:
+        file.seek(8)  # pool/layout.h: it comes after the magic number
+        was = file.read(1)
+        if version:
+            file.seek(8)
+            file.write(version)
+    return was
+
+
 def case_upgrade(tap, node):
     """Another library in the place of the one that programs have mapped."""
     start_node(node)
     steps = Steps(node, node.pod("node-pool", service=nodes.OTHER))
     before = steps.port()
-    old = node.must(["stat", "-c", "%i", "/opt/fixport/libfixport.so"])
+    version = set_version(node)
+    old = node.must(["stat", "-c", "%i", LIBRARY])
     node.must(["mkdir", "-p", "/run/next"])
     node.write("/run/next/Dockerfile", "FROM fixport\nRUN printf x >>/usr/lib/libfixport.so\n")
     node.build("/run/next", "next")
     node.remove("fixport-node")
-    node.play(manifests.daemon(NODE, SHIPPED).replace("image: fixport", "image: next"))
+    upgrade = manifests.daemon(NODE, SHIPPED).replace("image: fixport", "image: next")
+    set_version(node, b"\xfe")
+    try_start(node, upgrade)
+    tap.equal((node.must(["stat", "-c", "%i", LIBRARY]),
+               "another version" in node.logs("fixport-node-make")), (old, True),
+              "upgrade: where the pool is of another version the library stays the one it is for")
+    set_version(node, version)
+    node.remove("fixport-node")
+    node.podman_try("volume", "rm", "-a", "-f")
+    node.play(upgrade)
     nodes.wait_for(lambda: is_ready(node, "fixport-node-pool"))
-    new = node.must(["stat", "-c", "%i", "/opt/fixport/libfixport.so"])
+    new = node.must(["stat", "-c", "%i", LIBRARY])
     tap.point(old != new, "upgrade: the library is another file now")
     ports = [steps.port() for _ in range(3)]
     tap.point(clients.in_range([before, *ports], *RANGE) and len({before, *ports}) == 4,
@@ -161,7 +219,8 @@ def case_upgrade(tap, node):
     clients.check_programs(tap, node, {"curl": clients.DEBIAN["curl"]},
                            ["exec", "-e", "FIXPORT_LOG=", "example-node-pool-app"],
                            "upgrade: a new program", RANGE)
-    tap.equal((steps.end(), node.must(["ls", "-A", "/opt/fixport"])), (0, "libfixport.so\n"),
+    tap.equal((steps.end(), node.must(["find", "/opt/fixport", "-type", "f"])),
+              (0, f"{LIBRARY}\n"),
               "upgrade: nothing is left behind")
 
 

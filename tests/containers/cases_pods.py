@@ -20,7 +20,7 @@ KINDS = ("node-pool", "unprivileged")
 def install(node):
     """The library on the node, as base does it; see cases_node.py for the DaemonSet itself."""
     node.podman("run", "--rm", "-v", "/opt/fixport:/opt/fixport", "fixport", "install",
-                "/opt/fixport")
+                "/opt/fixport/lib")
 
 
 def pool(node, quarantine="3s", small=None, ports=PORTS):
@@ -109,7 +109,7 @@ def case_crowd(tap, node):
     pool(node)
     starts = [["podman", "exec", "-i", "-e", "FIXPORT_LOG=", container]
               for container in [*start_crowd(node), node.pod("host-network", service=nodes.OTHER)]]
-    starts.append(["env", "LD_PRELOAD=/opt/fixport/libfixport.so"])
+    starts.append(["env", "LD_PRELOAD=/opt/fixport/lib/libfixport.so"])
     running = [clients.held(node, start, HELD, ROUNDS) for start in starts]
     lines, still_open, wrong = [], [], []
     for process in running:
@@ -209,7 +209,7 @@ def case_kept_apart_by_musl(tap, node):
     make_pool(node, (61001, 61040))
     install(node)
     node.podman("run", "-d", "--name", "musl", "-v", "/run/fixport:/run/fixport", "-v",
-                "/opt/fixport:/opt/fixport:ro", "-e", "LD_PRELOAD=/opt/fixport/libfixport.so",
+                "/opt/fixport/lib:/opt/fixport:ro", "-e", "LD_PRELOAD=/opt/fixport/libfixport.so",
                 "localhost/musl", "sh", "-c", "while :; do sleep 1000; done")
     node.pod("node-pool", service=nodes.OTHER)
     lines, _ = clients.lines_of(clients.held(
