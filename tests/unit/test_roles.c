@@ -329,6 +329,14 @@ Test(roles, host_through_the_gateway)
     cr_assert_null(wanted("sysctl", "net.ipv4.conf.all.send_redirects"));
 }
 
+Test(roles, pool_of_somebody_else)
+{
+    own[0] = "192.168.31.17";
+    want(POOL NODES HOSTS "[setup]\npool = no\n", ROLE_NODE);
+    cr_assert_null(wanted("pool", "/run/fixport/pool"));
+    cr_assert(wanted("nft", "ip"));
+}
+
 Test(roles, host_both_families)
 {
     own[0] = "192.168.31.67";
