@@ -24,6 +24,7 @@ pods = 10.89.0.0/16
 addresses = {nodes.HOST}
 [setup]
 persist = none
+pool = no
 """
 
 # Makes a connection for each line of its input, in one process, and keeps them all.
@@ -60,7 +61,8 @@ class Steps:
 
 def is_ready(node, container):
     """What the readiness probe of the manifest asks."""
-    return node.podman_try("exec", container, "fixport-node", "ready").returncode == 0
+    what = container.rpartition("-")[2]
+    return node.podman_try("exec", container, "fixport-node", "ready", what).returncode == 0
 
 
 def round_of(node):
@@ -236,6 +238,12 @@ def table(node):
     return node.run(["nft", "list", "table", "ip", "fixport"]).stdout
 
 
+def pool_of(node):
+    """Return: (which file the node's pool is, the names of its rules)."""
+    inode = node.must(["stat", "-c", "%i", "/run/fixport/pool"])
+    return inode, [rule["name"] for rule in node.pool_status()["rules"]]
+
+
 def case_setup(tap, node):
     """fixport-setup as a DaemonSet, on a node whose CNI chooses random ports, as Calico's does."""
     start_node(node, SITE)
@@ -257,12 +265,24 @@ def case_setup(tap, node):
     node.must(["nft", "delete", "table", "ip", "fixport"])
     tap.point(nodes.wait_for(lambda: "masquerade" in table(node)),
               "setup.yaml: what somebody flushes is set again", node.logs("fixport-setup-setup"))
+    configure(node, SITE.replace("61001-61899", "61100-61199"))
+    tap.point(nodes.wait_for(lambda: "cannot be set" in node.logs("fixport-setup-setup")) and
+              not is_ready(node, "fixport-setup-setup") and "to :61001-61899" in table(node),
+              "setup.yaml: other ports in the ConfigMap: not ready, and all is as it was",
+              node.logs("fixport-setup-setup"), table(node))
+    changed = SITE + f"[rule hosts]\nto = {nodes.HOST}\n"
+    configure(node, changed)
+    nodes.wait_for(lambda: is_ready(node, "fixport-node-pool") and
+                   is_ready(node, "fixport-setup-setup"))
+    pool = pool_of(node)
+    tap.equal(pool[1], ["hosts"], "a change of the ConfigMap: the pool has it")
     node.remove("fixport-setup")
-    node.play(manifests.daemon(SETUP, SITE, (["once", "undo"], ["keep", "undo"])))
+    try_start(node, manifests.daemon(SETUP, changed, (["once", "undo"], ["keep", "undo"])))
     tap.point(nodes.wait_for(lambda: is_ready(node, "fixport-setup-setup")) is not None and
               not table(node), "node-undo: the table is gone", table(node))
     tap.equal(node.must(["cat", "/proc/sys/net/ipv4/ip_local_reserved_ports"]), "\n",
               "node-undo: and the reserved ports")
+    tap.equal(pool_of(node), pool, "node-undo: the pool stays, which is not its own")
     node.must(["iptables", "-w", "5", "-t", "nat", "-D", *random])
 
 
