@@ -111,11 +111,30 @@ def case_node(tap, node):
               re.search(r'^fixport_holders\{alive="true"\} [1-9]', metrics, re.M),
               "node.yaml: the metrics are those of the node's pool", metrics)
     node.must(["mv", "/run/fixport/pool", "/run/fixport/away"])
-    tap.equal((node.must(["curl", "-s", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", url]),
-               is_ready(node, "fixport-node-pool")), ("503", False),
-              "node.yaml: without a pool, metrics and readiness say so")
+    said = node.must(["curl", "-sSi", "-m", "10", url])
+    tap.point(" 503 " in said and "/run/fixport/pool: there is no pool" in said and
+              not is_ready(node, "fixport-node-pool"),
+              "node.yaml: without a pool, metrics and readiness say so", said)
     tap.point(nodes.wait_for(lambda: is_ready(node, "fixport-node-pool")),
               "node.yaml: and it is made again")
+
+
+def case_group(tap, node):
+    """A pool for a group: what node.yaml says of supplementalGroups, which this podman does not
+    take from a manifest: they are given to it."""
+    node.write("/run/group.conf", SHIPPED.replace("[pool]", "[pool]\nmode = 0660\ngroup = 2000"))
+    start = ["run", "--rm", "--cap-drop=all", "-v", "/run/fixport:/run/fixport", "-v",
+             "/run/group.conf:/etc/fixport/fixport.conf"]
+    done = node.podman_try(*start, "fixport", "once", "pool")
+    tap.point(done.returncode != 0 and "pool cannot be made" in done.stdout + done.stderr,
+              "a pool for a group, without the group: it says so", done.stdout, done.stderr)
+    done = node.podman_try(*start, "--group-add=2000", "fixport", "once", "pool")
+    tap.equal((done.returncode, node.must(["stat", "-c", "%a %u %g", "/run/fixport/pool"])),
+              (0, "660 0 2000\n"), "a pool for a group, with the group: it is made")
+    metrics = [node.podman_try(*start, "--user=65534:65534", *group, "--entrypoint",
+                               "fixport-pool", "fixport", "metrics").returncode
+               for group in ([], ["--group-add=2000"])]
+    tap.point(metrics[0] and not metrics[1], "a pool for a group: metrics needs it, too", metrics)
 
 
 def starts(node, name):
