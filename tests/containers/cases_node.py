@@ -292,6 +292,13 @@ def case_setup(tap, node):
     node.must(["nft", "delete", "table", "ip", "fixport"])
     tap.point(nodes.wait_for(lambda: "masquerade" in table(node)),
               "setup.yaml: what somebody flushes is set again", node.logs("fixport-setup-setup"))
+    node.remove("fixport-setup")
+    node.must(["nft", "delete", "table", "ip", "fixport"])
+    node.must(["sysctl", "-qw", "net.ipv4.ip_local_reserved_ports="])
+    node.play(manifests.daemon(SETUP, SITE))
+    nodes.wait_for(lambda: is_ready(node, "fixport-setup-setup"))
+    again = node.must(["cat", "/proc/sys/net/ipv4/ip_local_reserved_ports"])
+    tap.equal((again, moved(node)), (reserved, []), "setup.yaml: after a reboot all is set again")
     configure(node, SITE.replace("61001-61899", "61100-61199"))
     tap.point(nodes.wait_for(lambda: "cannot be set" in node.logs("fixport-setup-setup")) and
               not is_ready(node, "fixport-setup-setup") and "to :61001-61899" in table(node),
