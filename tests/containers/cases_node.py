@@ -24,7 +24,7 @@ pods = 10.89.0.0/16
 addresses = {nodes.HOST}
 [setup]
 persist = none
-pool = no
+node-pool = no
 """
 
 # Makes a connection for each line of its input, in one process, and keeps them all.

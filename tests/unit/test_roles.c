@@ -329,12 +329,15 @@ Test(roles, host_through_the_gateway)
     cr_assert_null(wanted("sysctl", "net.ipv4.conf.all.send_redirects"));
 }
 
-Test(roles, pool_of_somebody_else)
+Test(roles, a_node_whose_pool_somebody_else_makes)
 {
     own[0] = "192.168.31.17";
-    want(POOL NODES HOSTS "[setup]\npool = no\n", ROLE_NODE);
+    want(POOL NODES HOSTS "[setup]\nnode-pool = no\n", ROLE_NODE);
     cr_assert_null(wanted("pool", "/run/fixport/pool"));
     cr_assert(wanted("nft", "ip"));
+    own[0] = "192.168.31.67";
+    want(POOL NODES HOSTS GATEWAY "[setup]\nnode-pool = no\n", ROLE_HOST);
+    cr_assert(wanted("pool", "/run/fixport/pool"), "a host's is not meant");
 }
 
 Test(roles, host_both_families)

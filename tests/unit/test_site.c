@@ -138,7 +138,7 @@ Test(site, the_least_there_can_be)
     cr_expect_str_eq(site.manifest, SITE_MANIFEST);
     cr_expect_eq(site.persist, PERSIST_OWN);
     cr_expect_eq(site.iptables, IPTABLES_AUTO);
-    cr_expect(site.pool);
+    cr_expect(site.node_pool);
     cr_expect_str_eq(site.config.path, path);
     expect_ports(&site.config.policy.rule[0].ports, "60001-60999");
 }
@@ -159,7 +159,7 @@ static const char everything[] = "[machine GW.example.com]\nroles = gateway, nod
                                  "[snat]\nmode = confine\n"
                                  "[control-plane]\nnode-ports = 30000-32767\n"
                                  "manifest = /etc/k8s/kube-apiserver.yaml\n"
-                                 "[setup]\npersist = distribution\niptables = legacy\npool = no\n"
+                                 "[setup]\npersist = distribution\niptables = legacy\nnode-pool = no\n"
                                  "[rule all]\nto = any\n";
 
 Test(site, machines_and_nodes)
@@ -203,7 +203,7 @@ Test(site, everything_else)
     cr_expect_str_eq(site.manifest, "/etc/k8s/kube-apiserver.yaml");
     cr_expect_eq(site.persist, PERSIST_DISTRIBUTION);
     cr_expect_eq(site.iptables, IPTABLES_LEGACY);
-    cr_expect(!site.pool);
+    cr_expect(!site.node_pool);
     cr_expect_str_eq(site.config.policy.rule[0].name, "all");
 }
 
@@ -493,7 +493,7 @@ Test(site, bad_words)
     expect_bad("[gateway]", "exclusive", "Yes", "allowed are yes and no");
     expect_bad("[snat]", "mode", "masquerade", "allowed are keep, none and confine");
     expect_bad("[setup]", "persist", "yes", "allowed are own, distribution and none");
-    expect_bad("[setup]", "pool", "none", "allowed are yes and no");
+    expect_bad("[setup]", "node-pool", "none", "allowed are yes and no");
     expect_bad("[setup]", "iptables", "nftables", "allowed are auto, nft and legacy");
     expect_bad("[machine a]", "roles", "router", "allowed are host, gateway, node, control-plane");
     expect_bad("[machine a]", "roles", "", "no role is given");
@@ -545,7 +545,7 @@ Test(site, unknown_keys)
     expect_bad("[hosts]", "blocks", "10.0.0.0/8", "this key belongs in [pods]");
     expect_bad("[gateway]", "ports", "1", "belongs in [pool] or a [rule NAME] or [hosts]");
     expect_bad("[gateway]", "statefull", "yes", "did you mean 'stateful'?");
-    expect_bad("[setup]", "nonsense", "1", "unknown key: allowed are persist, iptables, pool");
+    expect_bad("[setup]", "nonsense", "1", "unknown key: allowed are persist, iptables, node-pool");
     expect_bad("[pods]", "pods-2", "10.0.0.0/8", "belongs in a [node NAME]");
     expect_bad("[node a]", "pods-1", "10.0.0.0/8", long_pods);
     expect_bad("[node a]", "pods-02", "10.0.0.0/8", long_pods);

@@ -55,7 +55,7 @@ enum config_key {
     KEY_MANIFEST,
     KEY_PERSIST,
     KEY_IPTABLES,
-    KEY_POOL,
+    KEY_NODE_POOL,
     KEY_COUNT,
 };
 

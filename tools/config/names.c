@@ -62,7 +62,7 @@ static const struct {
     [KEY_MANIFEST] = {"manifest", IN(CONTROL_PLANE)},
     [KEY_PERSIST] = {"persist", IN(SETUP)},
     [KEY_IPTABLES] = {"iptables", IN(SETUP)},
-    [KEY_POOL] = {"pool", IN(SETUP)},
+    [KEY_NODE_POOL] = {"node-pool", IN(SETUP)},
 };
 
 static bool key_is_in(int key, const struct section_type *type)

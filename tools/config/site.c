@@ -194,10 +194,10 @@ static const char *iptables_read(const char *text, struct site *site, struct par
     return found < 0 ? "allowed are auto, nft and legacy" : NULL;
 }
 
-static const char *pool_read(const char *text, struct site *site, struct parse_reason *why)
+static const char *node_pool_read(const char *text, struct site *site, struct parse_reason *why)
 {
     (void)why;
-    return flag_read(text, &site->pool);
+    return flag_read(text, &site->node_pool);
 }
 
 static const struct {
@@ -215,7 +215,7 @@ static const struct {
     {SECTION_CONTROL_PLANE, KEY_MANIFEST, manifest_read},
     {SECTION_SETUP, KEY_PERSIST, persist_read},
     {SECTION_SETUP, KEY_IPTABLES, iptables_read},
-    {SECTION_SETUP, KEY_POOL, pool_read},
+    {SECTION_SETUP, KEY_NODE_POOL, node_pool_read},
 };
 
 static int values_read(const struct draft *draft)
@@ -382,7 +382,7 @@ static void site_begin(struct site *site)
 {
     memset(site, 0, sizeof(*site));
     site->stateful = true;
-    site->pool = true;
+    site->node_pool = true;
     strcpy(site->manifest, SITE_MANIFEST);
 }
 

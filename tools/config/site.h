@@ -36,7 +36,7 @@
  *   [setup]
  *   persist = own                     own | distribution | none
  *   iptables = auto                   auto | nft | legacy
- *   pool = yes                        or "no": somebody else makes the pool and gives it its rules
+ *   node-pool = yes                   or "no": on nodes somebody else makes the pool
  *
  * The source ports of pods towards hosts are those of [pool] and [rule]: the nodes' pool.
  * A line, with those that continue it after a '\', has at most 1022 bytes. The lists that may be
@@ -119,7 +119,7 @@ struct site {
     char manifest[PATH_MAX];
     enum site_persist persist;
     enum site_iptables iptables;
-    bool pool;
+    bool node_pool;
 };
 
 /**

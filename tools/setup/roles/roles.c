@@ -67,8 +67,6 @@ int role_sysctl(struct roles *roles, const char *name, const char *wanted, const
 int role_pool(struct roles *roles, const struct config *config, const char *why)
 {
     const char *path = *config->pool_path ? config->pool_path : POOL_DEFAULT_PATH;
-    if (!roles->site->pool)
-        return 0;
     char *state = pool_state_from_config(config);
     int result = role_add(roles, &resource_pool, path, state, why);
     free(state);

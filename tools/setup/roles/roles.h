@@ -151,7 +151,7 @@ void role_route(struct roles *roles, const struct block *to, const uint8_t via[1
 /** role_reserve - remember ports for ip_local_reserved_ports. */
 void role_reserve(struct roles *roles, const struct portset *ports);
 
-/** role_pool - append the pool that @config describes, unless the site says it is not ours. */
+/** role_pool - append the pool that @config describes. */
 int role_pool(struct roles *roles, const struct config *config, const char *why);
 
 /** role_next_hop - @addr must be on a connected network. @what: "[gateway] address". */
