@@ -102,8 +102,8 @@ static int sysctl_steps(const char *name, const char *from, const char *to, stru
                           name);
     if (statvfs(path, &fs) == 0 && (fs.f_flag & ST_RDONLY))
         return setup_fail(error,
-                          "/proc/sys is read-only here, so %s cannot be set: run setup on the "
-                          "machine itself, not in a container",
+                          "/proc/sys is read-only here, so %s cannot be set: that is done on the "
+                          "machine itself, or in a privileged container when it starts",
                           name);
     char *setting = state_grow(NULL, strlen(name) + strlen(to) + 2);
     sprintf(setting, "%s=%s", name, to);
