@@ -111,7 +111,9 @@ class Listener:
         own = [self._noted_connection(address) for address in ("127.0.0.1", "::1")]
         with self.lock:
             taken, self.peers = self.peers, []
-        return [peer for peer in taken if peer not in own]
+        for peer in own:  # the last of that name: the kernel may have given its port before, too
+            del taken[len(taken) - 1 - taken[::-1].index(peer)]
+        return taken
 
     def _noted_connection(self, address):
         with socket.create_connection((address, self.port), TIMEOUT) as sock:
