@@ -4,6 +4,7 @@
  * is brought from what is there to what is asked and must read so, and back, and then the system's
  * own tools must see no difference. Needs root: skipped without, unless FIXPORT_MUST_WORK=1.
  */
+#include "../../tools/setup/engine/engine.h"
 #include "../../tools/setup/resources/state.h"
 
 #include "../../pool/pool.h"

@@ -7,6 +7,7 @@
  * What an earlier apply made and nobody wants any more goes back to what it was before, after all
  * else and last first.
  */
+#include "../roles/want.h"
 #include "engine.h"
 
 #include <errno.h>

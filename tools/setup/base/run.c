@@ -5,13 +5,14 @@
  * pipe in its hand cannot keep us waiting. Files in memory have a size that we set before; what
  * goes beyond that cannot be written.
  */
-#include "resources/state.h"
+#include "run.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
