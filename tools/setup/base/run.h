@@ -17,6 +17,7 @@ struct run_result {
     int errno_; /* why it could not be started, 0 */
     char *output; /* stdout, NUL-terminated, at most 64 MiB or the limit */
     size_t length; /* of output */
+    unsigned seconds; /* errno_ is ETIMEDOUT: the time that it had */
     char *errors; /* stderr, first 64 KiB, its first line is what people want to see */
 };
 
@@ -26,22 +27,27 @@ struct run_result {
  * @input: its standard input; NULL: /dev/null.
  * @result: free with run_free(), always.
  *
- * In its own process group (Ctrl-C at the terminal does not hit it in the middle), LC_ALL=C,
+ * Within 30 s, or $FIXPORT_SETUP_SECONDS, and not beyond run_until(): then it is killed with its
+ * children, and errno_ is ETIMEDOUT. In its own process group (Ctrl-C at the terminal does not hit it in the middle), LC_ALL=C,
  * without LD_PRELOAD, no descriptors of ours.
  * Return: 0 if it ran and exited with 0, else -1.
  */
 int run_tool(char *const argv[], const char *input, struct run_result *result);
 
+/** run_until - in @seconds from now tools that run_tool() has started must have ended; 0: no more. */
+void run_until(unsigned seconds);
+
 /* What a tool may take that asks others over the network. */
 struct run_limits {
     unsigned seconds; /* then it and its children are killed, and errno_ is ETIMEDOUT; 0: no limit */
     off_t output;     /* bytes of its stdout; beyond that errno_ is EFBIG */
-    void (*tick)(void *arg); /* called twice a second while it runs; NULL: nothing */
+    void (*tick)(void *arg); /* called twice a second while it runs; NULL: nothing, and signals wait */
     void *arg;
 };
 
 /**
- * run_tool_within - as run_tool(), within limits. SIGINT, SIGTERM and SIGHUP end it, and then us.
+ * run_tool_within - as run_tool(), within limits. With a tick, SIGINT, SIGTERM and SIGHUP end it, and
+ * then us.
  * Nobody else in this process may wait for SIGCHLD.
  */
 int run_tool_within(char *const argv[], const char *input, const struct run_limits *limits,

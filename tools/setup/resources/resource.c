@@ -65,3 +65,8 @@ int state_merge(const struct resource_type *type, const char *name, const char *
     *merged = state_copy(to);
     return 0;
 }
+
+enum lost state_lost(const struct resource_type *type, const char *state)
+{
+    return state && type->lost ? type->lost(state) : LOST_NOT;
+}

@@ -13,6 +13,12 @@
 
 struct resource;
 
+enum lost {
+    LOST_NOT,
+    LOST_DAMAGED, /* ours by its looks */
+    LOST_FOREIGN, /* it may be somebody's: only what an earlier apply has made is replaced by it */
+};
+
 struct resource_type {
     const char *name; /* in the journal: "file", "sysctl", "routes", "iptables", "nft", ... */
     bool lasting; /* survives a reboot by itself */
@@ -44,6 +50,12 @@ struct resource_type {
      * Return: malloc'd.
      */
     char *(*content)(const char *state);
+    /**
+     * lost - whether @state is nothing that anybody could have wanted or could put back, such as a
+     * pool that somebody has scribbled on: it is replaced, and going back to it is to have nothing
+     * there. NULL: no state is.
+     */
+    enum lost (*lost)(const char *state);
 };
 
 /*
@@ -77,8 +89,8 @@ struct resource_type {
  * nodeports  name: path of the API server's manifest. State: the value of
  *            --service-node-port-range; absent: no such option. (setup/resources/manifest.c)
  * pool       name: path of the pool. State: a configuration file that would make it, [pool] with
- *            quarantine, mode, group, lanes, and every [rule]; absent: no pool. By "fixport-pool create|reload|remove
- *            --pool PATH -c /dev/stdin".
+ *            quarantine, mode, group, lanes, and every [rule]; absent: no pool. "damaged: ..." or "foreign: ...": see .lost.
+ *            By "fixport-pool create|reload|remove --pool PATH -c /dev/stdin".
  */
 extern const struct resource_type resource_folder, resource_file, resource_link, resource_sysctl,
     resource_routes, resource_iptables, resource_nft, resource_nodeports, resource_pool;
@@ -141,5 +153,8 @@ char *kubeadm_snippet(const struct portrange *ports);
  */
 int state_merge(const struct resource_type *type, const char *name, const char *base,
                 const char *to, const char *now, char **merged, struct setup_error *error);
+
+/** state_lost - as resource_type.lost; of a type or state without it LOST_NOT. */
+enum lost state_lost(const struct resource_type *type, const char *state);
 
 #endif
