@@ -84,6 +84,7 @@ int rollback_run(const struct journal *journal, struct setup_error *error)
     bool failed = false;
     struct setup_error one = {.text = ""};
     signals_deaf(true);
+    run_until(0);
     for (size_t i = journal->count; i-- > 0;) {
         const struct journal_entry *entry = &journal->entry[i];
         if (walk_back(entry, entry->wanted, entry->previous, &one) < 0)
@@ -95,6 +96,8 @@ int rollback_run(const struct journal *journal, struct setup_error *error)
         return -1;
     if (!journal->earlier)
         walk_folders(journal);
+    if (journal->deadline)
+        keeper_stop(journal->when);
     return 0;
 }
 
@@ -115,6 +118,7 @@ int rollback_reload(struct journal *journal, bool *has, const char *why, struct 
 int journal_begin(struct journal *journal, bool *has, struct setup_error *error)
 {
     int result = journal_load(journal, error);
+    unlink(setup_path(SETUP_PUBLIC));
     *has = result == 1;
     if (result < 0)
         return -1;
@@ -233,14 +237,17 @@ int setup_undo(const struct setup_options *options)
     bool has = false;
     size_t changed = 0;
     signals_watch();
-    int result = lock_take(LOCK_TRY, &error);
+    int result = lock_take(0, &error);
     if (result == 0)
         result = journal_begin(&journal, &has, &error);
     size_t resources = journal.count;
     if (result == 0 && has)
         result = undo_run(&journal, options->force, &changed, &error);
+    if (result == 0 && journal.deadline)
+        keeper_stop(journal.when);
     if (result == 0)
         systemd_stop(&journal);
     journal_free(&journal);
+    lock_end();
     return result < 0 ? undo_failed(options, &error) : undo_done(options, resources, changed);
 }
