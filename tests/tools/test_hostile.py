@@ -250,7 +250,7 @@ def test_confirm_with_lock_held(test):
         machine.settle()
         test.tap.point(gone, "not confirmed, and the pool is locked: it is rolled back")
     lines = test_setup.differences(before, machine.state())
-    lines = [line for line in lines if "journal" not in line and "pool" not in line]
+    lines = [line for line in lines if not re.search("journal|pool|another order", line)]
     test.tap.point(not lines, "as it was", *lines)
     machine.site()
     test.expect(machine("plan"), 0, "and there is nothing to change for the old configuration")
@@ -310,7 +310,7 @@ def test_scribbled(test):
         make(give)
     link = lambda path: os.symlink(victim(machine), path)  # noqa: E731
     damages = [(f"byte {offset}", lambda offset=offset: put(offset))
-               for offset in (0, 8, 16, 24, 160, 184, 192, 200, 4096)]
+               for offset in (0, 8, 16, 24, 160, 192, 200, 4096)]
     damages += [("a truncated file", lambda: os.truncate(give, 5)),
                 ("a longer file", lambda: os.truncate(give, os.path.getsize(give) + 4096)),
                 ("a link", lambda: other(link)), ("a FIFO", lambda: other(os.mkfifo)),
@@ -510,7 +510,7 @@ def test_systemd_timer(test):
 def test_library_installed(test):
     """fixport-node puts the library where pods may write."""
     machine = test.machine
-    folder, library = os.path.join(machine.scratch, "lib"), os.path.join(machine.scratch, "source.so")
+    folder, library = os.path.join(machine.scratch, "opt"), os.path.join(machine.scratch, "source.so")
     os.mkdir(folder)
     os.chmod(folder, 0o777)
     env = dict(machine.environment(False), FIXPORT_LIBRARY=library,
@@ -536,7 +536,7 @@ def test_library_installed(test):
         os.unlink(os.path.join(folder, name))
     install(0)
     info = os.stat(folder + "/libfixport.so")
-    test.tap.equal((info.st_mode & 0o777, read(folder + "/libfixport.so")), (0o755, read(library)),
+    test.tap.equal((info.st_mode & 0o777, read(folder + "/libfixport.so")), (0o644, read(library)),
                    "left alone it is installed")
     os.mkdir(folder + "/not-there")
     os.unlink(folder + "/libfixport.so")

@@ -162,6 +162,8 @@ int run_explain(char *const argv[], const struct run_result *result, struct setu
     return setup_fail(error, "%s failed", argv[0]);
 }
 
+bool file_in_place;
+
 int file_replace(const struct step *step, struct setup_error *error)
 {
     return setup_fail(error, "%s: there are no files here", step->path);

@@ -452,10 +452,11 @@ int journal_save(const struct journal *journal, struct setup_error *error)
     int result = journal_write(SETUP_JOURNAL, json, 0600);
     if (result == 0)
         result = folder_sync(dir);
-    if (result < 0) {
-        setup_fail(error, "%s cannot be written: %s", setup_path(SETUP_JOURNAL), strerror(errno));
-    }
+    int why = errno;
+    if (result < 0)
+        setup_fail(error, "%s cannot be written: %s", setup_path(SETUP_JOURNAL), strerror(why));
     json_decref(json);
+    errno = why;
     return result;
 }
 

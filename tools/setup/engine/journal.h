@@ -51,7 +51,7 @@ struct journal {
  */
 int journal_load(struct journal *journal, struct setup_error *error);
 
-/** journal_save - replace it, fsync'd; mode 0600. */
+/** journal_save - replace it, fsync'd; mode 0600. On failure errno says why, too. */
 int journal_save(const struct journal *journal, struct setup_error *error);
 
 /** journal_remove - take it away. */

@@ -5,9 +5,11 @@
  * go on with the next resource when one cannot be put back: nearer to what was is better than
  * half-way. The journal goes only when all is back, so the next undo tries the rest again.
  */
+#include "../resources/state.h"
 #include "engine.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -167,6 +169,7 @@ static int undo_walk(const struct journal *journal, size_t *changed, struct setu
 {
     bool failed = false;
     struct setup_error one = {.text = ""};
+    file_in_place = true;
     for (size_t i = journal->count; i-- > 0 && !signals_seen();) {
         const struct journal_entry *entry = &journal->entry[i];
         int result = walk_back(entry, entry_left(entry), entry->before, &one);
@@ -198,8 +201,12 @@ static int undo_run(struct journal *journal, bool force, size_t *changed, struct
     if (journal_use(journal, error) < 0 || (!force && undo_check(journal, error) < 0))
         return -1;
     journal->phase = JOURNAL_UNDOING;
-    if (journal_save(journal, error) < 0)
-        return -1;
+    if (journal_save(journal, error) < 0) {
+        if (errno != ENOSPC && errno != EDQUOT)
+            return -1;
+        say_error(0, "note: there is no room to note that an undo is under way; if it is interrupted, "
+                     "run it again");
+    }
     return undo_go_on(journal, changed, error);
 }
 
