@@ -18,6 +18,7 @@
 static const char *own[8];     /* addresses */
 static const char *behind[8];  /* addresses that are behind a router; all others are connected */
 static const char *nowhere[8]; /* addresses without a route */
+static const char *routed[8];  /* where somebody else's routes lead, by whichever router is asked */
 static const char *reserved;   /* ip_local_reserved_ports */
 static const char *manifest;   /* the value of the option; NULL: absent */
 static bool docker;
@@ -66,15 +67,28 @@ const char *machine_networks(const struct machine *machine, int family, char *bu
     return buf;
 }
 
-int machine_path(const uint8_t addr[16], struct machine_path *path, struct setup_error *error)
+int machine_path(const uint8_t addr[16], const uint8_t *from, struct machine_path *path,
+                 struct setup_error *error)
 {
-    (void)error;
+    (void)from, (void)error;
     *path = (struct machine_path){.found = !among(nowhere, addr), .local = among(own, addr)};
     path->direct = path->found && !path->local && !among(behind, addr);
     strcpy(path->device, "eth0.5");
     strcpy(path->router, path->direct ? "" : "192.168.31.1");
     strcpy(path->why, path->found ? "" : "Network is unreachable");
     return 0;
+}
+
+int machine_path_unrouted(const uint8_t addr[16], struct machine_path *path,
+                          struct setup_error *error)
+{
+    return machine_path(addr, NULL, path, error);
+}
+
+int machine_has_route(const struct block *to, const uint8_t via[16], struct setup_error *error)
+{
+    (void)via, (void)error;
+    return among(routed, to->addr);
 }
 
 const char *machine_sysctl(int family, const char *device, const char *setting, char *buf,
@@ -132,6 +146,12 @@ int iptables_choose(enum site_iptables which, struct setup_error *error)
     return 0;
 }
 
+unsigned iptables_position(int family, const char *chain)
+{
+    (void)family, (void)chain;
+    return 1;
+}
+
 bool iptables_has_chain(int family, const char *chain)
 {
     return docker && family == 4 && strcmp(chain, "DOCKER-USER") == 0;
@@ -178,7 +198,7 @@ static int file_read(const char *name, char **state, struct setup_error *error)
 const struct resource_type resource_file = {.name = "file", .read = file_read},
                            resource_link = {.name = "link"},
                            resource_sysctl = {.name = "sysctl", .read = fake_read},
-                           resource_routes = {.name = "routes"},
+                           resource_routes = {.name = "routes"}, resource_rule = {.name = "rule"},
                            resource_iptables = {.name = "iptables"}, resource_nft = {.name = "nft"},
                            resource_nodeports = {.name = "nodeports", .read = fake_read},
                            resource_pool = {.name = "pool"};
@@ -190,6 +210,24 @@ struct journal_entry *journal_find(const struct journal *in, const struct resour
         if (in->entry[i].type == type && strcmp(in->entry[i].name, name) == 0)
             return &in->entry[i];
     return NULL;
+}
+
+char *state_copy(const char *text)
+{
+    return text ? strdup(text) : NULL;
+}
+
+static char notes[4096]; /* a line each */
+
+void resources_note(struct resources *resources, const char *format, ...)
+{
+    size_t length = strlen(notes);
+    va_list args;
+    (void)resources;
+    va_start(args, format);
+    vsnprintf(notes + length, sizeof(notes) - length, format, args);
+    va_end(args);
+    strncat(notes, "\n", sizeof(notes) - strlen(notes) - 1);
 }
 
 int resources_add(struct resources *resources, const struct resource_type *type, const char *name,

@@ -56,6 +56,7 @@ enum config_key {
     KEY_PERSIST,
     KEY_IPTABLES,
     KEY_NODE_POOL,
+    KEY_MARK,
     KEY_COUNT,
 };
 

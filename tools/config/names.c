@@ -63,6 +63,7 @@ static const struct {
     [KEY_PERSIST] = {"persist", IN(SETUP)},
     [KEY_IPTABLES] = {"iptables", IN(SETUP)},
     [KEY_NODE_POOL] = {"node-pool", IN(SETUP)},
+    [KEY_MARK] = {"mark", IN(SETUP)},
 };
 
 static bool key_is_in(int key, const struct section_type *type)

@@ -169,6 +169,7 @@ static const char *snat_read(const char *text, struct site *site, struct parse_r
     int found = word_find(text, words);
     (void)why;
     site->snat = found < 0 ? SNAT_KEEP : (enum site_snat)found;
+    site->snat_given = true;
     return found < 0 ? "allowed are keep, none and confine" : NULL;
 }
 
@@ -194,6 +195,17 @@ static const char *iptables_read(const char *text, struct site *site, struct par
     return found < 0 ? "allowed are auto, nft and legacy" : NULL;
 }
 
+static const char *mark_read(const char *text, struct site *site, struct parse_reason *why)
+{
+    char *end;
+    unsigned long mark = strtoul(text, &end, 0);
+    (void)why;
+    if (*text < '0' || *text > '9' || *end || mark > UINT32_MAX || !mark || mark & (mark - 1))
+        return "allowed is a number with one bit set, such as 0x2000";
+    site->mark = (uint32_t)mark;
+    return NULL;
+}
+
 static const char *node_pool_read(const char *text, struct site *site, struct parse_reason *why)
 {
     (void)why;
@@ -215,6 +227,7 @@ static const struct {
     {SECTION_CONTROL_PLANE, KEY_MANIFEST, manifest_read},
     {SECTION_SETUP, KEY_PERSIST, persist_read},
     {SECTION_SETUP, KEY_IPTABLES, iptables_read},
+    {SECTION_SETUP, KEY_MARK, mark_read},
     {SECTION_SETUP, KEY_NODE_POOL, node_pool_read},
 };
 
@@ -383,6 +396,7 @@ static void site_begin(struct site *site)
     memset(site, 0, sizeof(*site));
     site->stateful = true;
     site->node_pool = true;
+    site->mark = 0x2000;
     strcpy(site->manifest, SITE_MANIFEST);
 }
 

@@ -132,6 +132,7 @@ static int apply_said(const struct setup_options *options, const struct work *wo
                       const char *result)
 {
     json_t *object = work_json(work);
+    plan_site(work);
     if (work->plan.count)
         systemd_notes(work);
     if (!work->next.deadline)

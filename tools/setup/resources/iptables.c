@@ -205,6 +205,31 @@ bool iptables_has_chain(int family, const char *chain)
     return has;
 }
 
+unsigned iptables_position(int family, const char *name)
+{
+    /* Calico; kube-router; Weave Net; Cilium. They put themselves on top again and again. */
+    static const char *const policies[] = {"cali-", "KUBE-ROUTER-", "KUBE-NWPLCY-", "WEAVE-NPC",
+                                           "CILIUM_"};
+    struct table table;
+    struct setup_error ignored;
+    unsigned position = 1;
+    if (table_load(family, &table, &ignored) < 0)
+        return position;
+    const struct chain *chain = table_find(&table, name);
+    for (size_t i = 0, others = 0; chain && i < chain->count; i++) {
+        const char *target = "";
+        size_t length = rule_target(chain->rule[i], &target);
+        if (rule_jumps_to_own(chain->rule[i]))
+            continue;
+        others++;
+        for (size_t k = 0; k < sizeof(policies) / sizeof(policies[0]); k++)
+            if (length && strncmp(target, policies[k], strlen(policies[k])) == 0)
+                position = (unsigned)others + 1;
+    }
+    table_free(&table);
+    return position;
+}
+
 static int iptables_read(const char *name, char **text, struct setup_error *error)
 {
     struct table table, state;

@@ -11,8 +11,8 @@
 #include <string.h>
 
 static const struct resource_type *const types[] = {
-    &resource_folder,   &resource_file, &resource_link,      &resource_sysctl, &resource_routes,
-    &resource_iptables, &resource_nft,  &resource_nodeports, &resource_pool,
+    &resource_folder, &resource_file,     &resource_link, &resource_sysctl,    &resource_routes,
+    &resource_rule,   &resource_iptables, &resource_nft,  &resource_nodeports, &resource_pool,
 };
 
 int setup_fail(struct setup_error *error, const char *format, ...)
@@ -72,10 +72,25 @@ int resources_add(struct resources *resources, const struct resource_type *type,
     return 0;
 }
 
+void resources_note(struct resources *resources, const char *format, ...)
+{
+    char text[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    resources->note = state_grow(resources->note, (resources->notes + 1) * sizeof(char *));
+    resources->note[resources->notes++] = state_copy(text);
+}
+
 void resources_free(struct resources *resources)
 {
     for (size_t i = 0; i < resources->count; i++)
         resource_free(&resources->item[i]);
+    for (size_t i = 0; i < resources->notes; i++)
+        free(resources->note[i]);
+    free(resources->note);
+    free(resources->topology);
     free(resources->item);
     *resources = (struct resources){.count = 0};
 }
