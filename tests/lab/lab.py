@@ -17,6 +17,7 @@ sys.path[:0] = [HERE, os.path.join(HERE, "..", "lib")]
 import discovery  # noqa: E402
 import fptest  # noqa: E402
 import machine  # noqa: E402
+import matrix  # noqa: E402
 import probe  # noqa: E402
 import siteconf  # noqa: E402
 import state  # noqa: E402
@@ -462,6 +463,7 @@ CASES = {name[5:]: function for name, function in list(globals().items())
          if name.startswith("case_")}
 CASES.update(discovery.CASES)
 CASES.update(probe.CASES)
+CASES.update(matrix.CASES)
 
 
 def main():

@@ -46,8 +46,8 @@ static struct way *ways_wanted(const struct facts *facts, size_t *count)
         const struct resource *resource = &facts->wanted.item[i];
         const char *at = resource->wanted, *line;
         size_t length;
-        if (resource->type != &resource_routes || !at)
-            continue;
+        if (resource->type != &resource_routes || !at || strstr(resource->name, " table "))
+            continue; /* what is steered by a mark is no way for all packets */
         while ((line = state_line(&at, &length))) {
             if (!way_read(line, length, &way))
                 continue;

@@ -24,7 +24,7 @@
  * (ct original). What was open before has no bit and keeps its way; so does everything that is not
  * between a pod and a host.
  *
- * forward, with keep and a gateway: a pod's connection to a host from another port than the pool's is
+ * forward, with keep and a gateway: a pod's connection to a host that the gateway is to reject is
  * rejected here, because behind the node's address the gateway cannot tell it from the node's own.
  */
 #include "roles.h"
@@ -119,20 +119,29 @@ static void rules_steer(FILE *out, const struct roles *roles, int family)
             mark);
 }
 
+/* One rule: pods' connections to hosts whose "sport" or "dport" is none of @ports. */
+static void rule_reject(FILE *out, const struct roles *roles, const char *what,
+                        const struct portset *ports, const char *comment, int family)
+{
+    fputs("\t\tct state new ct direction original ", out);
+    rule_begin(out, roles, family);
+    fputs(ports->count ? "tcp " : "meta l4proto tcp", out);
+    for (uint32_t i = 0; i < ports->count; i++) {
+        fprintf(out, i ? ", " : "%s != { ", what);
+        range_print(out, ports->range[i]);
+    }
+    fprintf(out, "%s reject comment \"fixport: %s\"\n", ports->count ? " }" : "", comment);
+}
+
 static void rules_reject(FILE *out, const struct roles *roles, const struct portset *ports,
                          int family)
 {
     fputs("\tchain forward {\n"
-          "\t\ttype filter hook forward priority filter - 5; policy accept;\n"
-          "\t\tct state new ct direction original ",
+          "\t\ttype filter hook forward priority filter - 5; policy accept;\n",
           out);
-    rule_begin(out, roles, family);
-    fputs("tcp sport != { ", out);
-    for (uint32_t i = 0; i < ports->count; i++) {
-        fputs(i ? ", " : "", out);
-        range_print(out, ports->range[i]);
-    }
-    fputs(" } reject comment \"fixport: not from the pool\"\n\t}\n", out);
+    rule_reject(out, roles, "sport", ports, "not from the pool", family);
+    rule_reject(out, roles, "dport", &roles->site->host_services, "not to a service", family);
+    fputs("\t}\n", out);
 }
 
 /* Nearly as "nft -s list table" prints it. */
