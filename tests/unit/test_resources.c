@@ -4,8 +4,10 @@
  * is brought from what is there to what is asked and must read so, and back, and then the system's
  * own tools must see no difference. Needs root: skipped without, unless FIXPORT_MUST_WORK=1.
  */
+#include "../../tools/setup/engine/engine.h"
 #include "../../tools/setup/resources/state.h"
 
+#include "../../pool/layout_size.h"
 #include "../../pool/pool.h"
 
 #include <criterion/criterion.h>
@@ -1152,12 +1154,76 @@ Test(resources_pool, lanes_are_as_created)
     }
 }
 
-Test(resources_pool, what_is_no_pool_is_left_alone)
+/* What pods can make of it: each is a state that differs from all that is wanted, and is replaced. */
+Test(resources_pool, damaged_is_replaced)
 {
-    char *state = NULL;
+    need(run_exists("fixport-pool"), "fixport-pool (FIXPORT_BUILD)");
+    static const struct {
+        long offset; /* of eight bytes; -1: something else has its name */
+        const char *what;
+    } damages[] = {
+        {0, "magic"},
+        {8, "version"},
+        {16, "file_size"},
+        {24, "lanes"},
+        {offsetof(struct pool_header, pagemap) + 60001 / POOL_PAGE_PORTS, "pagemap"},
+        {offsetof(struct pool_header, state), "state"},
+        {offsetof(struct pool_header, policy_checksum), "checksum"},
+        {4096, "policy"},
+        {-1, "empty"},
+        {-1, "link"},
+        {-1, "fifo"},
+        {-1, "folder"},
+        {-1, "user"},
+    };
+    static const char *const paths[] = {"/run/fixport/pool", "/srv/pool"};
+    char *wanted = pool_wanted("[pool]\nports = 60001-60010\n"), *state;
+    setup_root = scratch;
+    bring(&resource_folder, "/run/fixport", "there");
+    bring(&resource_folder, "/srv", "there");
+    put("victim", "theirs", 6, 0600);
+    for (size_t i = 0; i < 2 * sizeof(damages) / sizeof(damages[0]); i++) {
+        const char *path = paths[i % 2], *what = damages[i / 2].what;
+        char real[300];
+        snprintf(real, sizeof(real), "%s", inside(path + 1));
+        bring(&resource_pool, path, wanted);
+        if (damages[i / 2].offset >= 0) {
+            int fd = open(real, O_RDWR);
+            cr_assert_eq(pwrite(fd, "\3\3\3\3\3\3\3\3", 8, damages[i / 2].offset), 8);
+            close(fd);
+        } else if (strcmp(what, "user") == 0) {
+            cr_assert_eq(chown(real, 1000, 1000), 0);
+        } else {
+            unlink(real);
+            if (strcmp(what, "empty") == 0)
+                close(open(real, O_WRONLY | O_CREAT, 0600));
+            else if (strcmp(what, "link") == 0)
+                cr_assert_eq(symlink(inside("victim"), real), 0);
+            else if (strcmp(what, "fifo") == 0)
+                cr_assert_eq(mkfifo(real, 0600), 0);
+            else
+                cr_assert_eq(mkdir(real, 0700), 0);
+        }
+        state = look(&resource_pool, path);
+        cr_expect(state_lost(&resource_pool, state), "%s: %s", what, state);
+        free(state);
+        if (i % 3 == 0)
+            bring(&resource_pool, path, NULL);
+        bring(&resource_pool, path, wanted);
+    }
+    state = look(&resource_file, "/victim");
+    cr_expect_str_eq(state, "0600 0 0\ntheirs");
+    free(state);
+    free(wanted);
+}
+
+/* A path of a person's may be mistyped. */
+Test(resources_pool, what_is_no_pool_is_foreign)
+{
     put("p", "not a pool, but long enough", 27, 0644);
-    cr_assert_eq(resource_pool.read(inside("p"), &state, &why), -1);
-    cr_assert_not_null(strstr(why.text, inside("p")), "%s", why.text);
+    char *state = look(&resource_pool, inside("p"));
+    cr_assert_eq(state_lost(&resource_pool, state), LOST_FOREIGN, "%s", state);
+    free(state);
 }
 
 /* ---- running and showing ---- */

@@ -7,7 +7,9 @@
  *
  * What the real types do is tested with the real tools, in tests/tools/test_setup.py.
  */
-#include "../../tools/setup/engine.h"
+#include "../../tools/setup/engine/engine.h"
+#include "../../tools/setup/resources/state.h"
+#include "../../tools/setup/roles/want.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -227,12 +229,6 @@ const char *iptables_tool(int family, const char *what)
     (void)family;
     (void)what;
     return "iptables-nft-save";
-}
-
-int need_root(const char *command)
-{
-    (void)command;
-    return 0;
 }
 
 /* c5 is of a type that lasts. */

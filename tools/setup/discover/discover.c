@@ -5,7 +5,7 @@
  * (setup/resources/file.c), and not if somebody else has changed it meanwhile.
  */
 #include "discover.h"
-#include "../engine.h"
+#include "../engine/engine.h"
 
 #include <errno.h>
 #include <stdlib.h>

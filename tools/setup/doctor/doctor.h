@@ -21,7 +21,8 @@
 #ifndef FIXPORT_TOOLS_SETUP_DOCTOR_H
 #define FIXPORT_TOOLS_SETUP_DOCTOR_H
 
-#include "../engine.h"
+#include "../../pool/cmd.h"
+#include "../engine/engine.h"
 #include "../roles/roles.h"
 
 #include <net/if.h>

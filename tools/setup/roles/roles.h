@@ -11,6 +11,7 @@
 #define FIXPORT_TOOLS_SETUP_ROLES_H
 
 #include "../resources/state.h"
+#include "want.h"
 
 #include "../../../pool/address.h"
 
