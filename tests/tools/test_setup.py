@@ -356,6 +356,9 @@ def test_life(test):
     test.expect(done, 2, "plan: exit status 2", r"^\[#\] ip(6)?tables-nft-restore", "stdout")
     test.tap.point("-A FIXPORT-FORWARD" in done.stdout and "+    - --service-node-port-range" in
                    done.stdout, "plan: the rules and the manifest's difference")
+    test.tap.point("(mode, owner, group 0600 0 0)\n(%d lines, for undo)" % MANIFEST.count("\n") in
+                   done.stdout and done.stdout.count("apiVersion: v1") == 0,
+                   "plan: not the whole manifest", done.stdout)
     test.expect(done, 2, "plan: what kubeadm must know", r"extraArgs:", "stdout")
     test.unchanged("plan changes nothing")
     done = machine("apply")

@@ -1304,6 +1304,7 @@ Test(resources_show, commands_and_diffs)
     steps_file(&steps, "/etc/x", "0644 0 0\na\nb\nc\nd\ne\nf\ng\nh\ni\nj\n",
                "0600 0 0\na\nB\nc\nd\ne\nf\ng\nh\ni\nj\nk", NULL);
     steps_file(&steps, "/etc/y", NULL, "0644 0 0\nnew\n", NULL);
+    steps_file(&steps, SETUP_STATE_DIR "/x", NULL, "0600 0 0\nsecret\nold\n", NULL);
     char *text = shown(&steps.item[0]);
     cr_assert_str_eq(text, "[#] ip -batch - 'it'\\''s'\n    one\n    ?[31mtwo\n");
     free(text);
@@ -1313,7 +1314,16 @@ Test(resources_show, commands_and_diffs)
                            "@@ -8,3 +8,4 @@\n h\n i\n j\n+k\n\\ No newline at end of file\n");
     free(text);
     text = shown(&steps.item[2]);
-    cr_assert_str_eq(text, "--- /dev/null\n+++ /etc/y\n@@ -0,0 +1,1 @@\n+new\n");
+    cr_assert_str_eq(text, "--- /dev/null\n+++ /etc/y\n@@ -0,0 +1 @@\n+new\n");
+    free(text);
+    text = shown(&steps.item[3]);
+    cr_assert_str_eq(text, "--- /dev/null\n+++ " SETUP_STATE_DIR "/x (mode, owner, group 0600 0 0)\n"
+                           "(2 lines, for undo)\n");
+    free(text);
+    cr_assert_eq(setenv("PATH", "/nowhere", 1), 0);
+    text = shown(&steps.item[2]);
+    cr_assert(run_exists("diff") || strstr(text, "\n(diff(1) cannot be run, to show only what changes: "
+                                                "this is all of it)\n+new\n"));
     free(text);
     json_t *json = step_json(&steps.item[0]);
     cr_assert_str_eq(json_string_value(json_array_get(json_object_get(json, "command"), 3)),

@@ -157,6 +157,11 @@ int run_explain(char *const argv[], const struct run_result *result, struct setu
     return setup_fail(error, "%s failed", argv[0]);
 }
 
+void diff_print(const char *from, const char *to, FILE *out)
+{
+    fprintf(out, "-%s\n+%s\n", from ? from : "", to ? to : "");
+}
+
 int file_replace(const struct step *step, struct setup_error *error)
 {
     return setup_fail(error, "%s: there are no files here", step->path);
