@@ -674,7 +674,7 @@ static int text_edit(struct editing *editing, const char *path, const char *text
     int fd = copy_make(text, copy, sizeof(copy), error);
     if (fd < 0)
         return -1;
-    int result = config_file_read(&editing->file, copy, &why) < 0 ? -1 : 0;
+    int result = config_file_read(&editing->file, copy, NULL, &why) < 0 ? -1 : 0;
     close(fd);
     if (result < 0)
         return copy_refuse(path, copy, why.text, NULL, error);
