@@ -47,14 +47,25 @@ EXPECTED = {
                                 "10.244.1.0/24, fd00:10:244:1::/64")},
     "pods": {"node1": ("192.168.31.17", "192.168.40.11, 192.168.40.12"),
              "node2": ("192.168.31.45", "192.168.40.13")},
+    "azure": {"node1": ("192.168.31.17", "192.168.31.20"),
+              "node2": ("192.168.31.45", "192.168.31.50")},
+    "ovn-kubernetes": {"node1": ("192.168.31.17", "10.200.1.0/24"),
+                       "node2": ("192.168.31.45, fd00:31::45", "10.200.36.0/24, fd00:200:36::/64")},
+    "kube-ovn": {"node1": ("192.168.31.17", "10.16.0.9, 10.16.0.11"),
+                 "node2": ("192.168.31.45", "10.16.0.10")},
+    "weave": {"node1": ("192.168.31.17", "10.32.0.2, 10.32.0.3"), "node2": ("192.168.31.45", "")},
 }
 CNI = {"calico-v1": "Calico", "calico-v3": "Calico", "flannel": "Flannel", "cilium": "Cilium",
-       "kindnet": "kindnet", "pods": "Amazon VPC CNI"}
+       "kindnet": "kindnet", "pods": "Amazon VPC CNI", "azure": "Azure CNI",
+       "ovn-kubernetes": "OVN-Kubernetes", "kube-ovn": "Kube-OVN", "weave": "none that is known"}
 # What is said of source ports, with the line that turns it off.
 NOTES = {"calico-v1": "kubectl patch felixconfigurations.crd.projectcalico.org default",
          "calico-v3": "nothing has to be turned off",
          "flannel": '"--ip-masq-fully-random-disable"', "cilium": "enable-ipv4-masquerade",
-         "kindnet": "masqueradeAll: false", "pods": "AWS_VPC_K8S_CNI_RANDOMIZESNAT=none"}
+         "kindnet": "masqueradeAll: false", "pods": "AWS_VPC_K8S_CNI_RANDOMIZESNAT=none",
+         "azure": "the virtual network, which routes them itself",
+         "ovn-kubernetes": "in Open vSwitch", "kube-ovn": "natOutgoing: false",
+         "weave": "the CNI gives pods single addresses, which change with every pod"}
 
 KUBECTL = """\
 #!/usr/bin/python3
@@ -88,6 +99,18 @@ def node(name, *addresses, cidrs=()):
     return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
             "spec": {"podCIDRs": list(cidrs)},
             "status": {"addresses": [{"type": "InternalIP", "address": a} for a in addresses]}}
+
+
+def noted(item, **annotations):
+    item["metadata"]["annotations"] = annotations
+    return item
+
+
+def pod(name, on, *addresses, **annotations):
+    return noted({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+                  "spec": {"nodeName": on},
+                  "status": {"phase": "Running", "podIPs": [{"ip": a} for a in addresses]}},
+                 **annotations)
 
 
 def affinity(name, of, cidr, **spec):
@@ -286,6 +309,12 @@ def test_said(tap, place):
         "a block of the other family": (
             listed(node("node1", "192.168.31.17", cidrs=["10.200.1.0/24", "fd00:1::/64"])),
             "Node node1: fd00:1::/64 is IPv6"),
+        "OVN-Kubernetes' annotation without a block": (
+            listed(*PAIR["items"], noted(node("node3", "192.168.31.46"), **{
+                "k8s.ovn.org/node-subnets": '{"blue":"10.1.0.0/24"}'})), "Node node3: its annotation"),
+        "OVN-Kubernetes' annotation that is no JSON": (
+            listed(*PAIR["items"], noted(node("node3", "192.168.31.46"), **{
+                "k8s.ovn.org/node-subnets": "10.1.0.0/24"})), "Node node3: its annotation"),
         "a block with bits behind its prefix": (
             listed(node("node1", "192.168.31.17", cidrs=["10.200.1.5/24"])),
             "Node node1: \"10.200.1.5/24\" is no block"),
@@ -354,6 +383,78 @@ def test_sources(tap, place):
         "apiVersion": "cilium.io/v2", "kind": "CiliumNode", "metadata": {"name": "node1"},
         "spec": {"ipam": {"pools": {"allocated": [{"pool": "default", "cidrs": ["10.9.0.0/27"]}]}}}})
     tap.equal(sections(place.to(pools))["node1"][1], "10.9.0.0/27", "a block of Cilium's multi-pool")
+
+
+def test_proof(tap, place):
+    """podCIDRs count where the CNI uses them: the pods that are read show it."""
+    both = [node("node1", "192.168.31.17", "fd00:31::17", cidrs=["10.1.0.0/24", "fd00:1::/64"]),
+            node("node2", "192.168.31.45", "fd00:31::45", cidrs=["10.2.0.0/24", "fd00:2::/64"])]
+    blocks = {"node1": "10.1.0.0/24, fd00:1::/64", "node2": "10.2.0.0/24, fd00:2::/64"}
+    host = pod("host", "node1", "192.168.31.17")
+    host["spec"]["hostNetwork"] = True
+    done = pod("done", "node1", "10.32.0.9")
+    done["status"]["phase"] = "Succeeded"
+    cases = {
+        "no pods": ([], {}, "podCIDRs are taken as they are"),
+        "only pods of the host's network, or that have ended": (
+            [host, done], {}, "podCIDRs are taken as they are"),
+        "pods within": ([pod("a", "node1", "10.1.0.7"), pod("b", "node2", "10.2.0.7")], {}),
+        "one within, and one elsewhere on the same node": (
+            [pod("a", "node1", "10.1.0.7"), pod("b", "node1", "10.32.0.7")],
+            {"node1": "10.1.0.0/24, 10.32.0.7, fd00:1::/64"}),
+        "within on one node, elsewhere on the other": (
+            [pod("a", "node1", "10.1.0.7"), pod("b", "node2", "10.32.0.7")],
+            {"node2": "10.32.0.7, fd00:2::/64"}, "podCIDRs of 1 node, such as 10.2.0.0/24 of node2"),
+        "elsewhere, and no pods on the other": (
+            [pod("a", "node1", "10.32.0.7")],
+            {"node1": "10.32.0.7, fd00:1::/64", "node2": "fd00:2::/64"},
+            "podCIDRs of 2 nodes, such as 10.1.0.0/24 of node1", "Pod a has 10.32.0.7"),
+        "elsewhere in one family only": (
+            [pod("a", "node1", "10.1.0.7", "fd00:32::7")],
+            {"node1": "10.1.0.0/24, fd00:32::7", "node2": "10.2.0.0/24"},
+            "podCIDRs of 2 nodes, such as fd00:1::/64 of node1"),
+        "in the other node's": (
+            [pod("a", "node1", "10.2.0.7"), pod("b", "node2", "10.2.0.8")],
+            {"node1": "10.2.0.7, fd00:1::/64"}, "podCIDRs of 1 node, such as 10.1.0.0/24 of node1"),
+    }
+    for name, (pods, expected, *words) in cases.items():
+        place.write(POOL)
+        done = place.discover("--write", data=listed(*pods, *both))
+        said = done.stdout + done.stderr
+        tap.equal({n: p for n, (_, p) in sections(place.found()).items()}, {**blocks, **expected},
+                  f"podCIDRs and pods: {name}")
+        tap.point(all(word in said for word in words) and (words or "podCIDRs" not in said),
+                  f"and what becomes of them is said: {name}", said)
+    place.write(POOL)
+    place.discover("--write", "--pod-cidrs", data=listed(pod("a", "node1", "10.32.0.7"), *both))
+    tap.equal(sections(place.found())["node2"][1], blocks["node2"], "--pod-cidrs takes them anyway")
+
+
+def test_single(tap, place):
+    """CNIs with single addresses: what that means, and what to do instead."""
+    for name, *words in (("pods", "hosts in it need no routes", "blocks in [pods]", "a timer"),
+                         ("azure", "hosts in it need no routes", "[snat] mode = none"),
+                         ("kube-ovn", "a timer", "1 pod in VPCs other than ovn-cluster is left out"),
+                         ("weave", "a timer", "Pod a has 10.32.0.3")):
+        place.write(POOL)
+        done = place.discover(os.path.join(FIXTURES, name + ".json"))
+        tap.point("which change with every pod" in done.stdout and
+                  all(word in done.stdout + done.stderr for word in words),
+                  f"{name}: what single addresses mean is said", done.stdout, done.stderr)
+    kubenet = fixture("azure")
+    for number, item in enumerate(i for i in kubenet["items"] if i["kind"] == "Node"):
+        item["spec"]["podCIDR"] = f"10.244.{number}.0/24"
+    for number, item in enumerate(i for i in kubenet["items"] if i["kind"] == "Pod"):
+        item["status"]["podIPs"] = [{"ip": f"10.244.{number}.7"}]
+    done = place.discover(data=kubenet)
+    tap.point("CNI: none that is known" in done.stdout and "every pod" not in done.stdout and
+              "+pods = 10.244.1.0/24" in done.stdout, "Azure's kubenet has blocks", done.stdout)
+    plain = fixture("kube-ovn")
+    for item in plain["items"]:
+        if item["kind"] == "Subnet":
+            item["spec"]["natOutgoing"] = False
+    done = place.discover(data=plain)
+    tap.point("no Subnet has natOutgoing" in done.stdout, "Kube-OVN without SNAT", done.stdout)
 
 
 def test_forms(tap, place):
@@ -779,7 +880,21 @@ def test_kubectl(tap, place):
                "blockaffinities.crd.projectcalico.org", "blockaffinities.projectcalico.org",
                "ippools.crd.projectcalico.org", "ippools.projectcalico.org",
                "felixconfigurations.crd.projectcalico.org", "felixconfigurations.projectcalico.org",
-               "ciliumnodes.cilium.io", "configmaps", "daemonsets.apps"], "what is asked for")
+               "ciliumnodes.cilium.io", "subnets.kubeovn.io", "configmaps", "daemonsets.apps",
+               "pods"], "what is asked for; for pods, if nothing else says where they are")
+    for name in ("flannel", "kindnet", "cilium", "ovn-kubernetes"):
+        kubectl.clear()
+        kubectl.has("nodes", listed(*(i for i in fixture(name)["items"] if i["kind"] == "Node")))
+        place.discover(env=kubectl.env)
+        tap.point(not any("pods" in a for a in kubectl.asked()), f"not for pods: {name}")
+    kubectl.clear()
+    for name, kind in (("nodes", "Node"), ("pods", "Pod")):
+        kubectl.has(name, listed(*(i for i in fixture("weave")["items"] if i["kind"] == kind)))
+    place.write(POOL)
+    place.discover("--write", env=kubectl.env)
+    tap.equal(sections(place.found()), EXPECTED["weave"], "pods show that podCIDRs are not used")
+    tap.point(["--all-namespaces", "--field-selector=status.phase=Running"] ==
+              kubectl.asked()[-1][-3:-1], "those that run, of all namespaces")
 
 
 def test_kubectl_refuses(tap, place):
@@ -899,7 +1014,7 @@ def test_real_kubectl(tap, place):
                        "contexts": [{"name": "lab",
                                      "context": {"cluster": "lab", "user": "lab"}}]}, file)
 
-    for name in ("calico-v1", "calico-v3", "flannel", "cilium", "kindnet"):
+    for name in EXPECTED:
         place.write(POOL)
         with ApiServer(fixture(name)["items"]) as server:
             cluster(server)

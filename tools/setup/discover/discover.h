@@ -77,7 +77,7 @@ struct found_node {
 /* Who says that a block is behind a node. */
 enum claim_source {
     CLAIM_POD_CIDR,
-    CLAIM_ANNOTATION, /* Cilium's, of a node */
+    CLAIM_ANNOTATION, /* of a node: Cilium's, OVN-Kubernetes' */
     CLAIM_CILIUM,     /* CiliumNode */
     CLAIM_AFFINITY,   /* BlockAffinity */
     CLAIM_BLOCK,      /* IPAMBlock: the truth over BlockAffinity */
@@ -96,7 +96,9 @@ struct claim {
 
 /* What was seen of CNIs and of what they do to source ports. */
 struct cni_facts {
-    bool calico, calico_blocks, flannel, cilium, antrea, kindnet, aws, ovn;
+    bool calico, calico_blocks, flannel, cilium, antrea, kindnet, aws, azure, ovn, kube_ovn;
+    size_t kube_nat, kube_plain; /* Kube-OVN's Subnets with and without natOutgoing */
+    size_t kube_apart;           /* pods in a VPC of their own, which no node routes to */
     char flannel_backend[32];
     const char *calico_group;      /* "crd.projectcalico.org" or "projectcalico.org" */
     size_t nat_pools, plain_pools; /* enabled IPPools with and without natOutgoing */
@@ -124,6 +126,8 @@ struct discovery {
     struct passed_kind *passed;
     size_t passed_kinds;
     size_t listed; /* objects of kind Node */
+    size_t pods;   /* running ones with a network of their own */
+    bool unproven; /* podCIDRs are taken, and no pod says that they are used */
     bool whole;    /* nodes came in a list: one that is not there is gone */
     bool pod_cidrs;
     bool blocks_asked; /* kubectl was asked for Calico's blocks and may read them */
