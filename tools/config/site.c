@@ -301,8 +301,7 @@ static int machine_read(struct draft *draft, const struct config_section *sectio
     struct parse_reason why;
     strcpy(machine->name, section->own); /* at most SITE_NAME - 1: section_types */
     if (!value)
-        return config_file_refuse(draft->file, -EINVAL, "[%s]: no roles are given: " ROLES_ALLOWED,
-                                  section->name);
+        return config_file_refuse_lack(draft->file, section, "no roles are given: " ROLES_ALLOWED);
     machine->roles = site_roles_parse(value->text, &why);
     return machine->roles ? 0 : config_file_refuse_value(draft->file, section, value, why.text);
 }
@@ -314,9 +313,8 @@ static int node_read(struct draft *draft, const struct config_section *section)
     strcpy(node->name, section->own);
     int error = pair_read(draft, section, &draft->nodes, &node->address);
     if (!error && !node->address.has4 && !node->address.has6)
-        error = config_file_refuse(draft->file, -EINVAL,
-                                   "[%s]: no address is given: address = ADDRESS is needed",
-                                   section->name);
+        error = config_file_refuse_lack(draft->file, section,
+                                        "no address is given: address = ADDRESS is needed");
     if (!error)
         error = list_read(draft, section, KEY_PODS, false, &draft->node_pods);
     return error ? error : blocks_copy(draft, &draft->node_pods, first, false, &node->pods);
@@ -426,10 +424,16 @@ static int draft_read(struct draft *draft)
 
 int site_load(const char *path, struct site *site, struct config_error *error)
 {
+    return site_load_over(path, NULL, site, error);
+}
+
+int site_load_over(const char *path, const struct config_overlay *over, struct site *site,
+                   struct config_error *error)
+{
     struct config_file file;
     struct draft draft = {.file = &file, .site = site};
     site_begin(site);
-    int result = config_file_read(&file, path, error);
+    int result = config_file_read(&file, path, over, error);
     if (!result)
         result = draft_read(&draft);
     if (result)
