@@ -99,7 +99,8 @@ static void boot_disabled(struct findings *findings)
 {
     struct finding *finding = finding_add(findings, "unit-disabled", SEVERITY_ERROR,
                                           "after a reboot nothing of what was applied comes back");
-    char *root = fact_quoted(setup_root), *wants = fact_quoted(setup_path(UNIT_FOLDER "/" UNIT_WANTS));
+    char *root = fact_quoted(setup_root),
+         *wants = fact_quoted(setup_path(UNIT_FOLDER "/" UNIT_WANTS));
     finding_line(finding, "%s: not enabled", setup_path(SETUP_UNIT));
     finding_why(finding,
                 "routes, rules and settings are the kernel's and go with it; the unit sets "
