@@ -1060,7 +1060,7 @@ def test_no_place_for_the_journal(test):
 def test_legacy(test):
     """With iptables-legacy. Its tables cannot be taken away again, so they are there before."""
     machine = test.machine
-    if run(["iptables-legacy", "-nL"]).returncode or run(["ip6tables-legacy", "-nL"]).returncode:
+    if run(["iptables-legacy", "-w", "-nL"]).returncode or run(["ip6tables-legacy", "-w", "-nL"]).returncode:
         test.tap.cannot("iptables-legacy", "this kernel or system does not have it")
         return
     before = machine.state()

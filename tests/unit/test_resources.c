@@ -675,7 +675,7 @@ static void choose(enum site_iptables which)
 static void iptables(enum site_iptables which, const char *arguments)
 {
     char line[256];
-    snprintf(line, sizeof(line), "iptables-%s %s", which == IPTABLES_NFT ? "nft" : "legacy",
+    snprintf(line, sizeof(line), "iptables-%s -w %s", which == IPTABLES_NFT ? "nft" : "legacy",
              arguments);
     tool(NULL, line);
 }
@@ -683,8 +683,8 @@ static void iptables(enum site_iptables which, const char *arguments)
 /* There is no other legacy table than an empty one once it has been there. */
 static void legacy_warm(void)
 {
-    tool(NULL, "iptables-legacy -S");
-    tool(NULL, "ip6tables-legacy -S");
+    tool(NULL, "iptables-legacy -w -S");
+    tool(NULL, "ip6tables-legacy -w -S");
 }
 
 TestSuite(resources_iptables, .init = begin);
@@ -988,7 +988,7 @@ Test(resources_iptables, goes_where_the_kubelet_is)
 {
     legacy_warm();
     choose(IPTABLES_NFT);
-    tool(NULL, "iptables-legacy -t mangle -N KUBE-KUBELET-CANARY");
+    tool(NULL, "iptables-legacy -w -t mangle -N KUBE-KUBELET-CANARY");
     cr_assert_eq(iptables_choose(IPTABLES_AUTO, &why), 0);
     cr_assert(iptables_is_legacy());
     tool(NULL, "iptables-nft -t mangle -N KUBE-IPTABLES-HINT");

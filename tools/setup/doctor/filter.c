@@ -138,7 +138,7 @@ static void pass_iptables(struct finding *finding, const struct drop *drop, cons
 {
     char *from = pass_blocks(drop, flow, false, ","), *to = pass_blocks(drop, flow, true, ",");
     char *ports = pass_ports(flow->dports, false);
-    char *begin = text_format("%s-%s -t %s -I %s 1 -p tcp",
+    char *begin = text_format("%s-%s -t %s -w -I %s 1 -p tcp",
                               block_is_v4(&flow->from) ? "iptables" : "ip6tables",
                               drop->base->backend == FW_IPTABLES_LEGACY ? "legacy" : "nft",
                               drop->base->table, drop->base->name);
@@ -304,7 +304,7 @@ void check_backends(struct facts *facts, struct findings *findings)
                              "that one lets pass, the other may drop or rewrite");
         finding_mend(finding, "keep one. To move all to nft: iptables-legacy-save | "
                               "iptables-nft-restore --noflush, then for each table of the line: "
-                              "iptables-legacy -t TABLE -F (IPv6: ip6tables-...)");
+                              "iptables-legacy -t TABLE -w -F (IPv6: ip6tables-...)");
     }
     free(nft);
     free(legacy);
@@ -328,7 +328,7 @@ void check_firewalld(struct facts *facts, struct findings *findings)
                          "may take away rules of others");
     finding_mend(finding,
                  "let the zones accept pods and hosts (firewall-cmd --permanent --zone=trusted "
-                 "--add-source=...), or: systemctl disable --now firewalld");
+                 "--add-source=...), or stop firewalld and disable it");
 }
 
 /* The position from 1 of the first rule in @chain that jumps to ours; 0: none. */

@@ -142,7 +142,7 @@ static void snat_replace_iptables(struct finding *finding, const struct fw_chain
 {
     const char *at = strstr(tame, " -A "), *rest = at ? strchr(at + 4, ' ') : NULL;
     if (rest && strcspn(tame, "'\\$`;&|<>()*?#~\n") == strlen(tame))
-        finding_run(finding, "%.*s -R %.*s %zu%s", (int)(at - tame), tame, (int)(rest - at - 4),
+        finding_run(finding, "%.*s -w -R %.*s %zu%s", (int)(at - tame), tame, (int)(rest - at - 4),
                     at + 4, (size_t)(rule - chain->rule) + 1, rest);
 }
 
