@@ -101,6 +101,7 @@ FAKE(file, true);
 FAKE(link, true);
 FAKE(sysctl, false);
 FAKE(routes, false);
+FAKE(rule, false);
 FAKE(iptables, false);
 FAKE(nft, false);
 FAKE(nodeports, true);
