@@ -441,7 +441,89 @@ def case(tap, name, stateful, which):
             play_order(tap, site, tasks, order, before)
 
 
+# ---- sites that are not so plain ----
+
+MASQUERADE = "-A POSTROUTING -o {device} -j MASQUERADE\n"
+
+
+def arrives(tap, site, what, asked):
+    """asked: (from, to, port, source port), all open at the same time. Each has to arrive from its
+    own address and port."""
+    bad = []
+    for family in FAMILIES:
+        results = site.play([((a, source), a, {"do": "open", "to": site.address(b, family),
+                                               "port": port, "from": source})
+                             for a, b, port, source in asked])
+        bad += [f"{a} from {source} (IPv{family}): {result['said']}"
+                for (a, source), result in results.items()
+                if result["said"] != f"{site.address(a, family)} {source}"]
+    tap.point(not bad, what, *bad)
+
+
+def case_masquerade(tap):
+    """A gateway that masquerades what leaves it: two pods on two nodes, with one port."""
+    with Site(TOPOLOGIES["one-arm"], True) as site:
+        for tool in ("iptables-nft-restore", "ip6tables-nft-restore"):
+            site["gw"].must([tool, "-w", "5", "--noflush"],
+                            f"*nat\n{MASQUERADE.format(device='lan31')}COMMIT\n")
+        for name in site.topology.roles:
+            done = site.setup(name, "apply")
+            tap.point(done.returncode == 0, f"masquerading gateway: apply on {name}", done.stdout,
+                      done.stderr)
+            if name == "gw":
+                tap.point("this gateway translates source addresses" in done.stderr,
+                          "apply on gw says that it masquerades", done.stderr)
+        arrives(tap, site, "a gateway that masquerades: pods with one port keep address and port",
+                [("pod-c", "host-a", SERVICE, 61700), ("pod-d", "host-a", SERVICE, 61700),
+                 ("host-a", "pod-c", POD_SERVICE, 60200), ("host-b", "pod-c", POD_SERVICE, 60200)])
+        done = site.setup("gw", "plan")
+        tap.point(done.returncode == 0, "and plan has nothing to do then", done.stdout, done.stderr)
+
+
+def case_source_routing(tap):
+    """Policy routing sends pods' packets another way than the node's (ip rule from PODS, as AWS)."""
+    with Site(TOPOLOGIES["routed"], True) as site:
+        for node in NODES:
+            block = next(number for home, number, _ in PODS.values() if home == node)
+            for family, pods in ((4, f"10.200.{block}.0/24"), (6, f"fd00:200:{block}::/64")):
+                for command in (f"route add default via {site.address('other', family)} table 2",
+                                f"rule add from {pods} lookup 2 pref 1536",
+                                f"rule add to {CLUSTER[family]} lookup main pref 1000"):
+                    site[node].must(["ip", f"-{family}", *command.split()])
+        for name in site.topology.roles:
+            done = site.setup(name, "apply")
+            said = name not in NODES or "a rule of policy routing" in done.stderr
+            tap.point(done.returncode == 0 and said, f"source routing: apply on {name}",
+                      done.stdout, done.stderr)
+        promised(tap, site, "pods' packets have a way of their own")
+        for node in NODES:
+            done = site.setup(node, "plan")
+            tap.point(done.returncode == 0, f"source routing: plan on {node} has nothing to do",
+                      done.stdout, done.stderr)
+
+
+def case_routes_there(tap):
+    """Somebody, a BGP daemon say, has made the routes that are wanted."""
+    with Site(TOPOLOGIES["nodes"], True) as site:
+        site["host-a"].ip(f"route add 10.200.1.0/24 via {site.address('node1', 4)} proto bird\n")
+        before = state.of_machine(site["host-a"])
+        done = site.setup("host-a", "apply")
+        routes = site["host-a"].must(["ip", "route"])
+        tap.point(done.returncode == 0 and "is left to whoever made it" in done.stderr and
+                  routes.count("10.200.1.0/24") == 1, "a route that is there already is success",
+                  done.stdout, done.stderr, routes)
+        done = site.setup("host-a", "plan")
+        tap.point(done.returncode == 0, "and plan has nothing to do then", done.stdout, done.stderr)
+        done = site.setup("host-a", "undo")
+        changed = state.difference(before, state.of_machine(site["host-a"]))
+        tap.point(done.returncode == 0 and not changed, "and undo leaves it", done.stdout,
+                  done.stderr, *changed)
+
+
 def cases():
+    yield "masquerade", case_masquerade
+    yield "source_routing", case_source_routing
+    yield "routes_there", case_routes_there
     for name in TOPOLOGIES:
         for stateful in (True, False):
             # each order once, shared between the two

@@ -104,8 +104,7 @@ static int legacy_has_table(int family, const char *table, struct setup_error *e
     return 0;
 }
 
-/* What iptables-save says of a table. Return: malloc'd, "" if there is none; NULL: @error says. */
-static char *table_save(int family, const char *table, struct setup_error *error)
+char *iptables_table(int family, const char *table, struct setup_error *error)
 {
     char *argv[] = {(char *)(uintptr_t)iptables_tool(family, "save"), "-t",
                     (char *)(uintptr_t)table, NULL};
@@ -135,7 +134,7 @@ static bool backend_has_kubelet(bool want_legacy)
         return false;
     for (int family = 4; family <= 6 && !found; family += 2) {
         struct setup_error ignored;
-        char *text = table_save(family, "mangle", &ignored);
+        char *text = iptables_table(family, "mangle", &ignored);
         found =
             text && (strstr(text, ":KUBE-IPTABLES-HINT ") || strstr(text, ":KUBE-KUBELET-CANARY "));
         free(text);
@@ -166,7 +165,7 @@ int iptables_choose(enum site_iptables which, struct setup_error *error)
 static int table_load(int family, struct table *table, struct setup_error *error)
 {
     *table = (struct table){.family = family};
-    char *text = table_save(family, "filter", error);
+    char *text = iptables_table(family, "filter", error);
     int result = text ? table_parse(text, table, error) : -1;
     free(text);
     if (result < 0)

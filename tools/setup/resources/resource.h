@@ -140,6 +140,12 @@ bool iptables_is_legacy(void);
 bool iptables_has_chain(int family, const char *chain);
 
 /**
+ * iptables_table - what iptables-save says of a table, which it does not make by being asked.
+ * Return: malloc'd, "" if there is none; NULL: @error says.
+ */
+char *iptables_table(int family, const char *table, struct setup_error *error);
+
+/**
  * iptables_position - where in @chain of table filter a jump of ours belongs: on top (1), but behind
  * the jumps there to chains of network policies, which may say no to what we would accept.
  */

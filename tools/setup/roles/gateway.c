@@ -452,6 +452,60 @@ static int gateway_rules(struct roles *roles, int family, const struct portset *
     return result;
 }
 
+/* ---- source addresses ---- */
+
+static void translates_table(FILE *out, const struct roles *roles, int family)
+{
+    const struct block_list *from[] = {&roles->pods, &roles->hosts};
+    const char *ip = family == 4 ? "ip" : "ip6";
+    fprintf(out,
+            "table %s " SETUP_TABLE " {\n\tchain postrouting {\n"
+            "\t\ttype nat hook postrouting priority srcnat - 10; policy accept;\n",
+            ip);
+    for (size_t i = 0; i < 2; i++) {
+        fprintf(out, "\t\t%s saddr ", ip);
+        nft_addresses(out, from[i], family);
+        fprintf(out, " %s daddr ", ip);
+        nft_addresses(out, from[!i], family);
+        fprintf(out, " meta l4proto tcp snat to %s saddr comment \"fixport: as it is\"\n", ip);
+    }
+    fputs("\t}\n}\n", out);
+}
+
+/*
+ * A gateway that masquerades would give pods on two nodes one address, and the second one another
+ * port. Between pods and hosts, which have routes to each other, nothing needs to be translated: a
+ * rule of ours ahead of the others' leaves address and port. Behind nodes' addresses we cannot
+ * know whether hosts have a way back, so that is only said.
+ */
+static int gateway_translates(struct roles *roles)
+{
+    int result = 0;
+    for (int family = 4; family <= 6 && result == 0; family += 2) {
+        char rule[200], *text = NULL;
+        if (!roles->site->stateful || !blocks_have_family(&roles->pods, family) ||
+            !blocks_have_family(&roles->hosts, family) ||
+            !machine_translates(family, rule, sizeof(rule)))
+            continue;
+        resources_note(roles->resources,
+                       "this gateway translates source addresses (%s): connections between pods "
+                       "and hosts are kept out of that%s",
+                       rule,
+                       roles->snat == SNAT_NONE
+                           ? ""
+                           : ", but those that arrive under a node's address ([snat] mode = keep) "
+                             "are not, and two nodes that use one port will meet: mode = none "
+                             "avoids it");
+        FILE *out = state_open(&text);
+        translates_table(out, roles, family);
+        state_close(out);
+        result = role_add(roles, &resource_nft, family == 4 ? "ip" : "ip6", text,
+                          "leave address and port of connections between pods and hosts");
+        free(text);
+    }
+    return result;
+}
+
 /* ---- forwarding ---- */
 
 /* The interfaces towards the nodes, or the hosts; each once. */
@@ -652,7 +706,7 @@ int gateway_want(struct roles *roles)
     /* On a node the CNI has made the routes to all pods already. */
     if (!roles->self && role_pod_routes(roles, false) < 0)
         return -1;
-    if (gateway_forwarding(roles) < 0)
+    if (gateway_forwarding(roles) < 0 || (!roles->self && gateway_translates(roles) < 0))
         return -1;
     return gateway_rules(roles, 4, &pool) < 0 ? -1 : gateway_rules(roles, 6, &pool);
 }

@@ -256,6 +256,39 @@ static int route_length(const json_t *route)
     return strcmp(to, "default") == 0 ? 0 : slash ? atoi(slash + 1) : 128;
 }
 
+/* The first pod that has a route of its own in the block, as Calico gives each. */
+static bool pod_routed(const struct block *pods, uint8_t addr[16])
+{
+    struct setup_error ignored;
+    size_t i;
+    json_t *route, *list = routes_select("root", pods, &ignored);
+    bool found = false;
+    json_array_foreach(list, i, route)
+    {
+        char to[BLOCK_TEXT], via[64];
+        copy_word(route, "dst", to, sizeof(to));
+        copy_word(route, "gateway", via, sizeof(via));
+        found = !*via && !strchr(to, '/') && address_parse(to, strlen(to), addr);
+        if (found)
+            break;
+    }
+    json_decref(list);
+    return found;
+}
+
+void machine_pod(const struct machine *machine, const struct block *pods, uint8_t addr[16])
+{
+    struct setup_error ignored;
+    struct machine_path path;
+    uint8_t routed[16];
+    block_sample(pods, addr);
+    while (machine_has(machine, addr) && addr[15] < 254) /* the bridge's own */
+        addr[15]++;
+    if (machine_path(addr, NULL, &path, &ignored) < 0 || !path.found || !path.direct)
+        if (pod_routed(pods, routed))
+            memcpy(addr, routed, 16);
+}
+
 int machine_path_unrouted(const uint8_t addr[16], struct machine_path *path,
                           struct setup_error *error)
 {
@@ -335,5 +368,52 @@ bool machine_ra_device(const char *device)
         json_decref(list);
     }
     run_free(&result);
+    return found;
+}
+
+/* The first line of nft's ruleset outside of our table that translates sources. */
+static bool ruleset_translates(const char *ruleset, int family, char *rule, size_t size)
+{
+    const char *line, *at = ruleset;
+    size_t length;
+    bool concerned = false, source = false;
+    while ((line = state_line(&at, &length))) {
+        char text[400];
+        snprintf(text, sizeof(text), "%.*s", (int)length, line);
+        if (strncmp(text, "table ", 6) == 0)
+            concerned = (strncmp(text, family == 4 ? "table ip " : "table ip6 ", 9) == 0 ||
+                         strncmp(text, "table inet ", 11) == 0) &&
+                        !strstr(text, " " SETUP_TABLE " {");
+        source = strstr(text, "masquerade") || strstr(text, "snat to ") ||
+                 strstr(text, "snat ip to ") || strstr(text, "snat ip6 to ") ||
+                 strstr(text, "\"MASQUERADE\"") || strstr(text, "\"SNAT\"");
+        if (concerned && source && !strstr(text, "chain ")) {
+            snprintf(rule, size, "%s", text + strspn(text, " \t"));
+            return true;
+        }
+    }
+    return false;
+}
+
+bool machine_translates(int family, char *rule, size_t size)
+{
+    char *nft[] = {(char *)"nft", (char *)"-s", (char *)"list", (char *)"ruleset", NULL};
+    struct run_result result;
+    bool found = run_tool(nft, NULL, &result) == 0 &&
+                 ruleset_translates(result.output, family, rule, size);
+    bool installed = result.status == 0;
+    run_free(&result);
+    if (found || !installed)
+        return found;
+    /* Older nft has no word for what ip6tables-nft has made. */
+    struct setup_error ignored;
+    char *text = iptables_table(family, "nat", &ignored);
+    const char *line, *at = text ? text : "";
+    size_t length;
+    while (!found && (line = state_line(&at, &length)))
+        found = *line == '-' && (memmem(line, length, "-j MASQUERADE", 13) ||
+                                 memmem(line, length, "-j SNAT", 7)) &&
+                snprintf(rule, size, "%.*s", (int)length, line) > 0;
+    free(text);
     return found;
 }

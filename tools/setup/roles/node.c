@@ -50,7 +50,7 @@ static void range_print(FILE *out, struct portrange range)
 static void rule_begin(FILE *out, const struct roles *roles, int family)
 {
     const char *ip = family == 4 ? "ip" : "ip6";
-    fprintf(out, "\t\t%s saddr ", ip);
+    fprintf(out, "%s saddr ", ip);
     nft_addresses(out, &roles->pods, family);
     fprintf(out, " %s daddr ", ip);
     nft_addresses(out, &roles->hosts, family);
@@ -59,6 +59,7 @@ static void rule_begin(FILE *out, const struct roles *roles, int family)
 
 static void rule_keep(FILE *out, const struct roles *roles, struct portrange range, int family)
 {
+    fputs("\t\t", out);
     rule_begin(out, roles, family);
     fputs("tcp sport ", out);
     range_print(out, range);
@@ -74,6 +75,7 @@ static void rules_snat(FILE *out, const struct roles *roles, const struct portse
           "\t\ttype nat hook postrouting priority srcnat - 10; policy accept;\n",
           out);
     if (roles->snat == SNAT_NONE) {
+        fputs("\t\t", out);
         rule_begin(out, roles, family);
         fprintf(out, "meta l4proto tcp snat to %s saddr comment \"fixport: as it is\"\n",
                 family == 4 ? "ip" : "ip6");
@@ -82,6 +84,7 @@ static void rules_snat(FILE *out, const struct roles *roles, const struct portse
             rule_keep(out, roles, ports->range[i], family);
     }
     if (roles->snat == SNAT_CONFINE) {
+        fputs("\t\t", out);
         rule_begin(out, roles, family);
         fputs("meta l4proto tcp masquerade to :", out);
         range_print(out, longest(ports));
@@ -241,7 +244,7 @@ static int node_way(struct roles *roles, const struct block *block, const uint8_
                     const struct machine_path *gateway)
 {
     uint8_t addr[16], pod[16];
-    char router[ADDR_TEXT];
+    char router[ADDR_TEXT], text[BLOCK_TEXT];
     struct machine_path own, pods;
     int family = block_family(block);
     const struct block *from = NULL;
@@ -252,7 +255,7 @@ static int node_way(struct roles *roles, const struct block *block, const uint8_
         if (block_family(&roles->self->pods.item[i]) == family)
             from = &roles->self->pods.item[i];
     if (from)
-        block_sample(from, pod);
+        machine_pod(&roles->machine, from, pod);
     if (machine_path_unrouted(addr, &own, roles->error) < 0)
         return -1;
     if (!own.found) {
@@ -271,6 +274,11 @@ static int node_way(struct roles *roles, const struct block *block, const uint8_
     if (steer_check(roles, block) < 0 ||
         steer_check_filter(roles, block, own.device, gateway->device) < 0)
         return -1;
+    if (strcmp(own.router, router) == 0)
+        resources_note(roles->resources,
+                       "a rule of policy routing (ip rule) sends pods' packets for %s elsewhere than "
+                       "this machine's: to the gateway they are steered ahead of it",
+                       block_print(block, text, sizeof(text)));
     role_route(roles, block, via, true);
     roles->steers[family == 6] = true;
     return 0;

@@ -67,6 +67,9 @@ const char *machine_networks(const struct machine *machine, int family, char *bu
 int machine_path(const uint8_t addr[16], const uint8_t *from, struct machine_path *path,
                  struct setup_error *error);
 
+/** machine_pod - an address in a block of this node's pods, of a pod that is there if that can be seen. */
+void machine_pod(const struct machine *machine, const struct block *pods, uint8_t addr[16]);
+
 /**
  * machine_path_unrouted - as machine_path(), for a packet of this machine, if table main had none of
  * our routes: what was there before us decides, also when we come a second time.
@@ -79,6 +82,13 @@ int machine_path_unrouted(const uint8_t addr[16], struct machine_path *path,
  * Return: 1 or 0, -1 if ip(8) could not be asked.
  */
 int machine_has_route(const struct block *to, const uint8_t via[16], struct setup_error *error);
+
+/**
+ * machine_translates - whether somebody else's rules here translate source addresses (masquerade,
+ * snat); false where that cannot be read, or nft is not installed to come before them.
+ * @rule: the first such rule, for a sentence.
+ */
+bool machine_translates(int family, char *rule, size_t size);
 
 /**
  * machine_sysctl - "net.ipv6.conf.eth0.accept_ra": the name of an interface's setting. @buf.
