@@ -1018,6 +1018,36 @@ Test(resources_iptables, lines_that_are_not_ours_are_refused)
         refused(&resource_iptables, "ipv4", bad[i], "cannot be understood");
 }
 
+/* What somebody has made with nft: iptables cannot always read it, or add to it. */
+Test(resources_iptables, a_table_made_with_nft)
+{
+    static const struct {
+        const char *chain, *because; /* NULL: it can be used */
+    } tables[] = {
+        {"chain any { ct state vmap { invalid : drop }; }",
+         "table ip filter has rules of nft that iptables has no words for"},
+        {"chain FORWARD { type filter hook forward priority -10; }",
+         "table ip filter has a chain FORWARD of nft's"},
+        {"chain FORWARD { tcp dport 22 drop; }", "table ip filter has a chain FORWARD of nft's"},
+        {"chain forward { type filter hook forward priority 0; }", NULL},
+        {"chain FORWARD { type filter hook forward priority 0; ip saddr 1.2.3.4 drop; }", NULL},
+        {"chain pre { type nat hook prerouting priority 0; }", NULL},
+    };
+    choose(IPTABLES_NFT);
+    for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
+        char text[256], *state = NULL;
+        snprintf(text, sizeof(text), "table ip filter { %s; }\n", tables[i].chain);
+        tool(text, "nft -f -");
+        if (!tables[i].because)
+            bring(&resource_iptables, "ipv4", rules_docker);
+        int result = resource_iptables.read("ipv4", &state, &why);
+        cr_assert_eq(result, tables[i].because ? -1 : 0, "%s: %s", tables[i].chain, why.text);
+        cr_assert(!tables[i].because || strstr(why.text, tables[i].because), "%s", why.text);
+        tool(NULL, "nft delete table ip filter");
+        free(state);
+    }
+}
+
 Test(resources_iptables, goes_where_the_kubelet_is)
 {
     legacy_warm();

@@ -105,6 +105,38 @@ static int legacy_has_table(int family, const char *table, struct setup_error *e
     return 0;
 }
 
+/* Whether nft's chain FORWARD of table filter is what iptables-nft would make, or not there yet. */
+static bool forward_is_plain(const char *family)
+{
+    char *argv[] = {"nft", "list", "chain", (char *)(uintptr_t)family, "filter", "FORWARD", NULL};
+    struct run_result result;
+    bool plain = run_tool(argv, NULL, &result) < 0 ||
+                 strstr(result.output, "type filter hook forward priority filter;") ||
+                 strstr(result.output, "type filter hook forward priority 0;");
+    run_free(&result);
+    return plain;
+}
+
+/* A table of that name may have been made with nft. @save: what iptables-save says of it. */
+static int table_check(int family, const char *table, const char *save, struct setup_error *error)
+{
+    const char *name = family == 6 ? "ip6" : "ip";
+    if (strstr(save, "is incompatible, use 'nft' tool"))
+        return setup_fail(error,
+                          "table %s %s has rules of nft that iptables has no words for, so it cannot "
+                          "read that table, nor tell what is ours in it: let them be in a table of "
+                          "another name ('nft list table %s %s' shows them)",
+                          name, table, name, table);
+    bool odd = strstr(save, "contains incompatible base-chains") || strstr(save, ":FORWARD - [");
+    if (odd && strcmp(table, "filter") == 0 && !forward_is_plain(name))
+        return setup_fail(error,
+                          "table %s filter has a chain FORWARD of nft's that is not 'type filter hook "
+                          "forward priority filter', so iptables cannot add a rule to it: let it be in "
+                          "a table of another name ('nft list table %s filter' shows it)",
+                          name, name);
+    return 0;
+}
+
 /* What iptables-save says of a table. Return: malloc'd, "" if there is none; NULL: @error says. */
 static char *table_save(int family, const char *table, struct setup_error *error)
 {
@@ -117,12 +149,7 @@ static char *table_save(int family, const char *table, struct setup_error *error
     char *text = NULL;
     if (run_tool(argv, NULL, &result) < 0)
         run_explain(argv, &result, error);
-    else if (strstr(result.output, "is incompatible, use 'nft' tool"))
-        setup_fail(error,
-                   "%s cannot read table %s: somebody has put rules there with nft that "
-                   "iptables has no words for",
-                   argv[0], table);
-    else
+    else if (table_check(family, table, result.output, error) == 0)
         text = state_copy(result.output);
     run_free(&result);
     return text;
