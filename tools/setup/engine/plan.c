@@ -71,6 +71,7 @@ void plan_site(const struct work *work)
 /* What apply would do or say before it came to this plan. */
 static void plan_notes(const struct work *work)
 {
+    struct setup_error error;
     if (work->has_old && work->old.phase == JOURNAL_APPLYING && !lock_is_held())
         say_error(0, "note: an apply was interrupted here; apply rolls that back first");
     if (work->has_old && work->old.phase == JOURNAL_UNDOING && !lock_is_held())
@@ -82,6 +83,8 @@ static void plan_notes(const struct work *work)
     if (work->plan.count && geteuid() == 0)
         persist_note(work);
     systemd_notes(work);
+    if (nodeports_check(work, &error) < 0)
+        say_error(0, "note: apply will refuse: %s", error.text);
     if (work->guessed)
         say_error(0, "note: not everything can be read without root; what cannot is shown as if it "
                      "were not there");

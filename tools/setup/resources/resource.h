@@ -80,11 +80,11 @@ struct resource_type {
  *            ":FIXPORT-FORWARD - [0:0]" and so on for each chain beginning with "FIXPORT-", then their
  *            rules "-A FIXPORT-FORWARD ...", then jumps "-A FORWARD ... -j FIXPORT-FORWARD" preceded
  *            by their position: "1 -A FORWARD -j FIXPORT-FORWARD" (or DOCKER-USER). Counters are
- *            left out. Absent: nothing of ours; steps to it leave iptables-save exactly as it was:
- *            what iptables-nft made by our coming (the table "filter", its chain FORWARD) is noted by
- *            an empty chain FIXPORT-NEW-... and goes too, if nobody else uses it. "": only such a
- *            note is there. A chain DOCKER-USER that is not there is made with its jump, as Docker
- *            does, and noted too; position 0 in it: nothing leads there. Roles may write rules as setup/resources/iptables-rule.c understands them.
+ *            left out. "": nothing of ours in others' table; absent: no table (iptables-nft makes
+ *            it by our coming, and it goes with us if nobody else uses it then). A chain DOCKER-USER
+ *            that is not there is made with its jump, as Docker does, and noted by an empty chain
+ *            FIXPORT-NEW-...; position 0 in it: nothing leads there. Roles write rules as
+ *            iptables-save prints them.
  *            One "iptables-restore -w 5 --noflush" for everything.
  * nft        name: "ip" or "ip6". State: "table ip fixport { ... }" as "nft -s list table" has it.
  *            By one "nft -f -".
