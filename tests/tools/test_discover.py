@@ -337,6 +337,23 @@ def test_said(tap, place):
                   f"{name} is told, and the rest is taken", done.stderr)
 
 
+def test_commands(tap, place):
+    """What is to be pasted into a shell, with names that are made for one."""
+    for name, space in (("kube-flannel-$(id)", "a;id"), ("kube-flannel'`id`", "-n x|id"),
+                        ("kube-flannel ds", "$HOME"), ("kube-flannel-ds", "kube-flannel")):
+        cluster = fixture("flannel")
+        for item in cluster["items"]:
+            if item["kind"] == "DaemonSet":
+                item["metadata"].update(name=name, namespace=space)
+        place.write(POOL)
+        said = place.discover(data=cluster).stdout
+        command = re.search(r"kubectl -n .*", said)[0]
+        words = subprocess.run(["sh", "-c", command.replace("kubectl", "printf '%s\\n'", 1)],
+                               capture_output=True, text=True, check=False).stdout.split("\n")
+        tap.equal(words[:5], ["-n", space, "patch", "daemonset", name],
+                  f"the command's words are {name!r} in {space!r}")
+
+
 def test_names(tap, place):
     place.write(POOL)
     long = "node1." + "x" * 70 + ".example"

@@ -6,6 +6,9 @@
  */
 #include "discover.h"
 
+#include "../../common/shell.h"
+
+#include <stdlib.h>
 #include <string.h>
 
 #define KEPT "[snat] mode = keep, the default, keeps the port ahead of that (role node)"
@@ -94,14 +97,17 @@ static void flannel_notes(const struct cni_facts *cni, struct sentences *notes)
                      "nothing has to be turned off");
         return;
     }
+    char *space = shell_quoted(*cni->flannel_namespace ? cni->flannel_namespace : "kube-flannel");
+    char *name = shell_quoted(*cni->flannel_object ? cni->flannel_object : "kube-flannel-ds");
     sentence_add(notes, "Flannel",
                  "with --ip-masq it moves every connection to another port (MASQUERADE "
                  "--random-fully). " KEPT ". To turn it off, in releases since September 2025: "
                  "kubectl -n %s patch daemonset %s --type json -p '[{\"op\":\"add\",\"path\":"
                  "\"/spec/template/spec/containers/0/args/-\",\"value\":"
                  "\"--ip-masq-fully-random-disable\"}]'",
-                 *cni->flannel_namespace ? cni->flannel_namespace : "kube-flannel",
-                 *cni->flannel_object ? cni->flannel_object : "kube-flannel-ds");
+                 space, name);
+    free(space);
+    free(name);
 }
 
 static void cilium_notes(const struct cni_facts *cni, struct sentences *notes)

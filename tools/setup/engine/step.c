@@ -6,7 +6,8 @@
 #include "../resources/state.h"
 #include "engine.h"
 
-#include <ctype.h>
+#include "../../common/shell.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,17 +29,10 @@ void clean_print(const char *text, size_t length, FILE *out)
 /* As one would have to type it. */
 static void print_argument(const char *argument, FILE *out)
 {
-    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-                                "%+,-./:=@_";
-    bool quoted = !*argument || argument[strspn(argument, plain)];
-    fputs(quoted ? " '" : " ", out);
-    for (const char *at = argument; *at; at++)
-        if (*at == '\'')
-            fputs("'\\''", out);
-        else
-            putc(iscntrl((unsigned char)*at) ? '?' : *at, out);
-    if (quoted)
-        putc('\'', out);
+    char *word = shell_quoted(argument);
+    putc(' ', out);
+    clean_print(word, strlen(word), out);
+    free(word);
 }
 
 static void print_command(const struct step *step, FILE *out)
