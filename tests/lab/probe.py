@@ -194,7 +194,7 @@ class Stage(Network):
 
     def no_snat(self):
         for tool in ("iptables", "ip6tables"):
-            self["node1"].must([f"{tool}-{self.kind.iptables}", "-t", "nat", "-F", "POSTROUTING"])
+            self["node1"].must([f"{tool}-{self.kind.iptables}", "-w", "-t", "nat", "-F", "POSTROUTING"])
 
 
 def listen(network, scene):

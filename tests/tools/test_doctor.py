@@ -166,6 +166,26 @@ iptables-nft-restore --noflush <<X
 COMMIT
 X
 """
+# Where there is no systemd this plays its part; and where there is, there is none for some cases.
+SYSTEMCTL = """
+command -v systemctl >/dev/null || {
+    mkdir "$ROOT/bin"
+    cat >"$ROOT/bin/systemctl" <<X
+#!/bin/sh
+test "\\$*" = "--root=$ROOT enable fixport-setup.service" &&
+    ln -s /etc/systemd/system/fixport-setup.service "$ROOT/etc/systemd/system/multi-user.target.wants/"
+X
+    chmod 755 "$ROOT/bin/systemctl"
+    PATH="$ROOT/bin:$PATH"
+}
+"""
+NO_SYSTEMCTL = """
+mkdir "$ROOT/bin"
+(IFS=:; for folder in $PATH; do ln -s "$folder"/* "$ROOT/bin" 2>/dev/null || :; done)
+rm -f "$ROOT/bin/systemctl"
+PATH="$ROOT/bin"
+"""
+
 # As firewalld has it, in short: what its own zones do not accept is rejected.
 FIREWALLD = """
 nft -f - <<X
@@ -224,10 +244,10 @@ table ip calico {
 X
 """),
     snat("Flannel, iptables-legacy", """
-iptables-legacy -t nat -N FLANNEL-POSTRTG
-iptables-legacy -t nat -A POSTROUTING -m comment --comment "flanneld masq" -j FLANNEL-POSTRTG
-iptables-legacy -t nat -A FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 -j RETURN
-iptables-legacy -t nat -A FLANNEL-POSTRTG -s 10.200.1.0/24 ! -d 224.0.0.0/4 -j MASQUERADE --random-fully
+iptables-legacy -w -t nat -N FLANNEL-POSTRTG
+iptables-legacy -w -t nat -A POSTROUTING -m comment --comment "flanneld masq" -j FLANNEL-POSTRTG
+iptables-legacy -w -t nat -A FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 -j RETURN
+iptables-legacy -w -t nat -A FLANNEL-POSTRTG -s 10.200.1.0/24 ! -d 224.0.0.0/4 -j MASQUERADE --random-fully
 """, r"--ip-masq-fully-random-disable"),
     snat("ip-masq-agent", """
 iptables-nft -t nat -N IP-MASQ-AGENT
@@ -319,10 +339,10 @@ ip6tables-nft -t nat -A POSTROUTING -s fe80::/64 -j MASQUERADE --random-fully
            "-m addrtype ! --src-type LOCAL -j MASQUERADE --random-fully", machine="host"),
 
     Case("SNAT: a gateway's rule, legacy, IPv6", "gateway", """
-ip6tables-legacy -t nat -A POSTROUTING -p udp -j MASQUERADE
-ip6tables-legacy -t nat -A POSTROUTING -o lan -p tcp -m comment --comment "no --random x" \\
+ip6tables-legacy -w -t nat -A POSTROUTING -p udp -j MASQUERADE
+ip6tables-legacy -w -t nat -A POSTROUTING -o lan -p tcp -m comment --comment "no --random x" \\
     -j MASQUERADE --random
-""", ("snat-random", "error", "^ip6tables-legacy -t nat -R POSTROUTING 2 ")),
+""", ("snat-random", "error", "^ip6tables-legacy -t nat -w -R POSTROUTING 2 ")),
     Case("SNAT: a rule of nft ahead of ours", "node", """
 nft add table ip mine
 nft 'add chain ip mine post { type nat hook postrouting priority srcnat - 20; }'
@@ -400,6 +420,16 @@ interface tun9
 ip route replace 10.200.36.0/24 dev tun9 proto 161
 sysctl -qw net.ipv4.conf.lan.rp_filter=1
 """, ("rp-filter", "error", r"net\.ipv4\.conf\.lan\.rp_filter=2")),
+    Case("strict rp_filter of a device whose name is made for a shell", "gateway", """
+ip link set lan down
+ip link set lan name 'l$(id);a.b'
+ip link set 'l$(id);a.b' up
+ip address replace 192.168.31.2/24 dev 'l$(id);a.b'
+ip address replace fd00:31::2/64 dev 'l$(id);a.b' nodad
+interface tun9
+ip route replace 10.200.36.0/24 dev tun9 proto 161
+sysctl -qw 'net.ipv4.conf.l$(id);a/b.rp_filter=1'
+""", ("rp-filter", "error", r"^sysctl -w 'net\.ipv4\.conf\.l\$\(id\);a/b\.rp_filter'=2$")),
     silent("strict rp_filter where all goes one way", "sysctl -qw net.ipv4.conf.lan.rp_filter=1",
            "rp-filter", machine="gateway"),
     Case("loose rp_filter of all wins", "gateway", """
@@ -446,6 +476,15 @@ sed -i s/configured/unmanaged/ "$ROOT"/run/systemd/netif/links/*
            machine="host"),
     Case("redirects are sent", "gateway", "sysctl -qw net.ipv4.conf.lan.send_redirects=1",
          ("redirects-sent", "warning", r"net\.ipv4\.conf\.lan\.send_redirects=0")),
+    Case("redirects are sent from a device whose name is made for a shell", "gateway", """
+ip link set lan down
+ip link set lan name 'l`id`|x'
+ip link set 'l`id`|x' up
+ip address replace 192.168.31.2/24 dev 'l`id`|x'
+ip address replace fd00:31::2/64 dev 'l`id`|x' nodad
+ip route replace 10.200.1.0/24 via 192.168.31.17 proto 161
+sysctl -qw 'net.ipv4.conf.l`id`|x.send_redirects=1'
+""", ("redirects-sent", "warning", r"'net\.ipv4\.conf\.l`id`\|x\.send_redirects'=0")),
     Case("redirects are believed by a host", "host",
          "sysctl -qw net.ipv4.conf.lan.accept_redirects=1",
          ("redirects-accepted", "info", r"net\.ipv4\.conf\.lan\.accept_redirects=0")),
@@ -481,18 +520,18 @@ nft add rule ip other pass meta mark 0x10000 accept
 """, ("forward-dropped", "info", "may be dropped")),
     Case("the policy of FORWARD", "node", "iptables-nft -P FORWARD DROP",
          ("forward-dropped", "error", "iptables-nft -t filter -P FORWARD DROP")),
-    Case("the policy of FORWARD, legacy", "node", "iptables-legacy -P FORWARD DROP",
-         ("forward-dropped", "error", "^iptables-legacy -t filter -I FORWARD 1 ")),
+    Case("the policy of FORWARD, legacy", "node", "iptables-legacy -w -P FORWARD DROP",
+         ("forward-dropped", "error", "^iptables-legacy -t filter -w -I FORWARD 1 ")),
     Case("the policy of FORWARD, the other backend on a gateway", "gateway", """
-iptables-legacy -P FORWARD DROP
-ip6tables-legacy -P FORWARD DROP
-""", ("forward-dropped", "error", "^iptables-legacy -t filter -I FORWARD 1 "),
-         ("forward-dropped", "error", "^ip6tables-legacy -t filter -I FORWARD 1 ")),
+iptables-legacy -w -P FORWARD DROP
+ip6tables-legacy -w -P FORWARD DROP
+""", ("forward-dropped", "error", "^iptables-legacy -t filter -w -I FORWARD 1 "),
+         ("forward-dropped", "error", "^ip6tables-legacy -t filter -w -I FORWARD 1 ")),
     Case("a chain of mangle drops", "gateway", """
 iptables-nft -t mangle -N mine
 iptables-nft -t mangle -A FORWARD -j mine
 iptables-nft -t mangle -A mine -d 10.200.36.0/24 -j DROP
-""", ("forward-dropped", "error", "^iptables-nft -t mangle -I FORWARD 1 ")),
+""", ("forward-dropped", "error", "^iptables-nft -t mangle -w -I FORWARD 1 ")),
     Case("the host's own firewall, nft", "host", """
 nft add table inet mine
 nft 'add chain inet mine in { type filter hook input priority 0; policy drop; }'
@@ -547,7 +586,7 @@ nft add rule ip mine in fib daddr type broadcast drop
 nft add rule ip mine in fib daddr type != local drop
 nft add rule ip mine in tcp dport 60001-60005 accept
 """, "input-dropped", machine="host"),
-    Case("both backends", "gateway", "iptables-legacy -A INPUT -j ACCEPT",
+    Case("both backends", "gateway", "iptables-legacy -w -A INPUT -j ACCEPT",
          ("both-backends", "warning", "iptables-legacy: ip filter")),
     Case("Docker came later", "gateway", """
 iptables-nft -N DOCKER-USER
@@ -623,10 +662,13 @@ PATH="$ROOT/bin:$PATH" fixport-setup --root "$ROOT" undo >"$ROOT/undone" 2>&1 ||
 """, ("interrupted", "error", "^fixport-setup --root .* undo$")),
     Case("a garbled journal", "host", 'echo "{" >"$ROOT/var/lib/fixport/journal.json"',
          ("journal-unusable", "error", "journal.json")),
-    Case("the unit was taken away", "host",
-         'rm "$ROOT"/etc/systemd/system/multi-user.target.wants/*',
-         ("changed-since", "warning", "link .*fixport-setup"),
+    Case("the unit was taken away", "host", SYSTEMCTL + """
+rm "$ROOT"/etc/systemd/system/multi-user.target.wants/*
+""", ("changed-since", "warning", "link .*fixport-setup"),
          ("unit-disabled", "error", "^systemctl --root=.* enable fixport-setup.service$")),
+    Case("the unit was taken away, and there is no systemctl", "host", NO_SYSTEMCTL + """
+rm -r "$ROOT"/etc/systemd/system/multi-user.target.wants
+""", ("unit-disabled", "error", "^ln -sf .*/fixport-setup.service$")),
     Case("the program of the unit is not there", "host", 'rm "$ROOT$PROGRAM"',
          ("unit-program", "error", "No such file")),
     Case("the program of the unit cannot be executed", "host", 'chmod 644 "$ROOT$PROGRAM"',
@@ -642,7 +684,7 @@ PATH="$ROOT/bin:$PATH" fixport-setup --root "$ROOT" undo >"$ROOT/undone" 2>&1 ||
     Case("no configuration, but both backends, firewalld and Docker", "bare", """
 iptables-nft -N DOCKER-USER
 iptables-nft -I FORWARD -j DOCKER-USER
-iptables-legacy -A INPUT -j ACCEPT
+iptables-legacy -w -A INPUT -j ACCEPT
 nft add table inet firewalld
 nft 'add chain inet firewalld x { type filter hook forward priority 10; }'
 """, ("docker", "info", "DOCKER-USER"), ("both-backends", "warning", "legacy"),

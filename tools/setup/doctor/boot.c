@@ -25,6 +25,7 @@
 
 #define UNIT_NAME "fixport-setup.service"
 #define UNIT_FOLDER "/etc/systemd/system"
+#define UNIT_WANTS "multi-user.target.wants"
 #define NETWORKD "systemd-networkd"
 #define TEXT_OF(number) #number
 #define TEXT(number) TEXT_OF(number)
@@ -98,13 +99,21 @@ static void boot_disabled(struct findings *findings)
 {
     struct finding *finding = finding_add(findings, "unit-disabled", SEVERITY_ERROR,
                                           "after a reboot nothing of what was applied comes back");
-    char *root = fact_quoted(setup_root);
+    char *root = shell_quoted(setup_root),
+         *wants = shell_quoted(setup_path(UNIT_FOLDER "/" UNIT_WANTS));
     finding_line(finding, "%s: not enabled", setup_path(SETUP_UNIT));
     finding_why(finding,
                 "routes, rules and settings are the kernel's and go with it; the unit sets "
                 "them again, if somebody starts it");
-    finding_run(finding, "systemctl %s%s%senable " UNIT_NAME, *setup_root ? "--root=" : "",
-                *setup_root ? root : "", *setup_root ? " " : "");
+    if (run_exists("systemctl")) {
+        finding_run(finding, "systemctl %s%s%senable " UNIT_NAME, *setup_root ? "--root=" : "",
+                    *setup_root ? root : "", *setup_root ? " " : "");
+    } else {
+        /* Another machine's systemd, under its root, and none here: what "enable" would do. */
+        finding_run(finding, "mkdir -p %s", wants);
+        finding_run(finding, "ln -sf " SETUP_UNIT " %s/" UNIT_NAME, wants);
+    }
+    free(wants);
     free(root);
 }
 
@@ -334,7 +343,7 @@ static void networkd_found(const struct facts *facts, struct findings *findings,
                      "Destination=, Gateway= and Protocol=%d for each in %s/fixport.conf",
                      facts->setup_root, SETUP_ROUTE_PROTOCOL, folder);
     } else {
-        char *quoted = fact_quoted(setup_path(folder));
+        char *quoted = shell_quoted(setup_path(folder));
         finding_mend(finding, "it counts from networkd's next start");
         finding_run(finding, "mkdir -p %s", quoted);
         finding_run(finding, "printf '[Network]\\nKeepConfiguration=yes\\n' >%s/fixport.conf",

@@ -142,7 +142,7 @@ static void snat_replace_iptables(struct finding *finding, const struct fw_chain
 {
     const char *at = strstr(tame, " -A "), *rest = at ? strchr(at + 4, ' ') : NULL;
     if (rest && strcspn(tame, "'\\$`;&|<>()*?#~\n") == strlen(tame))
-        finding_run(finding, "%.*s -R %.*s %zu%s", (int)(at - tame), tame, (int)(rest - at - 4),
+        finding_run(finding, "%.*s -w -R %.*s %zu%s", (int)(at - tame), tame, (int)(rest - at - 4),
                     at + 4, (size_t)(rule - chain->rule) + 1, rest);
 }
 
@@ -150,8 +150,8 @@ static void snat_replace_nft(struct finding *finding, const struct fw_chain *cha
                              const struct fw_rule *rule, const char *tame)
 {
     const char *text = strstr(tame, ": ");
-    char *table = fact_quoted(chain->table), *name = fact_quoted(chain->name);
-    char *quoted = fact_quoted(text ? text + 2 : "");
+    char *table = shell_quoted(chain->table), *name = shell_quoted(chain->name);
+    char *quoted = shell_quoted(text ? text + 2 : "");
     if (text)
         finding_run(finding, "nft replace rule %s %s %s handle %lld %s", chain->table_family, table,
                     name, (long long)rule->handle, quoted);

@@ -200,8 +200,19 @@ void work_end(struct work *work);
 /** work_json - {"role": ..., "config": ..., "changes": [...]}. New reference. */
 json_t *work_json(const struct work *work);
 
+/** plan_site - say on stderr what the roles have noted of the site and this machine. */
+void plan_site(const struct work *work);
+
 /** plan_snippet - for people: what kubeadm must know, if the plan changes a manifest. */
 void plan_snippet(const struct work *work, FILE *out);
+
+/* ---- roles/nodeports.c ---- */
+
+/**
+ * nodeports_check - if @work changes the range of node ports: do Services have others? Where the
+ * cluster cannot be asked, that is said on stderr and is no error. Takes some seconds at most.
+ */
+int nodeports_check(const struct work *work, struct setup_error *error);
 
 /* ---- persist.c: persist = distribution ---- */
 

@@ -7,8 +7,8 @@
 #include <string.h>
 
 static const struct resource_type *const types[] = {
-    &resource_folder,   &resource_file, &resource_link,      &resource_sysctl, &resource_routes,
-    &resource_iptables, &resource_nft,  &resource_nodeports, &resource_pool,
+    &resource_folder, &resource_file,     &resource_link, &resource_sysctl,    &resource_routes,
+    &resource_rule,   &resource_iptables, &resource_nft,  &resource_nodeports, &resource_pool,
 };
 
 const struct resource_type *resource_type_find(const char *name)

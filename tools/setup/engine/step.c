@@ -6,26 +6,33 @@
 #include "../resources/state.h"
 #include "engine.h"
 
-#include <ctype.h>
+#include "../../common/shell.h"
+
 #include <stdlib.h>
 #include <string.h>
 
 /* ---- showing ---- */
 
+void clean_print(const char *text, size_t length, FILE *out)
+{
+    char *clean = state_grow(NULL, length + 1);
+    for (size_t at = 0, part; at < length; at += part + 1) {
+        const char *tab = memchr(text + at, '\t', length - at);
+        part = tab ? (size_t)(tab - text) - at : length - at;
+        fputs(say_clean(text + at, part, say_utf8(), clean, length + 1), out);
+        if (tab)
+            putc('\t', out);
+    }
+    free(clean);
+}
+
 /* As one would have to type it. */
 static void print_argument(const char *argument, FILE *out)
 {
-    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-                                "%+,-./:=@_";
-    bool quoted = !*argument || argument[strspn(argument, plain)];
-    fputs(quoted ? " '" : " ", out);
-    for (const char *at = argument; *at; at++)
-        if (*at == '\'')
-            fputs("'\\''", out);
-        else
-            putc(iscntrl((unsigned char)*at) ? '?' : *at, out);
-    if (quoted)
-        putc('\'', out);
+    char *word = shell_quoted(argument);
+    putc(' ', out);
+    clean_print(word, strlen(word), out);
+    free(word);
 }
 
 static void print_command(const struct step *step, FILE *out)
@@ -67,11 +74,26 @@ static const char *print_bytes(const char *state)
     return head ? head + 1 : NULL;
 }
 
+/* What is only put away for undo is others' text, and nothing new. */
+static bool print_kept(const struct step *step, FILE *out)
+{
+    size_t lines = 0, length;
+    const char *at = print_bytes(step->to ? step->to : step->from);
+    if ((step->from && step->to) ||
+        strncmp(step->path, SETUP_STATE_DIR "/", strlen(SETUP_STATE_DIR "/")) != 0)
+        return false;
+    while (at && state_line(&at, &length))
+        lines++;
+    fprintf(out, "(%zu lines, for undo)\n", lines);
+    return true;
+}
+
 static void print_file(const struct step *step, FILE *out)
 {
     print_side("---", step->path, step->from, out);
     print_side("+++", step->path, step->to, out);
-    diff_print(print_bytes(step->from), print_bytes(step->to), out);
+    if (!print_kept(step, out))
+        diff_print(print_bytes(step->from), print_bytes(step->to), out);
 }
 
 void step_print(const struct step *step, FILE *out)

@@ -185,7 +185,8 @@ static int work_folders(struct work *work, struct setup_error *error)
     for (size_t i = 0; i < wanted->count; i++)
         all.item[all.count++] = wanted->item[i];
     free(wanted->item);
-    *wanted = all;
+    wanted->item = all.item;
+    wanted->count = all.count;
     return result;
 }
 

@@ -6,6 +6,7 @@
 #include "resource.h"
 
 #include <jansson.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -49,10 +50,25 @@ int resources_add(struct resources *resources, const struct resource_type *type,
     return 0;
 }
 
+void resources_note(struct resources *resources, const char *format, ...)
+{
+    char text[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    resources->note = state_grow(resources->note, (resources->notes + 1) * sizeof(char *));
+    resources->note[resources->notes++] = state_copy(text);
+}
+
 void resources_free(struct resources *resources)
 {
     for (size_t i = 0; i < resources->count; i++)
         resource_free(&resources->item[i]);
+    for (size_t i = 0; i < resources->notes; i++)
+        free(resources->note[i]);
+    free(resources->note);
+    free(resources->topology);
     free(resources->item);
     *resources = (struct resources){.count = 0};
 }

@@ -70,19 +70,21 @@ struct resource_type {
  *            the kernel does not have it; setting it then is an error. By sysctl(8) "sysctl -w".
  *            Of ip_local_reserved_ports roles ask for their own ports only; others' stay, whenever
  *            they came.
- * routes     name: "ipv4" or "ipv6". State: one line a route with our protocol in table main,
- *            "10.200.1.0/24 via 192.168.31.17", sorted (addresses numerically); "" and absent
+ * routes     name: "ipv4" or "ipv6" for table main, "ipv4 table 161" for another one. State: one
+ *            line a route with our protocol, "10.200.1.0/24 via 192.168.31.17", sorted (addresses numerically); "" and absent
  *            are the same (absent). By one "ip -batch -" (-4/-6); routes of others to the same
  *            destination are an error that names them.
+ * rule       name: "ipv4" or "ipv6". State: the rules of policy routing with our protocol, as in
+ *            "161: fwmark 0x2000/0x2000 lookup 161", one a line.
  * iptables   name: "ipv4" or "ipv6". State: lines of table filter, in the form of iptables-save:
  *            ":FIXPORT-FORWARD - [0:0]" and so on for each chain beginning with "FIXPORT-", then their
  *            rules "-A FIXPORT-FORWARD ...", then jumps "-A FORWARD ... -j FIXPORT-FORWARD" preceded
  *            by their position: "1 -A FORWARD -j FIXPORT-FORWARD" (or DOCKER-USER). Counters are
- *            left out. Absent: nothing of ours; steps to it leave iptables-save exactly as it was:
- *            what iptables-nft made by our coming (the table "filter", its chain FORWARD) is noted by
- *            an empty chain FIXPORT-NEW-... and goes too, if nobody else uses it. "": only such a
- *            note is there. A chain DOCKER-USER that is not there is made with its jump, as Docker
- *            does, and noted too; position 0 in it: nothing leads there. Roles may write rules as setup/resources/iptables-rule.c understands them.
+ *            left out. "": nothing of ours in others' table; absent: no table (iptables-nft makes
+ *            it by our coming, and it goes with us if nobody else uses it then). A chain DOCKER-USER
+ *            that is not there is made with its jump, as Docker does, and noted by an empty chain
+ *            FIXPORT-NEW-...; position 0 in it: nothing leads there. Roles write rules as
+ *            iptables-save prints them.
  *            One "iptables-restore -w 5 --noflush" for everything.
  * nft        name: "ip" or "ip6". State: "table ip fixport { ... }" as "nft -s list table" has it.
  *            By one "nft -f -".
@@ -93,7 +95,8 @@ struct resource_type {
  *            By "fixport-pool create|reload|remove --pool PATH -c /dev/stdin".
  */
 extern const struct resource_type resource_folder, resource_file, resource_link, resource_sysctl,
-    resource_routes, resource_iptables, resource_nft, resource_nodeports, resource_pool;
+    resource_routes, resource_rule, resource_iptables, resource_nft, resource_nodeports,
+    resource_pool;
 
 /* One thing that a role wants. */
 struct resource {
@@ -106,7 +109,14 @@ struct resource {
 struct resources {
     struct resource *item; /* in the order in which they are applied */
     size_t count;
+    char *topology; /* a sentence for people, or NULL */
+    char **note;    /* sentences for people: what is as it should not be, but no error */
+    size_t notes;
 };
+
+/** resources_note - append a sentence to the notes. */
+void resources_note(struct resources *resources, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 
 /** resources_add - append; strings are copied. A type and name that is there already: an error. */
 int resources_add(struct resources *resources, const struct resource_type *type, const char *name,
@@ -128,6 +138,18 @@ bool iptables_is_legacy(void);
 
 /** iptables_has_chain - whether table filter has the chain now ("DOCKER-USER"). */
 bool iptables_has_chain(int family, const char *chain);
+
+/**
+ * iptables_table - what iptables-save says of a table, which it does not make by being asked.
+ * Return: malloc'd, "" if there is none; NULL: @error says.
+ */
+char *iptables_table(int family, const char *table, struct setup_error *error);
+
+/**
+ * iptables_position - where in @chain of table filter a jump of ours belongs: on top (1), but behind
+ * the jumps there to chains of network policies, which may say no to what we would accept.
+ */
+unsigned iptables_position(int family, const char *chain);
 
 /** pool_state_from_config - the state for resource_pool that a configuration asks for; malloc'd. */
 char *pool_state_from_config(const struct config *config);

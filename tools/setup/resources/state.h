@@ -41,24 +41,15 @@ int file_replace(const struct step *step, struct setup_error *error);
 /* ---- diff.c ---- */
 
 /**
- * diff_print - a unified diff of two texts, three lines around.
- * NULL is a text that is not there. Nothing is printed if they are the same.
+ * diff_print - a unified diff of two texts, three lines around, by diff(1); without its head.
+ * NULL is a text that is not there. Nothing is printed if they are the same. Where diff(1) cannot be
+ * run, a sentence and all of @to.
  */
 void diff_print(const char *from, const char *to, FILE *out);
 
+/* ---- setup/step.c ---- */
+
 /** clean_print - print a line of untrusted text: tabs stay, control characters become '?'. */
 void clean_print(const char *text, size_t length, FILE *out);
-
-/* ---- iptables-rule.c ---- */
-
-/**
- * rule_canonical - an iptables rule as iptables-save would print it.
- * @family: 4 or 6. @rule: what stands behind "-A CHAIN ", @length bytes.
- * Return: malloc'd; NULL: a quote is not closed.
- */
-char *rule_canonical(int family, const char *rule, size_t length);
-
-/** rule_target - the chain or target behind -j or -g of a canonical rule. Return: its length, 0. */
-size_t rule_target(const char *rule, const char **target);
 
 #endif
