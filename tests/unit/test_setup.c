@@ -165,6 +165,19 @@ int run_explain(char *const argv[], const struct run_result *result, struct setu
 
 bool file_in_place;
 
+unsigned roles_leave(const struct site *site, unsigned roles, const struct resource_type *type,
+                     const char *name)
+{
+    (void)site, (void)roles, (void)type, (void)name;
+    return 0;
+}
+
+char *roles_elsewhere(const struct site *site, unsigned roles)
+{
+    (void)site, (void)roles;
+    return NULL;
+}
+
 int nodeports_check(const struct work *work, struct setup_error *error)
 {
     (void)work, (void)error;

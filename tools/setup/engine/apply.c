@@ -5,6 +5,7 @@
  * boot) rolls back. When all steps are done everything is read again; only what then is as it was
  * asked for is kept.
  */
+#include "../roles/want.h"
 #include "engine.h"
 
 #include <stdlib.h>
@@ -128,6 +129,20 @@ static int apply_not_begun(const struct setup_options *options, const struct wor
     return apply_failed(options, true, SETUP_ERROR, error);
 }
 
+/* What this machine's part is not enough for. */
+static void apply_elsewhere(const struct work *work)
+{
+    char *elsewhere = roles_elsewhere(&work->site, work->next.roles);
+    for (size_t i = 0; i < work->resources.lefts; i++)
+        printf("%s%s%s", i ? ", " : "Left to others: ",
+               type_label(work->resources.left[i].type, work->resources.left[i].name),
+               i + 1 < work->resources.lefts ? "" : "; 'fixport-setup plan' shows what is needed.\n");
+    if (elsewhere)
+        printf("It works once it is applied there, too: %s.\nWhether it is cannot be known from here.\n",
+               elsewhere);
+    free(elsewhere);
+}
+
 /* @result: "applied", "unchanged". */
 static int apply_said(const struct setup_options *options, const struct work *work,
                       const char *result)
@@ -155,6 +170,7 @@ static int apply_said(const struct setup_options *options, const struct work *wo
     if (work->next.deadline)
         printf("It is kept if 'fixport-setup confirm' comes before %s; else it is rolled back.\n",
                text_when(work->next.deadline));
+    apply_elsewhere(work);
     return SETUP_OK;
 }
 
@@ -179,12 +195,15 @@ static int apply_nothing(const struct setup_options *options, struct work *work)
 /* After a reboot there would be nobody to roll back. */
 static int apply_check_confirm(const struct setup_options *options, const struct work *work)
 {
-    if (!options->confirm || work->next.persist != PERSIST_NONE)
+    if (!options->confirm ||
+        (work->next.persist != PERSIST_NONE &&
+         !roles_leave(&work->site, work->next.roles, &resource_file, SETUP_UNIT)))
         return SETUP_OK;
     return say_error(SETUP_ERROR,
-                     "%s: --confirm does not go with [setup] persist = none: after a reboot nobody "
-                     "would roll back what was not confirmed; use persist = own for it",
-                     work->config);
+                     "%s: --confirm does not go with [setup] %s: after a reboot nobody would roll "
+                     "back what was not confirmed; use persist = own for it",
+                     work->config,
+                     work->next.persist == PERSIST_NONE ? "persist = none" : "leave = unit");
 }
 
 static int apply_all(const struct setup_options *options, struct work *work)

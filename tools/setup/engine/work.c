@@ -228,6 +228,12 @@ static int work_dropped(struct work *work, struct setup_error *error)
         const struct journal_entry *old = &work->old.entry[i];
         if (journal_find(&work->next, old->type, old->name))
             continue;
+        if (roles_leave(&work->site, work->next.roles, old->type, old->name)) {
+            resources_note(&work->resources, "%s was applied, and is left to others from now on: it "
+                           "stays as it is, and undo does not take it away any more",
+                           type_label(old->type, old->name));
+            continue;
+        }
         result = work_entry(work, old->type, old->name, old->before,
                             "not wanted any more: back to what it was before", error);
         if (result == 0)

@@ -325,8 +325,7 @@ int node_want(struct roles *roles)
         return role_refuse(roles, "[pool] and [rule] have more than %d ranges of ports together",
                            PORTRANGE_MAX);
     role_reserve(roles, &ports);
-    if (roles->site->node_pool &&
-        role_pool(roles, &roles->site->config, "hold the source ports of pods' connections") < 0)
+    if (role_pool(roles, &roles->site->config, "hold the source ports of pods' connections") < 0)
         return -1;
     return node_table(roles, &ports, 4) < 0 ? -1 : node_table(roles, &ports, 6);
 }
