@@ -69,9 +69,10 @@ static int apply_begin(struct work *work, unsigned confirm, struct setup_error *
     next->when = time(NULL);
     next->deadline = confirm ? next->when + confirm : 0;
     next->earlier = work->has_old ? journal_to_json(&work->old) : NULL;
-    if (confirm && watcher_start(next->when, next->deadline, confirm, error) < 0)
+    if (confirm && keeper_start(next->when, confirm, error) < 0)
         return -1;
-    return journal_save(next, error) < 0 ? -1 : watcher_begun(error);
+    run_until(confirm);
+    return journal_save(next, error) < 0 ? -1 : keeper_begun(error);
 }
 
 /* From now on it is kept, or waits to be. */
@@ -226,17 +227,20 @@ int setup_apply(const struct setup_options *options)
     struct journal journal = {.count = 0};
     bool has = false;
     signals_watch();
-    int status = lock_take(LOCK_TRY, &error);
+    int status = lock_take(0, &error);
     if (status == 0)
         status = journal_begin(&journal, &has, &error);
     if (status == 0)
         status = apply_unconfirmed(&journal, &has, &error);
     journal_free(&journal);
-    if (status < 0)
+    if (status < 0) {
+        lock_end();
         return say_error(SETUP_ERROR, "%s", error.text);
+    }
     status = work_begin(&work, options);
     if (!status)
         status = apply_all(options, &work);
     work_end(&work);
+    lock_end();
     return status;
 }

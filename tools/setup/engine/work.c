@@ -83,9 +83,9 @@ static int work_backend(struct work *work, struct setup_error *error)
 
 static int work_journal(struct work *work, struct setup_error *error)
 {
-    int result = journal_look(&work->old, error);
+    int result = journal_load(&work->old, error);
     work->has_old = result == 1;
-    work->guessed = work->old.partial || (result < 0 && journal_hidden());
+    work->guessed = result < 0 && journal_hidden();
     return result < 0 && !work->guessed ? -1 : 0;
 }
 
@@ -159,7 +159,7 @@ static int folders_missing(struct resources *folders, const char *path, struct s
     snprintf(folder, sizeof(folder), "%s", path);
     for (char *at = strchr(folder + 1, '/'); at && result == 0; at = strchr(at + 1, '/')) {
         *at = '\0';
-        if (access(setup_folder(folder), F_OK) < 0 && errno == ENOENT)
+        if ((access(setup_folder(folder), F_OK) < 0 && errno == ENOENT) || lock_made(folder))
             result = folder_add(folders, folder, error);
         *at = '/';
     }
