@@ -626,6 +626,8 @@ Test(manifest, bytes_and_lines)
     round_trip("kind: Pod # a\xc2\x85# b\xe2\x80\xa8# c\xe2\x80\xa9spec:\n  containers:\n"
                "  - command: [kube-apiserver]\n",
                NULL);
+    round_trip("{kind: Pod,\xc2\x85spec: {containers: [{command: [kube-apiserver]}]}}", NULL);
+    round_trip("{kind: Pod, spec:\xe2\x80\xa8 {containers: [{command: [kube-apiserver]}]}}", NULL);
 }
 
 Test(manifest, limits)
