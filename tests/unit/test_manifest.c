@@ -451,6 +451,8 @@ Test(manifest, what_it_cannot_read)
             "through a shell");
     refused(HEAD "  - command: [sh, -c]\n    args: [kube-apiserver --a]\n", "through a shell");
     refused(HEAD "  - command: [bash, -c, kube-apiserver, --a]\n", "through a shell");
+    refused(HEAD "  - command: [/wrap, 'exec kube-apiserver --a']\n    name: kube-apiserver\n",
+            "through a shell");
     refused(HEAD "  - command: [/bin/sh, -c, /hyperkube apiserver --a]\n", "through a shell");
     refused(HEAD "  - command:\n    - kube-apiserver\n    args: *common\n",
             "line 7: there is no anchor");
@@ -566,6 +568,7 @@ Test(manifest, what_starts_the_program)
         "args:\n    - kube-apiserver\n    - --a=b\n",
         "args:\n    - --a=b\n    name: kube-apiserver\n    command: null\n",
         "command: ~\n    args: [--a=b]\n    name: 'kube-apiserver'\n",
+        "command: [kube-apiserver, --audit-log-path=/the apiserver]\n    name: kube-apiserver\n",
         "command: [/apiserver, --a]\n    name: kube-apiserver\n",
         "command: [!!str kube-apiserver]\n",
         "command: !!seq\n    - !!str \"kube-apiserver\"\n    - ! '--a=b'\n",

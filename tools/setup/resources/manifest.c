@@ -332,13 +332,14 @@ static size_t words_program(const struct found *found, bool named)
 /* "sh -c 'exec kube-apiserver --x'". Return: the word that shows it; NONE: not so. */
 static size_t words_shell(const struct found *found, bool named)
 {
+    bool hidden = named && found->program == NONE;
     const char *first = found->words ? base_name(found->word[0].text) : "";
     size_t length = strlen(first);
     bool shell =
         (length >= 2 && strcmp(first + length - 2, "sh") == 0) || strcmp(first, "busybox") == 0;
     for (size_t i = 0; i < found->words; i++) {
         const char *text = found->word[i].text;
-        if (strstr(text, "apiserver") && (shell || (named && text[strcspn(text, " \t\n")])))
+        if (strstr(text, "apiserver") && (shell || (hidden && text[strcspn(text, " \t\n")])))
             return i;
     }
     return NONE;
@@ -350,11 +351,10 @@ static size_t words_shell(const struct found *found, bool named)
  */
 static int container_read(const struct document *document, size_t container, struct found *found)
 {
-    size_t name, command, shell;
+    size_t name;
     found->container = container;
     found->words = 0;
     if (map_find(document, container, "name", &name) < 0 ||
-        map_find(document, container, "command", &command) < 0 ||
         words_add(document, container, "command", found) < 0)
         return -1;
     bool alone = !found->words;
@@ -362,12 +362,12 @@ static int container_read(const struct document *document, size_t container, str
         return -1;
     const char *text = name == NONE ? NULL : node_text(document, name);
     bool named = text && strcmp(text, PROGRAM) == 0;
-    shell = words_shell(found, named);
+    found->program = words_program(found, named);
+    size_t shell = words_shell(found, named);
     if (shell != NONE)
         return refuse(document, found->word[shell].item,
                       PROGRAM " is started through a shell, so its options are no list: start it "
                               "directly, in command and args");
-    found->program = words_program(found, named);
     return found->program != NONE || (named && alone);
 }
 
