@@ -578,6 +578,12 @@ Test(manifest, what_starts_the_program)
         snprintf(text, sizeof(text), HEAD "  - %s", starts[i]);
         round_trip(text, NULL);
     }
+    change_back(HEAD "  - command:\n    - kube-apiserver\n    - !!str "
+                     "'--service-node-port-range=30000-32767' # so\n");
+    change_back(HEAD "  - command: [kube-apiserver, --service-node-port-range, "
+                     "!<tag:yaml.org,2002:str> 30000-32767]\n");
+    round_trip(HEAD "  - ? command\n    : - kube-apiserver\n      - --a=b\n    ? name\n    : x\n",
+               NULL);
     round_trip(HEAD "  - command:\n    - /hyperkube\n    - apiserver\n",
                HEAD "  - command:\n    - /hyperkube\n    - apiserver\n"
                     "    - --service-node-port-range=30000-32767\n");

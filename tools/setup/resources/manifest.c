@@ -537,16 +537,18 @@ static int edit_line(struct edit *edit, size_t item, bool first, const char *quo
     const char *text = document->text, *newline = strchr(text, '\n');
     const char *end = newline && newline > text && newline[-1] == '\r' ? "\r\n" : "\n";
     size_t from = node_from(document, item), line = line_begin(document, from);
-    size_t dash = line + strspn(text + line, " ");
-    if (text[dash] != '-' || dash + 1 + strspn(text + dash + 1, " \t") != from)
+    size_t dash = from;
+    while (dash > line && (text[dash - 1] == ' ' || text[dash - 1] == '\t'))
+        dash--;
+    if (dash == line || text[dash - 1] != '-')
         return refuse(document, item,
                       "this string has to be in one line with its \"-\": " OPTION
                       " will come behind it, in the same form");
     size_t at = first ? line : line_behind(document, node_to(document, item));
     bool ended = first || (at && text[at - 1] == '\n');
     edit_skip(edit, at, at);
-    fprintf(edit->out, "%s%.*s%s%s%s%s", ended ? "" : end, (int)(from - line), text + line, quote,
-            edit->text, quote, ended ? end : "");
+    fprintf(edit->out, "%s%*s%.*s%s%s%s%s", ended ? "" : end, (int)(dash - line - 1), "",
+            (int)(from - dash + 1), text + dash - 1, quote, edit->text, quote, ended ? end : "");
     return 0;
 }
 
