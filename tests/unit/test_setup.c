@@ -155,9 +155,10 @@ int run_explain(char *const argv[], const struct run_result *result, struct setu
     return setup_fail(error, "%s failed", argv[0]);
 }
 
-int nodeports_check(const struct work *work, struct setup_error *error)
+int nodeports_check(const struct plan *plan, const struct portrange *ports,
+                    struct setup_error *error)
 {
-    (void)work, (void)error;
+    (void)plan, (void)ports, (void)error;
     return 0;
 }
 

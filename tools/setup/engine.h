@@ -193,14 +193,6 @@ json_t *work_json(const struct work *work);
 /** plan_snippet - for people: what kubeadm must know, if the plan changes a manifest. */
 void plan_snippet(const struct work *work, FILE *out);
 
-/* ---- roles/nodeports.c ---- */
-
-/**
- * nodeports_check - if @work changes the range of node ports: do Services have others? Where the
- * cluster cannot be asked, that is said on stderr and is no error. Takes some seconds at most.
- */
-int nodeports_check(const struct work *work, struct setup_error *error);
-
 /* ---- persist.c: persist = distribution ---- */
 
 /** persist_check - refuse if the distribution's tool would save other people's chains as well. */

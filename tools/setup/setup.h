@@ -395,6 +395,14 @@ struct plan {
     size_t looked_at; /* resources that were read */
 };
 
+/**
+ * nodeports_check - if @plan sets the API server's range to @ports: do Services have others? kubectl
+ * is asked, for some seconds at most. Where it cannot be, that is said on stderr and is no error.
+ * (setup/roles/nodeports.c)
+ */
+int nodeports_check(const struct plan *plan, const struct portrange *ports,
+                    struct setup_error *error);
+
 struct discover_options;
 
 struct setup_options {
