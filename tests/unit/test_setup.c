@@ -165,9 +165,10 @@ int run_explain(char *const argv[], const struct run_result *result, struct setu
 
 bool file_in_place;
 
-int nodeports_check(const struct work *work, struct setup_error *error)
+int nodeports_check(const struct plan *plan, const struct portrange *ports,
+                    struct setup_error *error)
 {
-    (void)work, (void)error;
+    (void)plan, (void)ports, (void)error;
     return 0;
 }
 
