@@ -6,7 +6,8 @@
  * file system lacks that) and then linked to its path: link(2) is atomic and fails if the path
  * exists, so of many creators one wins and nobody ever opens half a pool. A change of policy is
  * written into the slot that nobody reads, then the generation moves on; flock(2) keeps two who
- * change it apart.
+ * change it apart, but not for ever: a change takes milliseconds, and any user of the pool can hold
+ * that lock.
  */
 #include "layout_size.h"
 #include "pool.h"
@@ -18,6 +19,8 @@
 #include <sys/file.h>
 #include <sys/random.h>
 #include <sys/resource.h>
+
+#define RELOAD_PAUSE_MS 20
 
 static bool place_is_used(const uint8_t pagemap[POOL_PORT_PAGES], uint32_t place)
 {
@@ -204,6 +207,8 @@ static int create_named(const char *path, const struct policy *policy,
         return fd;
     int result = file_fill(fd, policy, options);
     if (!result)
+        result = link_unnamed(fd, path); /* the name may be another file's by now */
+    if (result == -ENOENT) /* no /proc */
         result = (int)SYS(linkat, AT_FDCWD, name, AT_FDCWD, path, 0);
     SYS(unlinkat, AT_FDCWD, name, 0);
     SYS(close, fd);
@@ -273,16 +278,30 @@ static int policy_replace(const struct pool *pool, int fd, const struct policy *
     return 0;
 }
 
-int pool_reload(const char *path, const struct policy *policy)
+/* Anybody who may open the pool can hold this lock, for ever. */
+static int reload_lock(int fd)
+{
+    static const struct timespec pause = {.tv_nsec = RELOAD_PAUSE_MS * 1000000l};
+    int result = -EINTR;
+    for (int waited = 0; result == -EINTR || result == -EWOULDBLOCK; waited += RELOAD_PAUSE_MS) {
+        result = (int)SYS(flock, fd, LOCK_EX | LOCK_NB);
+        if (result == -EWOULDBLOCK && waited >= POOL_LOCK_MS)
+            return result;
+        if (result == -EWOULDBLOCK)
+            SYS(nanosleep, &pause, NULL);
+    }
+    return result;
+}
+
+int pool_reload(const char *path, const struct policy *policy, bool locked)
 {
     struct pool pool;
     int fd;
     int result = pool_open(path, &pool, &fd);
     if (result)
         return result;
-    do
-        result = (int)SYS(flock, fd, LOCK_EX);
-    while (result == -EINTR);
+    if (locked)
+        result = reload_lock(fd);
     if (!result)
         result = policy_replace(&pool, fd, policy);
     pool_close(&pool);

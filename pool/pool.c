@@ -43,6 +43,29 @@ static int policy_check(const struct pool *pool)
     return 0;
 }
 
+static void pages_mark(const struct portrange *range, void *arg)
+{
+    bool *page = arg;
+    for (uint32_t i = range->lo / POOL_PAGE_PORTS; i <= range->hi / POOL_PAGE_PORTS; i++)
+        page[i] = true;
+}
+
+/* Each page of the rules' ports must have words, and no other page's. */
+static int pagemap_check(const struct pool *pool)
+{
+    bool wanted[POOL_PORT_PAGES] = {false}, used[POOL_PORT_PAGES] = {false};
+    const struct pool_header *header = pool->header;
+    policy_each_range(pool->policy[atomic_load(&header->generation) & 1], pages_mark, wanted);
+    for (uint32_t i = 0; i < POOL_PORT_PAGES; i++) {
+        uint8_t place = header->pagemap[i];
+        if (place == POOL_NO_PLACE ? wanted[i] : place >= pool->places || used[place])
+            return -EBADMSG;
+        if (place != POOL_NO_PLACE)
+            used[place] = true;
+    }
+    return 0;
+}
+
 int pool_attach(void *memory, size_t size, struct pool *pool)
 {
     struct pool_header *header = memory;
@@ -69,6 +92,8 @@ int pool_attach(void *memory, size_t size, struct pool *pool)
     view.lane = (void *)(base + layout_lanes(view.lanes));
     view.word = (void *)(base + layout_words(view.lanes));
     result = policy_check(&view);
+    if (!result)
+        result = pagemap_check(&view);
     if (result)
         return result;
     *pool = view;

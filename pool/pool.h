@@ -114,12 +114,16 @@ int pool_lane_find(const struct pool *pool, const struct dest *dest, bool insert
  */
 int pool_create(const char *path, const struct policy *policy, const struct pool_options *options);
 
+#define POOL_LOCK_MS 3000 /* how long a change waits for another one to end */
+
 /**
- * pool_reload - give a live pool another policy, in place, under flock(2).
- * Return: 0; 1 if it was the same already; -ENOSPC if its ports need more pages than the pool has
- * room for (make a new pool then); errors of pool_open().
+ * pool_reload - give a live pool another policy, in place.
+ * @locked: under flock(2). Without, two who do it at once can leave a damaged pool.
+ * Return: 0; 1 if it was the same already; -EWOULDBLOCK if somebody held the lock for POOL_LOCK_MS;
+ * -ENOSPC if its ports need more pages than the pool has room for (make a new pool then); errors of
+ * pool_open().
  */
-int pool_reload(const char *path, const struct policy *policy);
+int pool_reload(const char *path, const struct policy *policy, bool locked);
 
 /** pool_remove - retire a pool and unlink its file. Return: 0 or an error of pool_open(). */
 int pool_remove(const char *path);

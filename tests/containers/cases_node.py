@@ -71,11 +71,11 @@ def round_of(node):
                        "/run/fixport-node/fixport.conf")
 
 
-def configure(node, text):
+def configure(node, text, key="fixport.conf"):
     """The ConfigMap changes, and the kubelet puts the new file into the volume, by a rename."""
     folder = json.loads(node.podman("volume", "inspect", "fixport"))[0]["Mountpoint"]
     node.write(f"{folder}/..new", text)
-    node.must(["mv", f"{folder}/..new", f"{folder}/fixport.conf"])
+    node.must(["mv", f"{folder}/..new", f"{folder}/{key}"])
 
 
 def start_node(node, config=SHIPPED):
@@ -194,6 +194,15 @@ def case_reload(tap, node):
     tap.point(clients.in_range([first], *RANGE) and clients.in_range(second, *NEW_RANGE),
               "a change of the ConfigMap: a program that runs leaves from the new range",
               first, second)
+    configure(node, "[node node1]\naddress = 192.168.31.17\n[pool]\n", "discovered.conf")
+    said = nodes.wait_for(lambda: "fixport.conf.d/discovered.conf: line 3: " in
+                          node.logs("fixport-node-pool"))
+    tap.point(said and not is_ready(node, "fixport-node-pool"),
+              "discovered.conf is read as a part of it: a mistake is said with its line",
+              node.logs("fixport-node-pool"))
+    configure(node, "[node node1]\naddress = 192.168.31.17\n", "discovered.conf")
+    tap.point(nodes.wait_for(lambda: is_ready(node, "fixport-node-pool")),
+              "without the mistake it is ready again", node.logs("fixport-node-pool"))
     configure(node, "[pool]\nports = 60001-80001\n")
     said = nodes.wait_for(lambda: "80001 is not a port" in node.logs("fixport-node-pool"))
     tap.point(said and not is_ready(node, "fixport-node-pool"),

@@ -16,7 +16,7 @@ import tempfile
 
 PROGRAMS = ["curl", "wget", "netcat-openbsd", "python3-minimal"]
 BUILDING = ["autoconf", "automake", "gcc", "libc6-dev", "libiniparser-dev", "libjansson-dev",
-            "libtool", "make", "pkg-config"]
+            "libtool", "libyaml-dev", "make", "pkg-config"]
 TOOLS = ["busybox", "iproute2", "iptables", "nftables", "procps"]
 SLIM = ["usr/share/doc/*", "usr/share/man/*", "usr/share/locale/*", "usr/share/info/*",
         "usr/share/i18n/*", "var/lib/apt/lists/*", "var/cache/*", "var/log/*",

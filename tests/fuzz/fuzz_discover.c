@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Any bytes as what a cluster says, and a configuration that it meets: refused, or a text of which
- * a person's lines are the same as before, and which the same cluster does not change again. That
- * apply would take it, discovery_write() has made sure of.
+ * Any bytes as what a cluster says, and a configuration that it meets: refused, or a text of a file
+ * that the same cluster does not change again. That apply would take it, discovery_write() has made
+ * sure of.
  *
- * The first byte says which configuration there is.
+ * The first byte says which configuration there is, and what was discovered before.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -19,18 +19,23 @@
 #include <unistd.h>
 
 #define POOL "[pool]\nports = 61001-61999\n"
+#define TITLE                                                                                      \
+    "# Written by \"fixport-setup discover\", whole, each time: put nothing of your own here.\n"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static const char *const configs[] = {
-    NULL,
-    POOL,
-    POOL "# two of them\n[node node1]\naddress = 192.168.31.17 ; discovered\n"
-         "pods = 10.200.1.0/24 ; discovered\n# and\n\n[node node7]\n"
-         "address = 192.168.31.77 ; discovered\n\n[hosts]\naddresses = 192.168.31.67",
-    POOL "[node node1]\r\naddress = 192.168.31.17\r\npods = 10.200.1.0/26, \\\r\n 10.200.36.7\r\n"
-         "pods-2 = 10.200.9.0/24 ; discovered\r\n[node node2]\r\n"
-         "address = 192.168.31.45 ; discovered\r\npods = 10.200.40.0/24\r\n",
+/* What a person wrote, NULL: nothing, and what is in discover's file, NULL: it is not there. */
+static const struct {
+    const char *config, *found;
+} configs[] = {
+    {NULL, NULL},
+    {POOL, NULL},
+    {POOL "[hosts]\naddresses = 192.168.31.67",
+     TITLE "\n[node node1]\naddress = 192.168.31.17\npods = 10.200.1.0/24\n\n[node node7]\n"
+           "address = 192.168.31.77\n"},
+    {POOL "[node node1]\r\naddress = 192.168.31.17 ; discovered\r\npods = 10.200.1.0/26, \\\r\n "
+          "10.200.36.7\r\n",
+     TITLE "\n[node node2]\naddress = 192.168.31.45\npods = 10.200.40.0/24\n[node 1\n[node"},
 };
 #define CONFIGS (sizeof(configs) / sizeof(configs[0]))
 
@@ -89,39 +94,11 @@ int setup_fail(struct setup_error *error, const char *format, ...)
     return -1;
 }
 
-int run_input(const char *text)
-{
-    int fd = memfd_create("input", MFD_CLOEXEC);
-    check(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text));
-    return fd;
-}
-
 /* ---- what must hold ---- */
 
-static bool is_marked(const char *line, size_t length)
-{
-    const size_t mark = strlen(DISCOVER_MARK);
-    while (length && config_is_space(line[length - 1]))
-        length--;
-    return length > mark && memcmp(line + length - mark, DISCOVER_MARK, mark) == 0;
-}
-
-/* A person's lines, but for empty ones and names of sections, which may go with what is in them. */
-static void check_lines(const char *before, const char *after)
-{
-    const char *line, *at = before;
-    size_t length;
-    while ((line = state_line(&at, &length))) {
-        if (is_marked(line, length) || !length || *line == '[')
-            continue;
-        const char *found = memmem(after, strlen(after), line, length);
-        check(found != NULL);
-        after = found + length;
-    }
-}
-
 /* Return: the new text; NULL: refused, or nothing changes (*@same). */
-static char *discover(const uint8_t *data, size_t size, const char *text, bool *same)
+static char *discover(const uint8_t *data, size_t size, const struct discover_place *place,
+                      bool *same)
 {
     struct discovery discovery = {.nodes = 0};
     struct rewriting rewriting = {.text = NULL};
@@ -131,7 +108,7 @@ static char *discover(const uint8_t *data, size_t size, const char *text, bool *
     if (!result)
         result = discovery_resolve(&discovery, &error);
     if (!result)
-        result = discovery_write(&discovery, "fuzz.conf", text, &rewriting, &error);
+        result = discovery_write(&discovery, place, &rewriting, &error);
     if (!result)
         cni_notes(&discovery, &notes);
     check(result == 0 || (*error.text && !strchr(error.text, '\n')));
@@ -148,12 +125,20 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     bool same;
     if (!size)
         return 0;
-    const char *config = configs[data[0] % CONFIGS];
-    char *text = discover(data + 1, size - 1, config, &same);
+    const char *config = configs[data[0] % CONFIGS].config;
+    char path[40], file[80];
+    int fd = memfd_create("fuzz", MFD_CLOEXEC);
+    check(fd >= 0 && (!config || write(fd, config, strlen(config)) == (ssize_t)strlen(config)));
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    snprintf(file, sizeof(file), "%s.d/" DISCOVER_FILE, path);
+    struct discover_place place = {path, file, configs[data[0] % CONFIGS].found, !config};
+    char *text = discover(data + 1, size - 1, &place, &same);
     if (text) {
-        check_lines(config ? config : "", text);
-        check(discover(data + 1, size - 1, text, &same) == NULL && same);
+        check(strncmp(text, TITLE, strlen(TITLE)) == 0);
+        place.text = text;
+        check(discover(data + 1, size - 1, &place, &same) == NULL && same);
     }
     free(text);
+    close(fd);
     return 0;
 }

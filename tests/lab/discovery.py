@@ -30,6 +30,7 @@ case " $* " in *" --ignore-not-found "*) exit 0 ;; esac
 echo "error: the server doesn't have a resource type" >&2
 exit 1
 """
+FOUND = CONFIG + ".d/discovered.conf"
 PROBE_PORT = 60002  # one that the site opens, where nothing listens
 RANGE = f"{POD_PORTS[0]}-{POD_PORTS[-1]}"
 
@@ -94,15 +95,18 @@ def discover(trial, *argv):
                        *argv)
 
 
-def config_read(trial):
-    with open(trial["node1"].path(CONFIG), encoding="utf-8") as file:
+def text_read(trial, path):
+    with open(trial["node1"].path(path), encoding="utf-8") as file:
         return file.read()
 
 
-def config_spread(trial, text):
+def config_spread(trial, texts):
+    """Gives each machine the configuration: its file, and the one that discover has written."""
     for computer in trial:
-        with open(computer.path(CONFIG), "w", encoding="utf-8") as file:
-            file.write(text)
+        for path, text in zip((CONFIG, FOUND), texts):
+            os.makedirs(os.path.dirname(computer.path(path)), exist_ok=True)
+            with open(computer.path(path), "w", encoding="utf-8") as file:
+                file.write(text)
 
 
 def by_hand():
@@ -137,10 +141,10 @@ def begin(tap, trial):
     tap.point("CNI: Calico" in shown.stdout and "MASQFullyRandom=false" in shown.stdout,
               "it says that Calico moves source ports, and what turns that off")
     done = discover(trial, "--write")
-    text = config_read(trial)
-    tap.point(done.returncode == 0 and
-              "pods = 10.200.36.0/24, 10.200.1.93, fd00:200:36::/64, fd00:200:1::93 ;" in text and
-              "address = 192.168.31.45, fd00:31::45 ;" in text,
+    text = text_read(trial, FOUND)
+    tap.point(done.returncode == 0 and "[pool]" in text_read(trial, CONFIG) and
+              "pods = 10.200.36.0/24, 10.200.1.93, fd00:200:36::/64, fd00:200:1::93\n" in text and
+              "address = 192.168.31.45, fd00:31::45\n" in text,
               "and writes it: blocks of both families, and what is borrowed", text, done.stderr)
     for family in FAMILIES:
         status, said = probe(trial, family)
@@ -149,7 +153,7 @@ def begin(tap, trial):
 
 def complete(tap, trial):
     """A person's part, then apply everywhere."""
-    config_spread(trial, config_read(trial) + "\n" + by_hand())
+    config_spread(trial, (text_read(trial, CONFIG) + "\n" + by_hand(), text_read(trial, FOUND)))
     again = discover(trial)
     tap.point(again.returncode == 0, "with the rest by hand, discover finds nothing to change",
               again.stdout, again.stderr)
@@ -172,14 +176,14 @@ def traffic(tap, trial):
 def change(tap, trial):
     """The cluster changes: so do the configuration and the routes, and nothing else."""
     node3 = node_object(Station("node3", "192.168.31.46", "fd00:31::46"), 3)
-    before = config_read(trial)
+    before = text_read(trial, CONFIG)
     cluster_put(trial, borrowed=False, more=[node3])
     done = discover(trial, "--write")
-    text = config_read(trial)
-    tap.point(done.returncode == 0 and "10.200.1.93" not in re.sub("#.*", "", text) and
-              "[node node3]" in text and by_hand() in text and by_hand() in before,
+    text = text_read(trial, FOUND)
+    tap.point(done.returncode == 0 and "10.200.1.93" not in text and "[node node3]" in text and
+              text_read(trial, CONFIG) == before and by_hand() in before,
               "a borrowed address goes, a node comes, what is by hand stays", text, done.stderr)
-    config_spread(trial, text)
+    config_spread(trial, (before, text))
     done = trial.setup("host-a", "apply")
     routes = trial["host-a"].must(["ip", "route"])
     tap.point(done.returncode == 0 and "10.200.1.93" not in routes and "10.200.1.0/24" in routes,

@@ -17,6 +17,7 @@ sys.path[:0] = [HERE, os.path.join(HERE, "..", "lib")]
 import discovery  # noqa: E402
 import fptest  # noqa: E402
 import machine  # noqa: E402
+import matrix  # noqa: E402
 import probe  # noqa: E402
 import siteconf  # noqa: E402
 import state  # noqa: E402
@@ -373,7 +374,7 @@ def case_docker_late(tap):
 
 def case_plain(tap):
     """What plain masquerading does to two pods, with and without fixport."""
-    with Trial(Kind(cni="plain"), Wish(snat="confine", exclusive="yes", address=False)) as trial:
+    with Trial(Kind(cni="plain"), Wish(snat="confine", exclusive="yes")) as trial:
         before = snapshot(trial)
         problem_moved(tap, trial)
         apply_all(tap, trial)
@@ -410,16 +411,17 @@ def case_confirm(tap):
 
 
 def case_flat(tap):
-    """One wire: what keeps the traffic on its way through the gateway are routes, and that nobody
-    is told of a shorter one."""
-    with Trial(Kind(flat=True), Wish(snat="none")) as trial:
+    """One wire: what keeps the traffic on its way through the gateway are routes, on nodes for what
+    is steered, and that nobody is told of a shorter one."""
+    with Trial(Kind(flat=True), Wish(snat="none", address=True)) as trial:
         before = snapshot(trial)
         apply_all(tap, trial)
         both_ways(tap, trial, ("curl",))
         closed(tap, trial)
-        for where, to in (("host-a", "pod-c"), ("node1", "host-a")):
+        for where, to, mark in (("host-a", "pod-c", "0"), ("node1", "host-a", "0x2000")):
             for family in FAMILIES:
-                route = trial[where].must(["ip", "route", "get", STATIONS[to].address(family)])
+                route = trial[where].must(["ip", "route", "get", STATIONS[to].address(family),
+                                           "mark", mark])
                 tap.point(STATIONS["gateway"].address(family) in route,
                           f"{where} still sends to {to} through the gateway (IPv{family})", route)
         undo_all(tap, trial, before)
@@ -427,7 +429,7 @@ def case_flat(tap):
 
 def case_node_gateway(tap):
     """The gateway is a node itself, and has a pod."""
-    with Trial(Kind(node_gateway=True), Wish(node_gateway=True)) as trial:
+    with Trial(Kind(node_gateway=True), Wish(node_gateway=True, address=True, snat="none")) as trial:
         before = snapshot(trial)
         apply_all(tap, trial)
         both_ways(tap, trial, ("curl",))
@@ -462,6 +464,7 @@ CASES = {name[5:]: function for name, function in list(globals().items())
          if name.startswith("case_")}
 CASES.update(discovery.CASES)
 CASES.update(probe.CASES)
+CASES.update(matrix.CASES)
 
 
 def main():

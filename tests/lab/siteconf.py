@@ -91,7 +91,7 @@ class Wish:
     stateful: str = "yes"
     exclusive: str = "no"
     iptables: str = "auto"
-    address: bool = True  # the gateway's: without, hosts and nodes send to each other
+    address: bool = False  # the gateway's: without, hosts and nodes send to each other
     node_gateway: bool = False
 
     def text(self):

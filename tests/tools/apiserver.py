@@ -12,7 +12,7 @@ import threading
 PLURALS = {"Node": "nodes", "Pod": "pods", "ConfigMap": "configmaps", "DaemonSet": "daemonsets",
            "CiliumNode": "ciliumnodes", "BlockAffinity": "blockaffinities",
            "IPAMBlock": "ipamblocks", "IPPool": "ippools",
-           "FelixConfiguration": "felixconfigurations"}
+           "FelixConfiguration": "felixconfigurations", "Subnet": "subnets"}
 BUILT_IN = [("v1", "Node"), ("v1", "Pod"), ("v1", "ConfigMap"), ("apps/v1", "DaemonSet")]
 NAMESPACED = ("Pod", "ConfigMap", "DaemonSet")
 

@@ -47,14 +47,25 @@ EXPECTED = {
                                 "10.244.1.0/24, fd00:10:244:1::/64")},
     "pods": {"node1": ("192.168.31.17", "192.168.40.11, 192.168.40.12"),
              "node2": ("192.168.31.45", "192.168.40.13")},
+    "azure": {"node1": ("192.168.31.17", "192.168.31.20"),
+              "node2": ("192.168.31.45", "192.168.31.50")},
+    "ovn-kubernetes": {"node1": ("192.168.31.17", "10.200.1.0/24"),
+                       "node2": ("192.168.31.45, fd00:31::45", "10.200.36.0/24, fd00:200:36::/64")},
+    "kube-ovn": {"node1": ("192.168.31.17", "10.16.0.9, 10.16.0.11"),
+                 "node2": ("192.168.31.45", "10.16.0.10")},
+    "weave": {"node1": ("192.168.31.17", "10.32.0.2, 10.32.0.3"), "node2": ("192.168.31.45", "")},
 }
 CNI = {"calico-v1": "Calico", "calico-v3": "Calico", "flannel": "Flannel", "cilium": "Cilium",
-       "kindnet": "kindnet", "pods": "Amazon VPC CNI"}
+       "kindnet": "kindnet", "pods": "Amazon VPC CNI", "azure": "Azure CNI",
+       "ovn-kubernetes": "OVN-Kubernetes", "kube-ovn": "Kube-OVN", "weave": "none that is known"}
 # What is said of source ports, with the line that turns it off.
 NOTES = {"calico-v1": "kubectl patch felixconfigurations.crd.projectcalico.org default",
          "calico-v3": "nothing has to be turned off",
          "flannel": '"--ip-masq-fully-random-disable"', "cilium": "enable-ipv4-masquerade",
-         "kindnet": "masqueradeAll: false", "pods": "AWS_VPC_K8S_CNI_RANDOMIZESNAT=none"}
+         "kindnet": "masqueradeAll: false", "pods": "AWS_VPC_K8S_CNI_RANDOMIZESNAT=none",
+         "azure": "the virtual network, which routes them itself",
+         "ovn-kubernetes": "in Open vSwitch", "kube-ovn": "natOutgoing: false",
+         "weave": "the CNI gives pods single addresses, which change with every pod"}
 
 KUBECTL = """\
 #!/usr/bin/python3
@@ -90,6 +101,18 @@ def node(name, *addresses, cidrs=()):
             "status": {"addresses": [{"type": "InternalIP", "address": a} for a in addresses]}}
 
 
+def noted(item, **annotations):
+    item["metadata"]["annotations"] = annotations
+    return item
+
+
+def pod(name, on, *addresses, **annotations):
+    return noted({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+                  "spec": {"nodeName": on},
+                  "status": {"phase": "Running", "podIPs": [{"ip": a} for a in addresses]}},
+                 **annotations)
+
+
 def affinity(name, of, cidr, **spec):
     return {"apiVersion": "crd.projectcalico.org/v1", "kind": "BlockAffinity",
             "metadata": {"name": name},
@@ -112,22 +135,41 @@ class Tap(fptest.Tap):
 
 
 class Place:
-    """A folder with a configuration."""
+    """A folder with a configuration, which a person writes, and its part, which discover does."""
 
     def __init__(self, folder):
         self.folder = folder
         self.config = os.path.join(folder, "fixport.conf")
+        self.parts = self.config + ".d"
+        self.file = os.path.join(self.parts, "discovered.conf")
 
-    def write(self, text):
+    def write(self, text, part=None):
+        """A new beginning: this configuration, and this as discover's part."""
+        self.remove()
         with open(self.config, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        if part is not None:
+            self.add("discovered.conf", part)
+
+    def add(self, name, text):
+        os.makedirs(self.parts, exist_ok=True)
+        with open(os.path.join(self.parts, name), "w", encoding="utf-8", newline="") as file:
             file.write(text)
 
     def read(self):
         with open(self.config, encoding="utf-8", newline="") as file:
             return file.read()
 
+    def found(self):
+        """What discover has written; nothing if it has not."""
+        if not os.path.exists(self.file):
+            return ""
+        with open(self.file, encoding="utf-8", newline="") as file:
+            return file.read()
+
     def remove(self):
-        if os.path.exists(self.config):
+        shutil.rmtree(self.parts, ignore_errors=True)
+        if os.path.lexists(self.config):
             os.remove(self.config)
 
     def discover(self, *argv, data=None, env=None):
@@ -145,16 +187,16 @@ class Place:
         return done
 
     def to(self, data, *argv):
-        """The configuration as it is afterwards."""
+        """What discover has written afterwards."""
         done = self.discover("--write", *argv, data=data)
-        return self.read() if done.returncode == 0 else done.stderr
+        return self.found() if done.returncode == 0 else done.stderr
 
 
 def sections(text):
     """The nodes' sections: {name: (address, pods)}."""
     found = {}
     for name, body in re.findall(r"^\[node (\S+)\]\n((?:[^\[\n].*\n?)*)", text, re.M):
-        values = [re.findall(rf"^{key}(?:-\d+)? = (.*?)(?: ; discovered)?$", body, re.M)
+        values = [re.findall(rf"^{key}(?:-\d+)? = (.*)$", body, re.M)
                   for key in ("address", "pods")]
         found[name] = tuple(", ".join(value) for value in values)
     return found
@@ -174,12 +216,13 @@ def test_fixtures(tap, place):
         place.write(POOL)
         path = os.path.join(FIXTURES, name + ".json")
         shown = place.discover(path)
-        tap.point(shown.returncode == 2 and place.read() == POOL,
+        tap.point(shown.returncode == 2 and not os.path.exists(place.parts),
                   f"{name}: without --write it is shown, and nothing is written", shown.stderr)
         tap.point(f"CNI: {CNI[name]}" in shown.stdout and NOTES[name] in shown.stdout,
                   f"{name}: it says which CNI it is, and how its ports are kept", shown.stdout)
         done = place.discover("--write", path)
-        tap.equal(sections(place.read()), expected, f"{name}: the sections")
+        tap.equal(sections(place.found()), expected, f"{name}: the sections")
+        tap.equal(place.read(), POOL, f"{name}: and the configuration itself stays as it is")
         again = place.discover(path)
         tap.point(done.returncode == 0 and again.returncode == 0 and
                   "Nothing to change" in again.stdout, f"{name}: once more changes nothing",
@@ -189,19 +232,50 @@ def test_fixtures(tap, place):
 def test_beginning(tap, place):
     place.remove()
     shown = place.discover(data=PAIR)
-    tap.point(shown.returncode == 2 and not os.path.exists(place.config),
-              "without a configuration a whole one is shown", shown.stdout, shown.stderr)
+    tap.point(shown.returncode == 2 and os.listdir(place.folder) == [] and
+              f"{place.config} would be begun" in shown.stdout,
+              "without a configuration it is shown how one begins", shown.stdout, shown.stderr)
     text = place.to(PAIR)
-    tap.equal(sorted(sections(text)), ["node1", "node2"], "and written")
+    tap.equal(sorted(sections(text)), ["node1", "node2"], "the nodes are written")
+    begun = place.read()
+    tap.point("[pool]\n" in begun and not sections(begun), "and a configuration without them", begun)
     pool = subprocess.run([SETUP, "plan", "--config", place.config, "--role", "gateway"],
                           capture_output=True, text=True, check=False)
     tap.point("there are no hosts to let through" in pool.stderr,
               "it is one that plan reads, and asks for the hosts", pool.stderr)
-    tap.equal(os.stat(place.config).st_mode & 0o777, 0o644, "all may read it")
-    place.write(re.sub("^;", "", text, flags=re.M))
-    done = place.discover(data=PAIR)
-    tap.point(done.returncode == 0 and "\n[gateway]\n" in place.read(),
-              "its examples hold if their ';' is taken off", done.stderr)
+    tap.equal([os.stat(path).st_mode & 0o777 for path in (place.config, place.parts, place.file)],
+              [0o644, 0o755, 0o644], "all may read it")
+    uncommented = re.sub("^;", "", begun, flags=re.M)
+    with open(place.config, "w", encoding="utf-8") as file:
+        file.write(uncommented)
+    done = place.discover("--write", data=listed(PAIR["items"][0]))
+    tap.point(done.returncode == 0 and "\n[gateway]\n" in uncommented and
+              place.read() == uncommented and sorted(sections(place.found())) == ["node1"],
+              "its examples hold if their ';' is taken off, and it is not written again",
+              done.stderr)
+    os.remove(place.config)
+    done = place.discover("--write", data=listed(PAIR["items"][0]))
+    tap.point(done.returncode == 0 and place.read() == begun and "Nothing to change" in done.stdout,
+              "only the configuration is missing: it is begun", done.stdout, done.stderr)
+    place.remove()
+    os.symlink("nowhere", place.config)
+    done = place.discover("--write", data=PAIR)
+    tap.point(one_line(done, place.config) and not os.path.exists(place.parts),
+              "a symlink that leads nowhere is refused", done.stderr)
+    os.remove(place.config)
+    os.mkfifo(place.config)
+    done = place.discover("--write", data=PAIR)
+    tap.point(one_line(done, "it is no file") and not os.path.exists(place.parts),
+              "a configuration that is a pipe has no folder", done.stderr)
+    os.remove(place.config)
+    for name, data in {"no address": listed(node("node1")),
+                       "a bad name": listed(node("a b", "192.168.31.17"))}.items():
+        for argv in ((), ("--write",)):
+            done = place.discover(*argv, data=data)
+            tap.point(done.returncode == 1 and "there is nothing to write" in done.stderr and
+                      "would change" not in done.stdout and not os.path.exists(place.config),
+                      f"no node that can be used, {name} {argv}: a sentence, and nothing is begun",
+                      done.stdout, done.stderr)
 
 
 def test_said(tap, place):
@@ -235,6 +309,12 @@ def test_said(tap, place):
         "a block of the other family": (
             listed(node("node1", "192.168.31.17", cidrs=["10.200.1.0/24", "fd00:1::/64"])),
             "Node node1: fd00:1::/64 is IPv6"),
+        "OVN-Kubernetes' annotation without a block": (
+            listed(*PAIR["items"], noted(node("node3", "192.168.31.46"), **{
+                "k8s.ovn.org/node-subnets": '{"blue":"10.1.0.0/24"}'})), "Node node3: its annotation"),
+        "OVN-Kubernetes' annotation that is no JSON": (
+            listed(*PAIR["items"], noted(node("node3", "192.168.31.46"), **{
+                "k8s.ovn.org/node-subnets": "10.1.0.0/24"})), "Node node3: its annotation"),
         "a block with bits behind its prefix": (
             listed(node("node1", "192.168.31.17", cidrs=["10.200.1.5/24"])),
             "Node node1: \"10.200.1.5/24\" is no block"),
@@ -249,12 +329,29 @@ def test_said(tap, place):
             "1 object of kind BlockAffinity"),
         "what is no object": (listed(*PAIR["items"], 7), "what is no object"),
         "a name that is too long": (
-            listed(node("x" * 70, "192.168.31.17")), "longer than 63 letters"),
+            listed(*PAIR["items"], node("x" * 70, "192.168.31.18")), "longer than 63 letters"),
     }
     for name, (data, *words) in cases.items():
         done = place.discover("--write", data=data)
         tap.point(done.returncode == 0 and all(word in done.stderr for word in words),
                   f"{name} is told, and the rest is taken", done.stderr)
+
+
+def test_commands(tap, place):
+    """What is to be pasted into a shell, with names that are made for one."""
+    for name, space in (("kube-flannel-$(id)", "a;id"), ("kube-flannel'`id`", "-n x|id"),
+                        ("kube-flannel ds", "$HOME"), ("kube-flannel-ds", "kube-flannel")):
+        cluster = fixture("flannel")
+        for item in cluster["items"]:
+            if item["kind"] == "DaemonSet":
+                item["metadata"].update(name=name, namespace=space)
+        place.write(POOL)
+        said = place.discover(data=cluster).stdout
+        command = re.search(r"kubectl -n .*", said)[0]
+        words = subprocess.run(["sh", "-c", command.replace("kubectl", "printf '%s\\n'", 1)],
+                               capture_output=True, text=True, check=False).stdout.split("\n")
+        tap.equal(words[:5], ["-n", space, "patch", "daemonset", name],
+                  f"the command's words are {name!r} in {space!r}")
 
 
 def test_names(tap, place):
@@ -287,9 +384,9 @@ def test_sources(tap, place):
     calico = copy.deepcopy(PAIR)
     calico["items"][0]["metadata"]["annotations"] = {
         "projectcalico.org/IPv4Address": "192.168.31.17/24"}
-    before = place.read()
+    before = place.found()
     done = place.discover("--write", data=calico)
-    tap.point(one_line(done, "this cluster has Calico", "--pod-cidrs") and place.read() == before,
+    tap.point(one_line(done, "this cluster has Calico", "--pod-cidrs") and place.found() == before,
               "Calico without its blocks is refused: podCIDRs would be wrong", done.stderr)
     calico["items"][0]["status"] = {}
     tap.equal(sections(place.to(calico, "--pod-cidrs"))["node1"][0], "192.168.31.17",
@@ -303,6 +400,78 @@ def test_sources(tap, place):
         "apiVersion": "cilium.io/v2", "kind": "CiliumNode", "metadata": {"name": "node1"},
         "spec": {"ipam": {"pools": {"allocated": [{"pool": "default", "cidrs": ["10.9.0.0/27"]}]}}}})
     tap.equal(sections(place.to(pools))["node1"][1], "10.9.0.0/27", "a block of Cilium's multi-pool")
+
+
+def test_proof(tap, place):
+    """podCIDRs count where the CNI uses them: the pods that are read show it."""
+    both = [node("node1", "192.168.31.17", "fd00:31::17", cidrs=["10.1.0.0/24", "fd00:1::/64"]),
+            node("node2", "192.168.31.45", "fd00:31::45", cidrs=["10.2.0.0/24", "fd00:2::/64"])]
+    blocks = {"node1": "10.1.0.0/24, fd00:1::/64", "node2": "10.2.0.0/24, fd00:2::/64"}
+    host = pod("host", "node1", "192.168.31.17")
+    host["spec"]["hostNetwork"] = True
+    done = pod("done", "node1", "10.32.0.9")
+    done["status"]["phase"] = "Succeeded"
+    cases = {
+        "no pods": ([], {}, "podCIDRs are taken as they are"),
+        "only pods of the host's network, or that have ended": (
+            [host, done], {}, "podCIDRs are taken as they are"),
+        "pods within": ([pod("a", "node1", "10.1.0.7"), pod("b", "node2", "10.2.0.7")], {}),
+        "one within, and one elsewhere on the same node": (
+            [pod("a", "node1", "10.1.0.7"), pod("b", "node1", "10.32.0.7")],
+            {"node1": "10.1.0.0/24, 10.32.0.7, fd00:1::/64"}),
+        "within on one node, elsewhere on the other": (
+            [pod("a", "node1", "10.1.0.7"), pod("b", "node2", "10.32.0.7")],
+            {"node2": "10.32.0.7, fd00:2::/64"}, "podCIDRs of 1 node, such as 10.2.0.0/24 of node2"),
+        "elsewhere, and no pods on the other": (
+            [pod("a", "node1", "10.32.0.7")],
+            {"node1": "10.32.0.7, fd00:1::/64", "node2": "fd00:2::/64"},
+            "podCIDRs of 2 nodes, such as 10.1.0.0/24 of node1", "Pod a has 10.32.0.7"),
+        "elsewhere in one family only": (
+            [pod("a", "node1", "10.1.0.7", "fd00:32::7")],
+            {"node1": "10.1.0.0/24, fd00:32::7", "node2": "10.2.0.0/24"},
+            "podCIDRs of 2 nodes, such as fd00:1::/64 of node1"),
+        "in the other node's": (
+            [pod("a", "node1", "10.2.0.7"), pod("b", "node2", "10.2.0.8")],
+            {"node1": "10.2.0.7, fd00:1::/64"}, "podCIDRs of 1 node, such as 10.1.0.0/24 of node1"),
+    }
+    for name, (pods, expected, *words) in cases.items():
+        place.write(POOL)
+        done = place.discover("--write", data=listed(*pods, *both))
+        said = done.stdout + done.stderr
+        tap.equal({n: p for n, (_, p) in sections(place.found()).items()}, {**blocks, **expected},
+                  f"podCIDRs and pods: {name}")
+        tap.point(all(word in said for word in words) and (words or "podCIDRs" not in said),
+                  f"and what becomes of them is said: {name}", said)
+    place.write(POOL)
+    place.discover("--write", "--pod-cidrs", data=listed(pod("a", "node1", "10.32.0.7"), *both))
+    tap.equal(sections(place.found())["node2"][1], blocks["node2"], "--pod-cidrs takes them anyway")
+
+
+def test_single(tap, place):
+    """CNIs with single addresses: what that means, and what to do instead."""
+    for name, *words in (("pods", "hosts in it need no routes", "blocks in [pods]", "a timer"),
+                         ("azure", "hosts in it need no routes", "[snat] mode = none"),
+                         ("kube-ovn", "a timer", "1 pod in VPCs other than ovn-cluster is left out"),
+                         ("weave", "a timer", "Pod a has 10.32.0.3")):
+        place.write(POOL)
+        done = place.discover(os.path.join(FIXTURES, name + ".json"))
+        tap.point("which change with every pod" in done.stdout and
+                  all(word in done.stdout + done.stderr for word in words),
+                  f"{name}: what single addresses mean is said", done.stdout, done.stderr)
+    kubenet = fixture("azure")
+    for number, item in enumerate(i for i in kubenet["items"] if i["kind"] == "Node"):
+        item["spec"]["podCIDR"] = f"10.244.{number}.0/24"
+    for number, item in enumerate(i for i in kubenet["items"] if i["kind"] == "Pod"):
+        item["status"]["podIPs"] = [{"ip": f"10.244.{number}.7"}]
+    done = place.discover(data=kubenet)
+    tap.point("CNI: none that is known" in done.stdout and "every pod" not in done.stdout and
+              "+pods = 10.244.1.0/24" in done.stdout, "Azure's kubenet has blocks", done.stdout)
+    plain = fixture("kube-ovn")
+    for item in plain["items"]:
+        if item["kind"] == "Subnet":
+            item["spec"]["natOutgoing"] = False
+    done = place.discover(data=plain)
+    tap.point("no Subnet has natOutgoing" in done.stdout, "Kube-OVN without SNAT", done.stdout)
 
 
 def test_forms(tap, place):
@@ -325,7 +494,7 @@ def test_forms(tap, place):
         with open(names[-1], "w", encoding="utf-8") as file:
             json.dump(item, file)
     done = place.discover("--write", names[0], names[1])
-    tap.equal(sorted(sections(place.read())), ["node1", "node2"], "several files")
+    tap.equal(sorted(sections(place.found())), ["node1", "node2"], "several files")
     done = place.discover("-", "-")
     tap.point(one_line(done, "twice"), "standard input can be read once", done.stderr)
     done = place.discover("--kubectl", "kubectl", names[0])
@@ -355,16 +524,19 @@ def test_hostile(tap, place):
         "deep lists": ('{"kind":"List","apiVersion":"v1","items":[' * 40 + "]}" * 40, "lists in"),
         "a huge number": (whole[:-1] + ', "x": ' + "9" * 400 + "}", "it is no JSON"),
         "no nodes": (listed(), "there is no Node"),
+        "a part of a list": (dict(PAIR, metadata={"continue": "eyJ2Ijoi"}), "part of a list"),
+        "a part of a list in a list": (listed(dict(PAIR, kind="NodeList",
+                                                   metadata={"continue": "e"})), "part of a list"),
         "only text": ('"text"', "it is no JSON"),
         "an error of the server": ({"kind": "Status", "apiVersion": "v1", "status": "Failure",
                                     "message": "Unauthorized\x1b[2J"}, "Unauthorized"),
     }
-    before = POOL + "[node old]\naddress = 192.168.31.9 ; discovered\n"
+    before = TITLE + "\n[node old]\naddress = 192.168.31.9\n"
     for name, (data, *words) in cases.items():
-        place.write(before)
+        place.write(POOL, before)
         done = place.discover("--write", data=data)
         tap.point(one_line(done, *words) and "\x1b" not in done.stderr and not done.stdout and
-                  place.read() == before, f"refused: {name}", repr(done.stderr[-500:]))
+                  place.found() == before, f"refused: {name}", repr(done.stderr[-500:]))
 
 
 def test_types(tap, place):
@@ -401,9 +573,9 @@ def test_types(tap, place):
         for number, changed in enumerate(documents[::29]):
             place.write(POOL)
             done = place.discover("--write", data=changed)
-            if done.returncode not in (0, 1) or "\0" in place.read():
+            if done.returncode not in (0, 1) or "\0" in place.found():
                 failures.append((name, number, done.returncode, done.stderr[-200:]))
-            elif done.returncode == 1 and place.read() != POOL:
+            elif place.read() != POOL or (done.returncode == 1 and place.found()):
                 failures.append((name, number, "changed"))
     tap.point(not failures, "fields of other types are passed over or refused", *failures[:5])
 
@@ -416,144 +588,149 @@ SITE = """\
 [pool]
 ports = 61001-61999   ; as agreed
 
-[node node1]
-# racked in A3
-address = 192.168.31.17 ; discovered
-pods = 10.200.1.0/24 ; discovered
-
-# one that went away
-[node node7]
-address = 192.168.31.77 ; discovered
-pods = 10.200.77.0/24 ; discovered
-
 [hosts]   
 addresses=192.168.31.67,\\
    192.168.31.68
 """
+TITLE = """\
+# Written by "fixport-setup discover", whole, each time: put nothing of your own here.
+# A [node NAME] that stands in the configuration itself is left out here.
+"""
+FOUND = TITLE + """
+[node node1]
+address = 192.168.31.17
+pods = 10.200.1.0/24
+
+[node node7]
+address = 192.168.31.77
+pods = 10.200.77.0/24
+"""
 
 
-def test_in_place(tap, place):
-    place.write(SITE)
-    os.chmod(place.config, 0o640)
-    if os.geteuid() == 0:
-        os.chown(place.config, 0, 12)
-    before = os.stat(place.config)
+def test_whole(tap, place):
+    """Its file is replaced whole, and no other is touched."""
+    place.write(SITE, FOUND)
+    place.add("site.conf", "# more\n[pods]\nservices = 8088\n")
+    for path in (place.config, place.file):
+        os.chmod(path, 0o640)
+        if os.geteuid() == 0:
+            os.chown(path, 0, 12)
+    stamps = [(os.stat(path).st_mtime_ns, os.stat(path).st_ino)
+              for path in (place.config, place.parts + "/site.conf")]
+    before = os.stat(place.file)
     pair = copy.deepcopy(PAIR)
     pair["items"][0]["spec"]["podCIDRs"] = ["10.200.2.0/24"]
-    text = place.to(pair)
-    expected = SITE.replace("10.200.1.0/24 ;", "10.200.2.0/24 ;").replace("""\
-[node node7]
-address = 192.168.31.77 ; discovered
-pods = 10.200.77.0/24 ; discovered
-""", """\
+    tap.equal(place.to(pair), TITLE + """
+[node node1]
+address = 192.168.31.17
+pods = 10.200.2.0/24
 
 [node node2]
-address = 192.168.31.45 ; discovered
-pods = 10.200.36.0/24 ; discovered
-""")
-    tap.equal(text, expected, "only marked lines change; a node that is gone goes, one comes")
-    after = os.stat(place.config)
+address = 192.168.31.45
+pods = 10.200.36.0/24
+""", "what is not in the cluster any more goes, what is new comes")
+    after = os.stat(place.file)
     tap.equal((after.st_mode, after.st_uid, after.st_gid),
               (before.st_mode, before.st_uid, before.st_gid), "mode and owner are kept")
-    stamp = os.stat(place.config).st_mtime_ns, os.stat(place.config).st_ino
+    stamp = os.stat(place.file).st_mtime_ns, os.stat(place.file).st_ino
     tap.equal(place.discover("--write", data=pair).returncode, 0, "once more, with --write")
-    tap.equal((os.stat(place.config).st_mtime_ns, os.stat(place.config).st_ino), stamp,
+    tap.equal((os.stat(place.file).st_mtime_ns, os.stat(place.file).st_ino), stamp,
               "does not touch the file")
-    tap.equal(os.listdir(place.folder), ["fixport.conf"], "and nothing is left beside it")
-    real = place.config + ".real"
-    os.rename(place.config, real)
-    os.symlink("fixport.conf.real", place.config)
-    place.discover("--write", data=PAIR)
-    tap.point(os.path.islink(place.config) and "10.200.1.0/24" in place.read(),
-              "a symlink stays one; its file is written")
-    os.remove(place.config)
-    os.remove(real)
+    tap.equal(sorted(os.listdir(place.folder) + os.listdir(place.parts)),
+              ["discovered.conf", "fixport.conf", "fixport.conf.d", "site.conf"],
+              "and nothing is left beside it")
+    tap.equal([(os.stat(path).st_mtime_ns, os.stat(path).st_ino)
+               for path in (place.config, place.parts + "/site.conf")], stamps,
+              "other files were not touched")
+    tap.equal(place.to(listed()) and len(sections(place.found())), 2, "no nodes: nothing goes")
+    for name, data in {"single objects": json.dumps(PAIR["items"][0]),
+                       "a list of other objects, and single nodes": json.dumps(listed(
+                           affinity("a", "node1", "10.7.0.0/26"))) + json.dumps(PAIR["items"][0])
+                       }.items():
+        place.write(SITE, FOUND)
+        tap.equal(sorted(sections(place.to(data))), ["node1", "node7"],
+                  f"{name} are not the whole cluster: what else is there stays")
+    down = copy.deepcopy(PAIR)
+    down["items"][0]["status"] = {}
+    place.write(SITE, FOUND)
+    tap.equal(sections(place.to(down)), {"node1": ("192.168.31.17", "10.200.1.0/24"),
+                                         "node2": ("192.168.31.45", "10.200.36.0/24")},
+              "a node that has no address now keeps its section")
+    for text in ("[node node1]\naddress = 192.168.31.17\n", "", "# Written by hand\n"):
+        place.write(SITE, text)
+        done = place.discover("--write", data=PAIR)
+        tap.point(one_line(done, place.file, "first line") and place.found() == text,
+                  f"a file of that name that discover has not written stays: {text!r}", done.stderr)
+    for name, make in {"symlink": lambda path: os.symlink("/dev/null", path),
+                       "folder": os.mkdir}.items():
+        place.write(SITE)
+        os.mkdir(place.parts)
+        make(place.file)
+        done = place.discover("--write", data=PAIR)
+        tap.point(one_line(done, place.file), f"instead of its file there is a {name}", done.stderr)
+        if name == "folder":
+            os.rmdir(place.file)
 
 
 def test_persons(tap, place):
-    """A person's lines are never changed."""
+    """What a person wrote wins, and what the cluster says else is told."""
     mine = POOL + "[node node1]\naddress = 192.168.31.17\npods = 10.200.1.0/25 # ours\n"
     place.write(mine)
-    data = listed(node("node1", "192.168.31.17", cidrs=["10.200.1.0/25", "10.200.4.0/24"]))
-    tap.equal(place.to(data), mine + "pods-2 = 10.200.4.0/24 ; discovered\n",
-              "what is missing is added in a line of its own")
-    data["items"][0]["spec"]["podCIDRs"].pop()
-    tap.equal(place.to(data), mine, "and taken away again")
+    data = listed(node("node1", "192.168.31.17", cidrs=["10.200.1.0/25"]))
+    done = place.discover(data=data)
+    tap.point(done.returncode == 0 and not done.stderr and "Nothing to change" in done.stdout,
+              "a person's section that says the same: there is nothing to write", done.stderr)
+    data["items"][0]["spec"]["podCIDRs"] += ["10.200.4.0/24", "10.200.5.0/24"]
+    data["items"].append(node("node2", "192.168.31.45"))
+    done = place.discover("--write", data=data)
+    tap.equal((list(sections(place.found())), place.read()), (["node2"], mine),
+              "it is not written twice, nor changed")
+    tap.point(f"[node node1]: it stands in {place.config}, line 3, and stays as it is there; but "
+              "the cluster says that 10.200.4.0/24 and 1 other is behind it\n" in done.stderr,
+              "what it lacks is told", done.stderr)
     done = place.discover(data=listed(node("node1", "192.168.31.18", cidrs=["10.5.0.0/24"])))
-    tap.point("[node node1]: the cluster says that its address is 192.168.31.18" in done.stderr and
-              "10.200.1.0/25 is not behind this node" in done.stderr,
-              "what differs is told", done.stderr)
+    tap.point("but the cluster says that 192.168.31.18 is its address, that 10.5.0.0/24 is behind "
+              "it, that 10.200.1.0/25 is not\n" in done.stderr, "what differs is told", done.stderr)
     done = place.discover("--write", data=listed(node("node2", "192.168.31.45")))
-    tap.point(mine in place.read() and "does not have this node" in done.stderr,
-              "a section by hand stays when its node is gone", done.stderr, place.read())
-    place.write(POOL + "[node x]\naddress = 192.168.31.9 ; discovered\npods = 10.3.0.0/24\n")
-    before = place.read()
-    place.discover("--write", data=PAIR)
-    tap.point(place.read().startswith(before), "as does one that is half by hand", place.read())
-    place.write(POOL + "[node old]\naddress = 192.168.31.9 ; discovered\n")
-    before = place.read()
-    tap.point(place.to(json.dumps(PAIR["items"][0])).startswith(before),
-              "nothing is taken away after single objects: they are not the whole cluster")
-    cut = copy.deepcopy(PAIR)
-    cut["metadata"] = {"continue": "eyJ2Ijoi"}
-    place.write(before)
-    tap.point(place.to(cut).startswith(before), "nor after a part of a list")
-    single = json.dumps(PAIR["items"][0])
-    cilium = listed({"apiVersion": "cilium.io/v2", "kind": "CiliumNode",
-                     "metadata": {"name": "node1"}})
-    inner = dict(cut, kind="NodeList")
-    for name, data in {"a list of other objects, and single nodes": json.dumps(cilium) + single,
-                       "a list of other objects, and a part of one of nodes":
-                       json.dumps(cilium) + json.dumps(cut),
-                       "a part of a list in a list": json.dumps(listed(inner)),
-                       "a part of a list, and a whole one": json.dumps(cut) + json.dumps(PAIR)
-                       }.items():
-        place.write(before)
-        tap.point(place.to(data).startswith(before), f"nor after {name}")
-    place.write(POOL + "[node node1]\naddress = 192.168.31.17\npods = 10.200.0.0/16\n")
-    before = place.read()
-    tap.equal(place.to(listed(PAIR["items"][0])), before, "a person's wider block covers those in it")
-    dos = (POOL + "[node node1]\naddress = 192.168.31.17 ; discovered\n").replace("\n", "\r\n")
-    place.write(dos)
-    tap.equal(place.to(listed(PAIR["items"][0])),
-              dos + "pods = 10.200.1.0/24 ; discovered\r\n", "lines end as in the file")
-    place.write(POOL + "[node node1]\naddress = 192.168.31.17")
-    tap.equal(sections(place.to(PAIR)), {"node1": ("192.168.31.17", "10.200.1.0/24"),
-                                         "node2": ("192.168.31.45", "10.200.36.0/24")},
-              "a last line without a newline gets one")
-
-
-def test_parts(tap, place):
-    """A part of a list of blocks: those that are in the rest of it stay."""
+    tap.point(place.read() == mine and "does not have this node" in done.stderr,
+              "a node that is gone", done.stderr)
+    tap.equal(json.loads(place.discover("--json", data=data).stdout)["nodes"][0]["state"], "left",
+              "for scripts: it is left")
     place.write(POOL)
-    blocks = [affinity(f"b{i}", "node1", f"10.200.{i}.0/26") for i in range(3)]
-    nodes = json.dumps(PAIR)
-    whole = place.to(nodes + json.dumps(listed(*blocks)))
-    cut = dict(listed(blocks[1]), metadata={"continue": "eyJ2Ijoi"})
-    tap.equal((place.to(nodes + json.dumps(cut)), "10.200.2.0/26" in whole), (whole, True),
-              "after a part of the blocks' list nothing is taken away")
-    tap.equal(sections(place.to(nodes + json.dumps(listed(blocks[1]))))["node1"][1],
-              "10.200.1.0/26", "after a whole one, it is")
-    moved = dict(listed(affinity("b0", "node2", "10.200.1.0/26")), metadata={"continue": "e"})
-    before = place.read()
-    done = place.discover("--write", data=nodes + json.dumps(moved))
-    tap.point(done.returncode == 1 and "given twice" in done.stderr and place.read() == before,
-              "a block that a part of a list says is another node's is refused", done.stderr)
+    place.add("a.conf", "\n[node node1]\naddress = 192.168.31.9\n")
+    done = place.discover(data=PAIR)
+    tap.point(f"[node node1]: it stands in {place.parts}/a.conf, line 2" in done.stderr,
+              "so does one in another part", done.stderr)
+    place.write(POOL + "[node node1]\naddress = 192.168.31.17\npods = 10.200.0.0/16\n")
+    done = place.discover("--write", data=listed(PAIR["items"][0]))
+    tap.point(not done.stderr and not place.found(), "a person's wider block covers those in it",
+              done.stderr)
 
 
-def test_families(tap, place):
-    """A person's section has one family, the cluster both."""
-    both = listed(node("node1", "192.168.31.17", "fd00:31::17",
-                       cidrs=["10.200.1.0/24", "fd00:200:1::/64", "fd00:200:2::/64"]))
-    for address, pods, other in (("192.168.31.17", "10.200.1.0/24", 6),
-                                 ("fd00:31::17", "fd00:200:1::/64, fd00:200:2::/64", 4)):
-        mine = POOL + f"[node node1]\naddress = {address}\n"
-        place.write(mine)
-        done = place.discover("--write", data=both)
-        tap.equal((done.returncode, place.read()), (0, mine + f"pods = {pods} ; discovered\n"),
-                  f"blocks of IPv{other} are left out if a person's address has none")
-        tap.equal(done.stderr.count(f"its pods of IPv{other} are left out"), 1, "told once")
-        tap.equal(place.discover(data=both).returncode, 0, "and it stays so")
+def test_upgrade(tap, place):
+    """A configuration into which fixport 0.1.0 has written."""
+    old = POOL + """\
+[node node1]
+address = 192.168.31.17 ; discovered
+pods = 10.200.1.0/24 ; discovered
+
+[node node2]
+address = 192.168.31.45 ; discovered\t
+pods = 10.200.9.0/24
+[hosts]
+addresses = 192.168.31.67 ; discovered by a colleague
+"""
+    for text in (old, old.replace("\n", "\r\n")):
+        place.write(text)
+        done = place.discover("--write", data=PAIR)
+        tap.point(done.returncode == 0 and place.read() == text and not place.found() and
+                  f"{place.config} has 2 sections of nodes, the first in line 3, that an earlier "
+                  "release wrote" in done.stderr and place.file in done.stderr,
+                  "its nodes are not written twice, and it is said what to do", done.stderr)
+    place.write(old[:old.index("[node")] + old[old.index("[hosts]"):])
+    done = place.discover("--write", data=PAIR)
+    tap.point(sorted(sections(place.found())) == ["node1", "node2"] and not done.stderr,
+              "when that is done, it has them", done.stderr)
 
 
 def test_conflicts(tap, place):
@@ -567,15 +744,14 @@ def test_conflicts(tap, place):
     for more, words in cases.items():
         place.write(POOL + more)
         done = place.discover("--write", data=PAIR)
-        tap.point(done.returncode == 1 and place.config in done.stderr and
-                  all(word in done.stderr for word in words) and place.read() == POOL + more,
+        tap.point(done.returncode == 1 and place.file + ":" in done.stderr and
+                  all(word in done.stderr for word in words) and not place.found(),
                   f"refused: {more!r}", done.stderr)
     for bad, word in (("[pool]\nports = 60001-80001\n", "80001 is not a port"),
                       (POOL + "[node a]\n", "[node a]"), ("[pool\n", "ends with ']'")):
         place.write(bad)
         done = place.discover("--write", data=PAIR)
-        tap.point(one_line(done, place.config, word) and "/proc/" not in done.stderr and
-                  place.read() == bad, f"a configuration that is refused: {bad!r}", done.stderr)
+        tap.point(one_line(done, place.config + ":", word) and not place.found(), f"a configuration that is refused: {bad!r}", done.stderr)
     place.write(POOL)
     many = listed(node("node1", "192.168.31.17"), *(
         {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"p{i}"},
@@ -583,19 +759,19 @@ def test_conflicts(tap, place):
          "status": {"phase": "Running", "podIP": f"10.{i >> 8}.{i & 255}.1"}}
         for i in range(12000)))
     done = place.discover("--write", data=many)
-    tap.point(one_line(done, "node1", "12000") and place.read() == POOL,
+    tap.point(one_line(done, "node1", "12000") and not place.found(),
               "more single pods than a section can hold", done.stderr)
     many["items"] = many["items"][:3001]
     place.to(many)
-    tap.equal(len(sections(place.read())["node1"][1].split(", ")), 3000, "3,000 of them fit")
+    tap.equal(len(sections(place.found())["node1"][1].split(", ")), 3000, "3,000 of them fit")
 
 
 def test_json(tap, place):
-    place.write(SITE)
+    place.write(SITE, FOUND)
     done = place.discover("--json", data=PAIR)
     said = json.loads(done.stdout)
-    tap.equal((done.returncode, said["result"], said["config"]), (2, "changes", place.config),
-              "--json: what would change")
+    tap.equal((done.returncode, said["result"], said["config"], said["file"], said["begins"]),
+              (2, "changes", place.config, place.file, False), "--json: what would change")
     tap.equal({n["name"]: n["state"] for n in said["nodes"]},
               {"node1": "same", "node2": "new", "node7": "gone"}, "what becomes of each node")
     tap.equal(next(n for n in said["nodes"] if n["name"] == "node2"),
@@ -641,7 +817,7 @@ def test_scale(tap, place):
         began = time.monotonic()
         done = place.discover("--write", data=text)
         took = time.monotonic() - began
-        pods = sum(len(pods.split(", ")) for _, pods in sections(place.read()).values())
+        pods = sum(len(pods.split(", ")) for _, pods in sections(place.found()).values())
         tap.point(done.returncode == 0 and pods == count and took < TIME_MOST,
                   f"5,000 nodes and 20,000 blocks ({len(text) >> 20} MiB), {name}: {pods} in the "
                   f"file", f"{took:.2f} s", done.stderr[-300:])
@@ -700,7 +876,7 @@ def test_kubectl(tap, place):
             kubectl.has(name, data)
         place.write(POOL)
         done = place.discover("--write", env=kubectl.env)
-        tap.equal((done.returncode, sections(place.read())), (0, EXPECTED[f"calico-{version}"]),
+        tap.equal((done.returncode, sections(place.found())), (0, EXPECTED[f"calico-{version}"]),
                   f"kubectl is asked, Calico {version}")
     kubectl.asked()
     done = place.discover("--kubeconfig", "/x/$(id).conf", "--context", "a; b", "--timeout", "7",
@@ -714,14 +890,28 @@ def test_kubectl(tap, place):
     kubectl.has("nodes", PAIR)
     place.write(POOL)
     done = place.discover("--write", env=kubectl.env)
-    tap.point(done.returncode == 0 and not done.stderr and len(sections(place.read())) == 2,
+    tap.point(done.returncode == 0 and not done.stderr and len(sections(place.found())) == 2,
               "a cluster without Calico and Cilium is no error", done.stderr)
     tap.equal([a[a.index("get") + 1] for a in kubectl.asked()],
               ["nodes", "ipamblocks.crd.projectcalico.org", "ipamblocks.projectcalico.org",
                "blockaffinities.crd.projectcalico.org", "blockaffinities.projectcalico.org",
                "ippools.crd.projectcalico.org", "ippools.projectcalico.org",
                "felixconfigurations.crd.projectcalico.org", "felixconfigurations.projectcalico.org",
-               "ciliumnodes.cilium.io", "configmaps", "daemonsets.apps"], "what is asked for")
+               "ciliumnodes.cilium.io", "subnets.kubeovn.io", "configmaps", "daemonsets.apps",
+               "pods"], "what is asked for; for pods, if nothing else says where they are")
+    for name in ("flannel", "kindnet", "cilium", "ovn-kubernetes"):
+        kubectl.clear()
+        kubectl.has("nodes", listed(*(i for i in fixture(name)["items"] if i["kind"] == "Node")))
+        place.discover(env=kubectl.env)
+        tap.point(not any("pods" in a for a in kubectl.asked()), f"not for pods: {name}")
+    kubectl.clear()
+    for name, kind in (("nodes", "Node"), ("pods", "Pod")):
+        kubectl.has(name, listed(*(i for i in fixture("weave")["items"] if i["kind"] == kind)))
+    place.write(POOL)
+    place.discover("--write", env=kubectl.env)
+    tap.equal(sections(place.found()), EXPECTED["weave"], "pods show that podCIDRs are not used")
+    tap.point(["--all-namespaces", "--field-selector=status.phase=Running"] ==
+              kubectl.asked()[-1][-3:-1], "those that run, of all namespaces")
 
 
 def test_kubectl_refuses(tap, place):
@@ -734,18 +924,18 @@ def test_kubectl_refuses(tap, place):
     kubectl.has("ipamblocks.crd.projectcalico.org.err", forbidden.format("ipamblocks"))
     done = place.discover("--write", env=kubectl.env)
     tap.point(done.returncode == 0 and "forbidden to this user" in done.stderr and
-              "borrowed" in done.stderr and "10.200.1.93" not in place.read() and
-              "10.200.36.64/26" in place.read(),
+              "borrowed" in done.stderr and "10.200.1.93" not in place.found() and
+              "10.200.36.64/26" in place.found(),
               "what is forbidden is a warning that says what is missed", done.stderr)
     kubectl.has("blockaffinities.crd.projectcalico.org.err", forbidden.format("blockaffinities"))
-    before = place.read()
+    before = place.found()
     done = place.discover("--write", env=kubectl.env)
     tap.point(done.returncode == 1 and "this cluster has Calico" in done.stderr and
-              done.stderr.count("forbidden to this user") == 2 and place.read() == before,
+              done.stderr.count("forbidden to this user") == 2 and place.found() == before,
               "none of Calico's blocks may be read: nothing is changed", done.stderr)
     kubectl.has("nodes.err", forbidden.format("nodes"))
     done = place.discover("--write", env=kubectl.env)
-    tap.point(one_line(done, "ClusterRole") and place.read() == before,
+    tap.point(one_line(done, "ClusterRole") and place.found() == before,
               "without nodes nothing goes", done.stderr)
     kubectl.clear()
     kubectl.has("nodes", PAIR)
@@ -764,7 +954,7 @@ def test_kubectl_refuses(tap, place):
         kubectl.has("nodes", PAIR)
         kubectl.has(file, text)
         done = place.discover("--write", env=kubectl.env)
-        tap.point(one_line(done, *words) and place.read() == before, f"refused: {name}", done.stderr)
+        tap.point(one_line(done, *words) and place.found() == before, f"refused: {name}", done.stderr)
     log = ('E1123 08:58:12.301838   19655 memcache.go:265] "Unhandled Error" err="couldn\'t get '
            'resource list for metrics.k8s.io/v1beta1: the server is currently unable to ..."\n')
     kubectl.clear()
@@ -808,7 +998,7 @@ def test_kubectl_hangs(tap, place):
     done = place.discover("--write", "--timeout", "2", env=kubectl.env)
     with open(os.path.join(kubectl.folder, "child"), encoding="ascii") as file:
         child = int(file.read())
-    tap.point(one_line(done, "no answer within 2 seconds", "--timeout") and place.read() == POOL,
+    tap.point(one_line(done, "no answer within 2 seconds", "--timeout") and not place.found(),
               "a kubectl that hangs is ended", done.stderr)
     tap.point(gone(child), "with what it has started")
     os.remove(os.path.join(kubectl.folder, "child"))
@@ -841,12 +1031,12 @@ def test_real_kubectl(tap, place):
                        "contexts": [{"name": "lab",
                                      "context": {"cluster": "lab", "user": "lab"}}]}, file)
 
-    for name in ("calico-v1", "calico-v3", "flannel", "cilium", "kindnet"):
+    for name in EXPECTED:
         place.write(POOL)
         with ApiServer(fixture(name)["items"]) as server:
             cluster(server)
             done = place.discover("--write", env=env)
-        tap.equal((done.returncode, sections(place.read())), (0, EXPECTED[name]),
+        tap.equal((done.returncode, sections(place.found())), (0, EXPECTED[name]),
                   f"{name} by the real kubectl")
         tap.point(f"CNI: {CNI[name]}" in done.stdout and NOTES[name] in done.stdout,
                   f"{name}: the same is said of source ports", done.stdout, done.stderr)

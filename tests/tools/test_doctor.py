@@ -420,6 +420,16 @@ interface tun9
 ip route replace 10.200.36.0/24 dev tun9 proto 161
 sysctl -qw net.ipv4.conf.lan.rp_filter=1
 """, ("rp-filter", "error", r"net\.ipv4\.conf\.lan\.rp_filter=2")),
+    Case("strict rp_filter of a device whose name is made for a shell", "gateway", """
+ip link set lan down
+ip link set lan name 'l$(id);a.b'
+ip link set 'l$(id);a.b' up
+ip address replace 192.168.31.2/24 dev 'l$(id);a.b'
+ip address replace fd00:31::2/64 dev 'l$(id);a.b' nodad
+interface tun9
+ip route replace 10.200.36.0/24 dev tun9 proto 161
+sysctl -qw 'net.ipv4.conf.l$(id);a/b.rp_filter=1'
+""", ("rp-filter", "error", r"^sysctl -w 'net\.ipv4\.conf\.l\$\(id\);a/b\.rp_filter'=2$")),
     silent("strict rp_filter where all goes one way", "sysctl -qw net.ipv4.conf.lan.rp_filter=1",
            "rp-filter", machine="gateway"),
     Case("loose rp_filter of all wins", "gateway", """
@@ -466,6 +476,15 @@ sed -i s/configured/unmanaged/ "$ROOT"/run/systemd/netif/links/*
            machine="host"),
     Case("redirects are sent", "gateway", "sysctl -qw net.ipv4.conf.lan.send_redirects=1",
          ("redirects-sent", "warning", r"net\.ipv4\.conf\.lan\.send_redirects=0")),
+    Case("redirects are sent from a device whose name is made for a shell", "gateway", """
+ip link set lan down
+ip link set lan name 'l`id`|x'
+ip link set 'l`id`|x' up
+ip address replace 192.168.31.2/24 dev 'l`id`|x'
+ip address replace fd00:31::2/64 dev 'l`id`|x' nodad
+ip route replace 10.200.1.0/24 via 192.168.31.17 proto 161
+sysctl -qw 'net.ipv4.conf.l`id`|x.send_redirects=1'
+""", ("redirects-sent", "warning", r"'net\.ipv4\.conf\.l`id`\|x\.send_redirects'=0")),
     Case("redirects are believed by a host", "host",
          "sysctl -qw net.ipv4.conf.lan.accept_redirects=1",
          ("redirects-accepted", "info", r"net\.ipv4\.conf\.lan\.accept_redirects=0")),

@@ -356,6 +356,9 @@ def test_life(test):
     test.expect(done, 2, "plan: exit status 2", r"^\[#\] ip(6)?tables-nft-restore", "stdout")
     test.tap.point("-A FIXPORT-FORWARD" in done.stdout and "+    - --service-node-port-range" in
                    done.stdout, "plan: the rules and the manifest's difference")
+    test.tap.point("(mode, owner, group 0600 0 0)\n(%d lines, for undo)" % MANIFEST.count("\n") in
+                   done.stdout and done.stdout.count("apiVersion: v1") == 0,
+                   "plan: not the whole manifest", done.stdout)
     test.expect(done, 2, "plan: what kubeadm must know", r"extraArgs:", "stdout")
     test.unchanged("plan changes nothing")
     done = machine("apply")
@@ -996,6 +999,76 @@ def test_manifest_keeps(test):
         test.one_line_only(machine(command), f"a manifest with two names: {command}", r"2 names")
     os.unlink(machine.root + "/copy")
     machine.roles = ROLES
+
+
+def services(*ports):
+    """What kubectl says of Services with these node ports."""
+    items = [{"metadata": {"namespace": "default", "name": f"web{i}"},
+              "spec": {"ports": [{"port": 80}, {"port": 81, "nodePort": port}]}}
+             for i, port in enumerate(ports)]
+    return json.dumps({"kind": "List", "items": items})
+
+
+def test_nodeports_of_services(test):
+    """What is outside of the new range is told by plan; apply refuses it."""
+    machine = test.machine
+    machine.roles = "control-plane"
+    admin = machine.root + "/etc/kubernetes/admin.conf"
+    kubectl = os.path.join(machine.tools, "kubectl")
+    asked = os.path.join(machine.scratch, "asked")
+
+    def says(text):
+        write(kubectl, f'#!/bin/sh\necho "$@" >{asked}\n{text}\n', 0o755)
+
+    def answers(text):
+        write(os.path.join(machine.scratch, "answer"), text)
+        says(f"cat {machine.scratch}/answer")
+
+    not_looked = (r"^fixport-setup: note: .*30000-31999 was not looked at \({}.*"
+                  r"'kubectl get services --all-namespaces'")
+    answers(services(32080))
+    test.expect(machine("plan"), 2, "no admin.conf under the root: another cluster is not asked",
+                not_looked.format("there is no"))
+    test.tap.point(not os.path.exists(asked), "kubectl is not run")
+    write(admin, "")
+    test.before = machine.state()
+    test.expect(machine("plan"), 2, "a Service with another node port: plan",
+                r"^fixport-setup: note: apply will refuse: .*30000-31999: default/web0 32080\. ")
+    test.tap.equal(read(asked), "get services --all-namespaces --output=json --request-timeout=5s "
+                   f"--kubeconfig={admin}\n", "how kubectl is asked")
+    test.one_line(machine("apply"), "apply refuses", r"default/web0 32080.* or --force$")
+    done = machine("apply", "--json")
+    test.tap.point(done.returncode == 1 and json.loads(done.stdout)["result"] == "failed",
+                   "apply --json refuses", told(done))
+    answers(services(29999, 30000, 31999, 32000, *range(40000, 40008)))
+    test.expect(machine("plan"), 2, "many of them",
+                r": default/web0 29999, default/web3 32000, .*/web6 40002 and 5 more\. ")
+    answers(services(30000, 31999))
+    done = machine("plan")
+    test.tap.point(done.returncode == 2 and "node ports" not in done.stderr, "all are inside: nothing is said",
+                   told(done))
+    answers(services(30000).replace("30000}", '30000}], "healthCheckNodePort": 32001, "x": [1'))
+    test.expect(machine("plan"), 2, "the port of a health check", r"default/web0 32001\.")
+    answers(services(32080).replace("web0", "\\u001b[31m\\n"))
+    test.expect(machine("plan"), 2, "a name that is none", r"default/\?\[31m\? 32080\.")
+    for text in ("[]", "{}", '{"items": 1}', '{"items": [1, {}, {"spec": {"ports": [[], 7]}}]}'):
+        answers(text)
+        done = machine("plan")
+        test.tap.point(done.returncode == 2 and "node ports" not in done.stderr, f"an odd answer: {text}", told(done))
+    answers("no JSON")
+    test.expect(machine("plan"), 2, "no JSON", not_looked.format("kubectl: its answer"))
+    says("echo 'error: refused' >&2; exit 1")
+    test.expect(machine("plan"), 2, "kubectl fails", not_looked.format("kubectl: error: refused"))
+    says("sleep 600 & wait")
+    test.expect(machine("plan"), 2, "kubectl hangs", not_looked.format("kubectl: it did not end"))
+    test.unchanged("nothing was changed")
+    answers(services(32080))
+    test.expect(machine("apply", "--force"), 0, "apply --force")
+    os.unlink(asked)
+    done = machine("plan")
+    test.tap.point(done.returncode == 0 and "node ports" not in done.stderr and not os.path.exists(asked),
+                   "once that is the range nobody is asked", told(done))
+    os.unlink(kubectl)
 
 
 def test_interrupted_undo(test):

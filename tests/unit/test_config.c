@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <locale.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -494,6 +495,169 @@ Test(config, files_that_are_none)
     cr_expect_eq(config_load(path, &config, &error), -EINVAL); /* and it does not hang */
     snprintf(whole, sizeof(whole), "%s: it is empty: [pool] and ports = LO-HI are needed", path);
     cr_expect_str_eq(error.text, whole);
+}
+
+/* ---- its parts: FILE.d ---- */
+
+static char folder[70];
+
+/* The folder with a part in it. */
+static void part(const char *name, const char *text)
+{
+    char at[200];
+    snprintf(folder, sizeof(folder), "%s.d", path);
+    mkdir(folder, 0755);
+    snprintf(at, sizeof(at), "%s/%s", folder, name);
+    FILE *file = fopen(at, "w");
+    cr_assert_neq(file, NULL);
+    fputs(text, file);
+    fclose(file);
+}
+
+static void parts_end(void)
+{
+    char command[100];
+    snprintf(command, sizeof(command), "rm -rf '%s'", folder);
+    cr_assert_eq(system(command), 0);
+    end();
+}
+
+TestSuite(parts, .init = begin, .fini = parts_end);
+
+/* @expected: the line, with %s where the path of the file stands. */
+static void __attribute__((format(printf, 2, 3)))
+expect_refused(const char *text, const char *expected, ...)
+{
+    char line[1024];
+    va_list args;
+    va_start(args, expected);
+    vsnprintf(line, sizeof(line), expected, args);
+    va_end(args);
+    write_bytes(text, strlen(text));
+    cr_expect_lt(config_load(path, &config, &error), 0);
+    cr_expect_str_eq(error.text, line);
+}
+
+Test(parts, are_read_in_the_order_of_their_names)
+{
+    part("b.conf", "[rule b]\nports = 3\n");
+    part("a.conf", "[rule a]\nports = 2\n[pool]\nquarantine = 7");
+    part(".hidden.conf", "[rule hidden]\nports = 5\n");
+    part("a.conf.bak", "[rule bak]\nports = 5\n");
+    part("empty.conf", "");
+    part("note.conf", "# nothing\n");
+    take("[rule z]\nports = 1\n");
+    cr_assert_eq(config.policy.rule_count, 3);
+    cr_expect_str_eq(config.policy.rule[0].name, "z");
+    cr_expect_str_eq(config.policy.rule[1].name, "a");
+    cr_expect_str_eq(config.policy.rule[2].name, "b");
+    cr_expect_eq(config.policy.quarantine_ms, 7000);
+    take("# the parts say it all\n");
+    cr_expect_eq(config.policy.rule_count, 2);
+}
+
+Test(parts, what_is_wrong_in_one_is_said_with_its_name_and_line)
+{
+    part("a.conf", "# first\n[pool]\nports = 1-2\n");
+    expect_refused(
+        "\n[pool]\nports = 1\n",
+        "%s/a.conf: line 2: \"[pool]\": this section stands in line 2 of %s already: one "
+        "is allowed",
+        folder, path);
+    expect_refused("[rule x]\nports = 0\n",
+                   "%s: [rule x] ports = \"0\": 0 is not a port: ports "
+                   "begin at 1",
+                   path);
+    part("a.conf", "ports = 1\n");
+    expect_refused("[pool]\n",
+                   "%s/a.conf: line 1: \"ports = 1\": outside of a section: [pool] or "
+                   "[rule NAME] comes first",
+                   folder);
+    part("a.conf", "[rule x]\nports = 60001-80001\n");
+    expect_refused("[pool]\n",
+                   "%s/a.conf: [rule x] ports = \"60001-80001\": 80001 is not a port: ports end at "
+                   "65535",
+                   folder);
+    part("a.conf", "[rule x]\nport = 1\n");
+    expect_refused("[pool]\n",
+                   "%s/a.conf: [rule x] port = \"1\": unknown key: did you mean "
+                   "'ports'?",
+                   folder);
+    part("a.conf", "[rule x]\n");
+    expect_refused("[pool]\n",
+                   "%s/a.conf: [rule x]: no ports are given, here or in [pool]: ports = "
+                   "LO-HI is needed",
+                   folder);
+    part("a.conf", "[pool]\nports = 1\n");
+    part("b.conf", "[rule x]\nto = 10.0.0.0/33\n");
+    expect_refused("#\n",
+                   "%s/b.conf: [rule x] to = \"10.0.0.0/33\": \"10.0.0.0/33\": 33 is no prefix "
+                   "length: IPv4 ends at /32",
+                   folder);
+}
+
+Test(parts, are_regular_files_that_nobody_else_may_write)
+{
+    char at[100];
+    part("a.conf", "[rule a]\nports = 2\n");
+    snprintf(at, sizeof(at), "%s/l.conf", folder);
+    cr_assert_eq(symlink("a.conf", at), 0);
+    expect_refused("[pool]\nports = 1\n", "%s: it is a symlink: a file is needed here", at);
+    unlink(at);
+    cr_assert_eq(mkfifo(at, 0600), 0);
+    expect_refused("[pool]\nports = 1\n", "%s: it is no regular file: one is needed here", at);
+    unlink(at);
+    snprintf(at, sizeof(at), "%s/a.conf", folder);
+    chmod(at, 0666);
+    expect_refused("[pool]\nports = 1\n",
+                   "%s: every user may write to it: it is not read as a part of %s", at, path);
+    chmod(at, 0664);
+    take("[pool]\nports = 1\n");
+    chmod(folder, 01777);
+    expect_refused("[pool]\nports = 1\n",
+                   "%s: every user may write to it: it is not read as a part of %s", folder, path);
+    chmod(folder, 0755);
+    if (geteuid() != 0)
+        return;
+    cr_assert_eq(chown(at, 12345, 0), 0);
+    expect_refused("[pool]\nports = 1\n",
+                   "%s: it belongs to user 12345, who is neither root nor the owner of %s: it is "
+                   "not read as a part of that",
+                   at, path);
+    cr_assert_eq(chown(path, 12345, 0), 0);
+    take("[pool]\nports = 1\n");
+}
+
+Test(parts, a_folder_that_is_none)
+{
+    snprintf(folder, sizeof(folder), "%s.d", path);
+    cr_assert_eq(symlink("/etc", folder), 0);
+    expect_refused("[pool]\nports = 1\n",
+                   "%s: it is no folder: one with further parts of %s could be there", folder,
+                   path);
+    unlink(folder);
+    for (int i = 0; i <= 100; i++) {
+        char name[20];
+        snprintf(name, sizeof(name), "%d.conf", i);
+        part(name, "");
+    }
+    expect_refused("[pool]\nports = 1\n", "%s: more than 100 files ending in .conf are in it",
+                   folder);
+}
+
+Test(parts, many_sections_are_all_read)
+{
+    char text[3000] = "";
+    for (int i = 0; i < 16; i++)
+        sprintf(text + strlen(text), "[rule a%d]\nports = %d\n", i, 100 + i);
+    part("a.conf", text);
+    *text = '\0';
+    for (int i = 0; i < 16; i++)
+        sprintf(text + strlen(text), "[rule b%d]\nports = %d\n", i, 200 + i);
+    take(text);
+    cr_assert_eq(config.policy.rule_count, 32);
+    cr_expect_eq(config.policy.rule[15].ports.range[0].lo, 215);
+    cr_expect_eq(config.policy.rule[31].ports.range[0].lo, 115);
 }
 
 Test(config, an_unreadable_file)

@@ -34,6 +34,29 @@ bool state_equal(const char *a, const char *b)
     return a && b ? strcmp(a, b) == 0 : a == b;
 }
 
+void *state_grow(void *memory, size_t size)
+{
+    memory = realloc(memory, size ? size : 1);
+    cr_assert(memory);
+    return memory;
+}
+
+char *state_copy(const char *text)
+{
+    return text ? strcpy(state_grow(NULL, strlen(text) + 1), text) : NULL;
+}
+
+FILE *state_open(char **text)
+{
+    static size_t length;
+    return open_memstream(text, &length);
+}
+
+void state_close(FILE *out)
+{
+    fclose(out);
+}
+
 static int disk_read(const char *name, char **state, struct setup_error *error)
 {
     (void)error;
@@ -161,7 +184,18 @@ static void refused(const char *text, const char *why)
 {
     cr_assert_null(get(text), "taken:\n%s", text);
     cr_assert(strstr(error.text, why), "\"%s\" instead of \"%s\"", error.text, why);
+    cr_assert(strstr(error.text, NAME ": line "), "which line? %s", error.text);
     cr_assert_null(strchr(error.text, '\n'));
+}
+
+/* It can be read, and not be changed, nor taken away (@to: NULL). */
+static void kept(const char *text, const char *to, const char *why)
+{
+    cr_assert(get(text), "refused: %s\n%s", error.text, text);
+    char *made = set(text, to);
+    cr_assert_null(made, "changed to:\n%s", made);
+    cr_assert(strstr(error.text, why), "\"%s\" instead of \"%s\"", error.text, why);
+    cr_assert(strstr(error.text, NAME ": line "), "which line? %s", error.text);
 }
 
 #define HEAD "apiVersion: v1\nkind: Pod\nspec:\n  containers:\n"
@@ -394,46 +428,224 @@ Test(manifest, is_not_an_api_servers)
             "no container runs kube-apiserver");
     refused(HEAD "  - command:\n    - etcd\n    - --name=kube-apiserver\n    name: etcd\n",
             "no container runs kube-apiserver");
-    refused("{\"kind\": \"Pod\"}\n", "is JSON");
+    refused("{\"kind\": \"Pod\"}\n", "not a list");
+    refused(HEAD, "not a list");
+    refused("kind: [Pod]\nspec: {containers: []}\n", "kind is not Pod");
+    refused(HEAD "  - name: kube-apiserver\n    command: [/start]\n    args: [--a]\n",
+            "no container runs kube-apiserver");
+    refused(HEAD "  - name: etcd\n    command: [etcd, --name, kube-apiserver]\n",
+            "no container runs kube-apiserver");
     disk = NULL;
     char *state = NULL;
     cr_assert_eq(resource_nodeports.read(NAME, &state, &error), -1);
     cr_assert(strstr(error.text, "no such file"));
 }
 
-Test(manifest, what_it_cannot_change)
+Test(manifest, what_it_cannot_read)
 {
     refused(HEAD "  - name: kube-apiserver\n    command:\n    - /bin/sh\n    - -c\n    - exec "
                  "kube-apiserver --a\n",
             "through a shell");
     refused(HEAD "  - name: kube-apiserver\n    command:\n    - /bin/sh\n    - -c\n    - |\n      "
                  "exec kube-apiserver\n",
-            "block text");
-    refused(HEAD "  - command:\n    - kube-apiserver\n    - --a=b\n      c\n", "several lines");
-    refused(HEAD "  - command:\n    - kube-apiserver\n    args: *common\n", "alias");
-    refused(HEAD "  - command: [kube-apiserver, [a]]\n", "brackets");
-    refused(HEAD "  - command: [kube-apiserver, a\n", "comma");
-    refused("kind: Pod\nspec:\n  containers: [{command: [kube-apiserver]}]\n", "flow style");
-    refused("kind: Pod\nspec: {containers: [{command: [kube-apiserver]}]}\n", "flow style");
-    refused(HEAD "  - {command: [kube-apiserver]}\n", "flow style");
-    refused(HEAD "  - command:\n    - kube-apiserver\n---\nkind: Pod\n", "several documents");
-    refused(HEAD "  - command:\n    - \"kube-apiserver\n", "not closed");
+            "through a shell");
+    refused(HEAD "  - command: [sh, -c]\n    args: [kube-apiserver --a]\n", "through a shell");
+    refused(HEAD "  - command: [bash, -c, kube-apiserver, --a]\n", "through a shell");
+    refused(HEAD "  - command:\n    - kube-apiserver\n    args: *common\n",
+            "line 7: there is no anchor");
+    refused(HEAD "  - command: [kube-apiserver, [a]]\n", "list of strings");
+    refused(HEAD "  - command: [kube-apiserver, {a: b}]\n", "list of strings");
+    refused(HEAD "  - command: [kube-apiserver, !!binary LS1h]\n", "list of strings");
+    refused(HEAD "  - command: kube-apiserver\n    name: kube-apiserver\n", "list of strings");
+    refused(HEAD "  - command: [kube-apiserver, a\n", "','");
+    refused(HEAD "  - command:\n    - \"kube-apiserver\n",
+            "line 6: it is not YAML: found unexpected end");
     refused(HEAD "\t- command:\n", "tab");
-    refused(HEAD "  - command:\n    - kube-apiserver\n    command:\n    - a\n", "twice");
-    refused(HEAD "  - command:\n    - kube-apiserver\n    &a command:\n    - a\n", "before a key");
-    refused(HEAD "  - command:\n    - kube-apiserver\n    - --service-node-port-range=1-2\n"
-                 "    - --service-node-port-range=1-2\n",
-            "twice");
+    refused(HEAD "  - command:\n    - kube-apiserver\n    command:\n    - a\n",
+            "line 7: \"command\" is there twice");
+    refused(HEAD "  - command:\n    - kube-apiserver\n    &a command:\n    - a\n", "twice");
     refused(HEAD "  - command:\n    - kube-apiserver\n    - --service-node-port-range\n",
-            "without a value");
+            "line 7: --service-node-port-range is without a value");
     refused(HEAD "  - command:\n    - kube-apiserver\n    - --service-node-port-range=\n",
             "no range");
     refused(HEAD
             "  - command:\n    - kube-apiserver\n    - --service-node-port-range=\x1b[31m1-2\n",
-            "no range");
+            "control characters");
+    refused(
+        HEAD
+        "  - command:\n    - kube-apiserver\n    - \"--service-node-port-range=\\e[31m1-2\\n\"\n",
+        "line 7: the value of --service-node-port-range is no range of ports such as 30000-32767: "
+        "'?[31m1-2?'");
+    refused("kind: Pod\rspec:\r  containers:\r  - command:\r    - kube-apiserver\r",
+            "line 1: there is a carriage return");
+    refused(HEAD "  - command:\n    - kube-apiserver # it\r", "line 6: there is a carriage return");
+    refused(HEAD "  - <<: *base\n", "no anchor");
+    refused("base: &base {command: [kube-apiserver]}\n" HEAD "  - <<: *base\n    image: x\n",
+            "line 6: \"<<\"");
+}
+
+Test(manifest, what_it_cannot_change)
+{
+    kept(HEAD "  - name: kube-apiserver\n", "1-2", "line 5: there is neither command nor args");
+    kept(HEAD "  - name: kube-apiserver\n    args: []\n", "1-2", "neither command nor args");
+    kept(HEAD "  - command:\n    - kube-apiserver\n    - \"--service-node-port-range=1\\x2d2\"\n",
+         "3-4", "written in digits");
+    kept(HEAD "  - command:\n    -\n      kube-apiserver\n", "3-4", "in one line with its \"-\"");
+    kept(HEAD "  - command: [kube-apiserver]\n    args:\n    - --service-node-port-range=1-2\n",
+         NULL, "cannot be changed here");
+    kept(HEAD "  - command:\n    - kube-apiserver\n    - --service-node-port-range=1-2\n"
+              "    - --service-node-port-range=3-4\n",
+         NULL, "more than once");
+}
+
+/* An anchor is somebody's; what it stands for in two places is not changed in one of them. */
+Test(manifest, anchors_and_aliases)
+{
+    round_trip(HEAD "  - &one\n    command: &two\n    - &three kube-apiserver\n    - --a=b\n",
+               NULL);
+    change_back(HEAD "  - command:\n    - kube-apiserver\n    - &x "
+                     "--service-node-port-range=30000-32767\n");
+    round_trip("x: &x --a=b\n" HEAD "  - command:\n    - kube-apiserver\n    - *x\n", NULL);
+    round_trip("x: &x kube-apiserver\n" HEAD "  - command:\n    - *x\n    - --a\n    name: *x\n",
+               NULL);
+    expect("x: &x [kube-apiserver, --service-node-port-range=1-2]\n" HEAD "  - command: *x\n",
+           "1-2");
+    kept("x: &x [kube-apiserver, --service-node-port-range=1-2]\n" HEAD "  - command: *x\n", "3-4",
+         "line 1: the anchor \"x\" is used elsewhere");
+    kept("x: &x [kube-apiserver]\n" HEAD "  - command: *x\n", "3-4", "the anchor \"x\"");
+    kept("x: &x --service-node-port-range=1-2\n" HEAD "  - command: [kube-apiserver, *x]\n", "3-4",
+         "the anchor \"x\"");
+    kept("kind: Pod\nspec: &s\n  containers:\n  - command:\n    - kube-apiserver\nother: *s\n",
+         "3-4", "line 2: the anchor \"s\"");
+    refused("kind: Pod\nspec: &s\n  containers: &c\n  - *c\n  - *s\n", "no container runs");
+}
+
+Test(manifest, flow_style_and_json)
+{
+    round_trip("kind: Pod\nspec:\n  containers: [{command: [kube-apiserver]}]\n", NULL);
+    round_trip("kind: Pod\nspec: {containers: [{command: [kube-apiserver]}]}\n", NULL);
+    round_trip(HEAD "  - {command: [kube-apiserver]}\n", NULL);
+    round_trip(
+        "{\"kind\":\"Pod\",\"spec\":{\"containers\":[{\"command\":[\"kube-apiserver\",\"--a\"]}]}}",
+        "{\"kind\":\"Pod\",\"spec\":{\"containers\":[{\"command\":[\"kube-apiserver\", "
+        "\"--service-node-port-range=30000-32767\",\"--a\"]}]}}");
+    static const char pretty[] =
+        "{\r\n\t\"kind\": \"Pod\",\r\n\t\"metadata\": {\"note\": \"\\u00e4 \\/ \xc3\xa4\"},\r\n"
+        "\t\"spec\": {\r\n\t\t\"containers\": [\r\n\t\t\t{\r\n\t\t\t\t\"command\": [\r\n"
+        "\t\t\t\t\t\"/"
+        "hyperkube\",\r\n\t\t\t\t\t\"apiserver\",\r\n\t\t\t\t\t\"--a=b\"%s\r\n\t\t\t\t]\r\n"
+        "\t\t\t}\r\n\t\t]\r\n\t}\r\n}\r\n";
+    char buf[1024];
+    snprintf(buf, sizeof(buf), pretty, "");
+    round_trip(buf, NULL);
+    snprintf(buf, sizeof(buf), pretty, ",\r\n\t\t\t\t\t\"--service-node-port-range=30000-32767\"");
+    change_back(buf);
+    char *removed = set(buf, NULL);
+    snprintf(buf, sizeof(buf), pretty, "");
+    cr_assert_str_eq(removed, buf);
+    free(removed);
+    removed = set(
+        HEAD "  - name: kube-apiserver\n    args: [--service-node-port-range, 1-2, --b]\n", NULL);
+    cr_assert_str_eq(removed, HEAD "  - name: kube-apiserver\n    args: [--b]\n");
+    free(removed);
+}
+
+Test(manifest, what_starts_the_program)
+{
+    static const char *const starts[] = {
+        "command: [/go-runner]\n    args: [--log-file=/var/log/kube-apiserver.log, "
+        "--also-stdout=false,"
+        " /usr/local/bin/kube-apiserver, --a=b]\n",
+        "command: [/go-runner, --also-stdout, kube-apiserver]\n    name: kube-apiserver\n",
+        "command:\n    - /go-runner\n    args:\n    - kube-apiserver\n    - --a=b\n",
+        "command:\n    - /hyperkube\n    - apiserver\n    - --a=b\n",
+        "command:\n    - hyperkube\n    - kube-apiserver\n",
+        "command: [/usr/bin/hyperkube]\n    args: [apiserver, --a=b]\n",
+        "args: [/hyperkube, apiserver]\n",
+        "args:\n    - kube-apiserver\n    - --a=b\n",
+        "args:\n    - --a=b\n    name: kube-apiserver\n    command: null\n",
+        "command: ~\n    args: [--a=b]\n    name: 'kube-apiserver'\n",
+        "command: [!!str kube-apiserver]\n",
+        "command: !!seq\n    - !!str \"kube-apiserver\"\n    - ! '--a=b'\n",
+    };
+    for (size_t i = 0; i < sizeof(starts) / sizeof(starts[0]); i++) {
+        char text[1024];
+        snprintf(text, sizeof(text), HEAD "  - %s", starts[i]);
+        round_trip(text, NULL);
+    }
+    round_trip(HEAD "  - command:\n    - /hyperkube\n    - apiserver\n",
+               HEAD "  - command:\n    - /hyperkube\n    - apiserver\n"
+                    "    - --service-node-port-range=30000-32767\n");
+    change_back(HEAD "  - command: [/go-runner]\n    args: [--a, --b=c, kube-apiserver, --a, "
+                     "--service-node-port-range=30000-32767]\n    name: kube-apiserver\n");
+    /* What is not the API server's own is not its option. */
+    expect(HEAD "  - command: [/go-runner, --service-node-port-range=1-2, kube-apiserver]\n", "-");
+    expect(HEAD "  - command: [kube-apiserver, --, --service-node-port-range=1-2]\n", "-");
+}
+
+Test(manifest, the_last_of_several_counts)
+{
+    static const char twice[] = HEAD "  - command:\n    - kube-apiserver\n"
+                                     "    - --service-node-port-range=1-2\n"
+                                     "    - --service-node-port-range\n    - 30000-32767\n";
+    change_back(twice);
+    char *changed = set(twice, "5-6");
+    cr_assert(strstr(changed, "range=1-2\n"));
+    free(changed);
+}
+
+Test(manifest, documents)
+{
+    round_trip(HEAD "  - command:\n    - kube-apiserver\n---\nkind: Pod\n", NULL);
+    round_trip(HEAD "  - command: [kube-apiserver]\n---\n\"not closed: [\n", NULL);
+    refused("---\n---\n" HEAD "  - command:\n    - kube-apiserver\n", "the first document");
+    refused("kind: ConfigMap\n---\n" HEAD "  - command:\n    - kube-apiserver\n",
+            "kind is not Pod");
+}
+
+/* Strings of several lines, and bytes that libyaml counts as one character. */
+Test(manifest, bytes_and_lines)
+{
+    round_trip(HEAD "  - command:\n    - kube-apiserver\n    - --a=b\n      c\n", NULL);
+    round_trip(HEAD "  - command:\n    - |-\n      kube-apiserver\n\n    - --a=b\n    image: x\n",
+               NULL);
+    change_back(HEAD "  - command:\n    - kube-apiserver\n    - >-\n      "
+                     "--service-node-port-range=30000-32767\n\n    - >\n      --a\n      b\n");
     refused(HEAD
-            "  - command:\n    - kube-apiserver\n    - \"--service-node-port-range=1\\x2d2\"\n",
+            "  - command:\n    - kube-apiserver\n    - |\n      --service-node-port-range=1-2\n",
             "no range");
+    change_back(HEAD "  - command:\r\n    - kube-apiserver\r\n    - |\r\n      --a\r\n      b\r\n"
+                     "    - \"--c\r\n      d\"\r\n    - --service-node-port-range=30000-32767\r\n");
+    round_trip(
+        "\xef\xbb\xbf# \xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80\nkind: Pod\nspec: {\"\xc3\xa4\": "
+        "\xe2\x82\xac, containers: [{\xf0\x9f\x98\x80: \xc3\xb6, command: [\"kube-apiserver\","
+        " --a=\xc3\xa4]}]}\n",
+        NULL);
+    round_trip("kind: Pod # a\xc2\x85# b\xe2\x80\xa8# c\xe2\x80\xa9spec:\n  containers:\n"
+               "  - command: [kube-apiserver]\n",
+               NULL);
+}
+
+Test(manifest, limits)
+{
+    size_t size = 2 << 20;
+    char *text = malloc(size + 1);
+    memset(text, ' ', size);
+    text[size] = '\0';
+    cr_assert_null(get(text));
+    cr_assert(strstr(error.text, "larger than 1 MiB"));
+    memset(text, '[', 1 << 19);
+    text[1 << 19] = '\0';
+    refused(text, "deep");
+    for (size_t i = 0; i < 1 << 19; i += 2)
+        memcpy(text + i, "- ", 2);
+    refused(text, "deep");
+    text[0] = '[';
+    for (size_t i = 1; i < 1 << 19; i += 2)
+        memcpy(text + i, "a,", 2);
+    text[1 << 19] = '\0';
+    refused(text, "values");
+    free(text);
 }
 
 Test(manifest, a_value_cannot_smuggle_anything)

@@ -331,16 +331,16 @@ Test(pool, reload_in_place)
     struct policy_verdict verdict;
     struct dest dest = dest_of(1, 80);
     cr_assert_eq(pool_open(path, &pool, NULL), 0);
-    cr_assert_eq(pool_reload(path, &policy), 1, "nothing changes");
+    cr_assert_eq(pool_reload(path, &policy, true), 1, "nothing changes");
     policy_init(&other);
     policy_add_rule(&other, "r", "40000-40005", "10.0.0.0/8", NULL);
-    cr_assert_eq(pool_reload(path, &other), 0);
+    cr_assert_eq(pool_reload(path, &other, true), 0);
     cr_assert(pool_match(&pool, &dest, &verdict));
     cr_assert_eq(verdict.ports.range[0].lo, 40000, "an open pool sees it");
     cr_assert_not_null(pool_word(&pool, 0, 40000));
     policy_init(&other);
     policy_add_rule(&other, "r", "1-65535", "10.0.0.0/8", NULL);
-    cr_assert_eq(pool_reload(path, &other), -ENOSPC, "no room for that many pages");
+    cr_assert_eq(pool_reload(path, &other, true), -ENOSPC, "no room for that many pages");
     cr_assert(pool_match(&pool, &dest, &verdict));
     cr_assert_eq(verdict.ports.range[0].lo, 40000, "nothing was changed");
     pool_close(&pool);
@@ -364,7 +364,7 @@ Test(pool, a_reload_that_was_killed_while_it_wrote_the_map_leaves_no_two_pages_o
     pool.header->pagemap[40000 / POOL_PAGE_PORTS] = 2; /* 1 was not written any more */
     policy_init(&other);
     policy_add_rule(&other, "r", "5000-5003,30000,40000", "10.0.0.0/8", NULL);
-    cr_assert_eq(pool_reload(path, &other), 0);
+    cr_assert_eq(pool_reload(path, &other, true), 0);
     cr_assert_not_null(pool_word(&pool, 0, 30000));
     cr_assert(places_differ(&pool));
     pool_close(&pool);
@@ -508,7 +508,7 @@ static void reload_with(const char *first, const char *second)
     policy.quarantine_ms = 7;
     cr_assert_eq(policy_add_rule(&policy, "a", first, "10.0.0.0/8", NULL), 0);
     cr_assert_eq(policy_add_rule(&policy, "b", second, NULL, NULL), 0);
-    cr_assert_geq(pool_reload(path, &policy), 0);
+    cr_assert_geq(pool_reload(path, &policy, true), 0);
 }
 
 Test(pool, a_port_for_any_rule_suits_as_many_as_can_be)

@@ -4,8 +4,10 @@
  * is brought from what is there to what is asked and must read so, and back, and then the system's
  * own tools must see no difference. Needs root: skipped without, unless FIXPORT_MUST_WORK=1.
  */
+#include "../../tools/setup/engine/engine.h"
 #include "../../tools/setup/resources/state.h"
 
+#include "../../pool/layout_size.h"
 #include "../../pool/pool.h"
 
 #include <criterion/criterion.h>
@@ -133,14 +135,15 @@ static void bring(const struct resource_type *type, const char *name, const char
 {
     struct steps steps = {.count = 0};
     char *from = look(type, name);
+    bool nothing = (!from || !*from) && (!to || !*to); /* there may be no way between the two */
     if (!state_equal(from, to)) {
         cr_assert_eq(type->steps(name, from, to, &steps, &why), 0, "%s", why.text);
-        cr_assert_gt(steps.count, 0);
+        cr_assert(steps.count || nothing);
         for (size_t i = 0; i < steps.count; i++)
             cr_assert_eq(step_do(&steps.item[i], &why), 0, "%s", why.text);
     }
     char *now = look(type, name);
-    cr_assert(state_equal(now, to), "%s %s: wanted\n%s\nfound\n%s", type->name, name,
+    cr_assert(state_equal(now, to) || (!to && !*now), "%s %s: wanted\n%s\nfound\n%s", type->name, name,
               to ? to : "(absent)", now ? now : "(absent)");
     steps_free(&steps);
     free(from);
@@ -644,29 +647,22 @@ Test(resources_routes, many, .timeout = 60)
 static const char rules4[] =
     ":FIXPORT-FORWARD - [0:0]\n"
     ":FIXPORT-B - [0:0]\n"
-    "-A FIXPORT-FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -m comment --comment "
-    "\"fixport: answers\" -j ACCEPT\n"
-    "-A FIXPORT-FORWARD -s 10.200.0.0/16 -d 192.168.31.67 -p tcp --dport 60001 --sport 60001:60999 "
-    "-m comment --comment \"fixport:pods\" -j ACCEPT\n"
-    "-A FIXPORT-FORWARD -p tcp -d 10.200.0.1 --syn --dport 8088:8088 -j FIXPORT-B\n"
-    "-A FIXPORT-FORWARD -i d0 ! -s 10.200.0.0/16 -p udp -m udp --dport 53 -g FIXPORT-B\n"
-    "-A FIXPORT-FORWARD -s 0.0.0.0/0 -m comment --comment fixport -j RETURN\n"
-    "-A FIXPORT-B -p tcp -m multiport --dports 1,2:3 -m comment --comment \"fixport: q\\\"uo't\" "
-    "-j REJECT "
-    "--reject-with tcp-reset\n"
-    "-A FIXPORT-B -s 10.200.0.0/16 -p tcp -m multiport --dports 1:2,7 -m tcp --sport 60001:60999 "
-    "! --tcp-flags SYN,ACK SYN -m comment --comment \"fixport: answers\" -j ACCEPT\n"
-    "-A FIXPORT-B -p icmp -m icmp --icmp-type 3 -m comment --comment \"fixport: errors\" -j "
-    "ACCEPT\n"
-    "-A FIXPORT-B -j REJECT -m comment --comment fixport:rest\n"
+    "-A FIXPORT-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment \"fixport: answers\" -j ACCEPT\n"
+    "-A FIXPORT-FORWARD -s 10.200.0.0/16 -d 192.168.31.67/32 -p tcp -m tcp --sport 60001:60999 --dport 60001 -m comment --comment \"fixport:pods\" -j ACCEPT\n"
+    "-A FIXPORT-FORWARD -d 10.200.0.1/32 -p tcp -m tcp --dport 8088 --tcp-flags FIN,SYN,RST,ACK SYN -j FIXPORT-B\n"
+    "-A FIXPORT-FORWARD ! -s 10.200.0.0/16 -i d0 -p udp -m udp --dport 53 -g FIXPORT-B\n"
+    "-A FIXPORT-FORWARD -m comment --comment fixport -j RETURN\n"
+    "-A FIXPORT-B -p tcp -m multiport --dports 1,2:3 -m comment --comment \"fixport: q\\\"uo\\'t -j X\" -j REJECT --reject-with tcp-reset\n"
+    "-A FIXPORT-B -s 10.200.0.0/16 -p tcp -m multiport --dports 1:2,7 -m tcp --sport 60001:60999 ! --tcp-flags SYN,ACK SYN -m comment --comment \"fixport: answers\" -j ACCEPT\n"
+    "-A FIXPORT-B -p icmp -m icmp --icmp-type 3 -m comment --comment \"fixport: errors\" -j ACCEPT\n"
+    "-A FIXPORT-B -m comment --comment \"fixport:rest\" -j REJECT --reject-with icmp-port-unreachable\n"
     "1 -A FORWARD -m comment --comment \"fixport: ours\" -j FIXPORT-FORWARD\n";
 static const char rules6[] =
     ":FIXPORT-FORWARD - [0:0]\n"
-    "-A FIXPORT-FORWARD -s fd00:200::/56 -d fd00:31::67 -p tcp -m tcp --sport 60001:60999 -j "
-    "ACCEPT\n"
+    "-A FIXPORT-FORWARD -s fd00:200::/56 -d fd00:31::67/128 -p tcp -m tcp --sport 60001:60999 -j ACCEPT\n"
     "-A FIXPORT-FORWARD -p ipv6-icmp -m icmp6 --icmpv6-type 2 -j ACCEPT\n"
-    "-A FIXPORT-FORWARD -d FD00:200:0::/56 -m state --state ESTABLISHED,RELATED -j ACCEPT\n"
-    "-A FIXPORT-FORWARD -j REJECT\n"
+    "-A FIXPORT-FORWARD -d fd00:200::/56 -m state --state RELATED,ESTABLISHED -j ACCEPT\n"
+    "-A FIXPORT-FORWARD -j REJECT --reject-with icmp6-port-unreachable\n"
     "1 -A FORWARD -j FIXPORT-FORWARD\n";
 
 static enum site_iptables backends[] = {IPTABLES_NFT, IPTABLES_LEGACY};
@@ -767,6 +763,7 @@ Test(resources_iptables, before_docker)
         there_and_back(&resource_iptables, "ipv4", rules_docker);
         there_and_back(&resource_iptables, "ipv6", rules_docker);
         iptables(backends[i], "-A INPUT -s 1.2.3.4 -j DROP");
+        iptables(backends[i], "-P FORWARD ACCEPT");
         there_and_back(&resource_iptables, "ipv4", rules_docker);
         iptables(backends[i], "-A FORWARD -s 1.2.3.4 -j DROP");
         there_and_back(&resource_iptables, "ipv4", rules_docker);
@@ -788,6 +785,7 @@ Test(resources_iptables, a_chain_waits_for_docker)
     for (size_t i = 0; i < 2; i++) {
         choose(backends[i]);
         iptables(backends[i], "-A INPUT -s 1.2.3.4 -j DROP");
+        iptables(backends[i], "-P FORWARD ACCEPT");
         iptables(backends[i], "-N DOCKER-USER");
         there_and_back(&resource_iptables, "ipv4", rules_docker);
         iptables(backends[i], "-A DOCKER-USER -s 1.2.3.4 -j DROP");
@@ -869,13 +867,39 @@ Test(resources_iptables, positions_are_no_content)
     free(text);
 }
 
+/* Others' table keeps the chain that came with the jump: empty, it lets everything pass. */
 Test(resources_iptables, a_table_without_forward)
 {
     choose(IPTABLES_NFT);
+    char *to = canonical(&resource_iptables, "ipv4", rules4);
     tool(NULL, "iptables-nft -A INPUT -s 1.2.3.4 -j DROP");
+    bring(&resource_iptables, "ipv4", to);
+    bring(&resource_iptables, "ipv4", "");
+    char *saw = everything();
+    cr_assert_null(strstr(saw, "FIXPORT"), "%s", saw);
+    cr_assert_not_null(strstr(saw, "priority filter; policy accept;\n\t}\n"), "%s", saw);
     there_and_back(&resource_iptables, "ipv4", rules4);
     tool(NULL, "iptables-nft -F INPUT");
     there_and_back(&resource_iptables, "ipv4", rules4);
+    free(to);
+    free(saw);
+}
+
+/* Others may have made the table, and nothing in it yet. */
+Test(resources_iptables, an_empty_table_of_others_stays)
+{
+    choose(IPTABLES_NFT);
+    char *to = canonical(&resource_iptables, "ipv4", rules4);
+    tool(NULL, "nft add table ip filter");
+    char *before = look(&resource_iptables, "ipv4");
+    cr_assert_str_eq(before, "");
+    bring(&resource_iptables, "ipv4", to);
+    bring(&resource_iptables, "ipv4", before);
+    char *saw = everything();
+    cr_assert_not_null(strstr(saw, "table ip filter {"), "%s", saw);
+    free(before);
+    free(to);
+    free(saw);
 }
 
 Test(resources_iptables, a_table_that_others_came_to_use_stays)
@@ -893,8 +917,10 @@ Test(resources_iptables, a_table_that_others_came_to_use_stays)
     free(saw);
 }
 
-Test(resources_iptables, a_note_alone_is_cleaned_up)
+/* Version 0.1.0 noted by empty chains what it had made, and its journal has no "". */
+Test(resources_iptables, notes_of_0_1_0_go_too)
 {
+    char *to = canonical(&resource_iptables, "ipv4", rules4);
     choose(IPTABLES_NFT);
     tool(NULL, "iptables-nft -N FIXPORT-NEW-TABLE");
     char *state = look(&resource_iptables, "ipv4");
@@ -904,6 +930,19 @@ Test(resources_iptables, a_note_alone_is_cleaned_up)
     cr_assert_null(strstr(saw, "filter"));
     free(saw);
     free(state);
+    legacy_warm();
+    for (size_t i = 0; i < 2; i++) {
+        choose(backends[i]);
+        iptables(backends[i], "-A INPUT -s 1.2.3.4 -j DROP");
+        iptables(backends[i], "-N FIXPORT-NEW-FORWARD");
+        bring(&resource_iptables, "ipv4", to);
+        bring(&resource_iptables, "ipv4", NULL);
+        saw = everything();
+        cr_assert_null(strstr(saw, "FIXPORT"), "%s", saw);
+        cr_assert_not_null(strstr(saw, "1.2.3.4"), "%s", saw);
+        free(saw);
+    }
+    free(to);
 }
 
 Test(resources_iptables, pushed_down_is_a_difference)
@@ -986,11 +1025,40 @@ Test(resources_iptables, lines_that_are_not_ours_are_refused)
         ":FIXPORT-A - [0:0]\n-A FIXPORT-B -j ACCEPT\n",
         ":FIXPORT-A - [0:0]\n1 -A FORWARD -j ACCEPT\n",
         ":FIXPORT-A - [0:0]\n0 -A FORWARD -j FIXPORT-A\n",
-        ":FIXPORT-A - [0:0]\n-A FIXPORT-A -m comment --comment \"x -j ACCEPT\n",
     };
     choose(IPTABLES_NFT);
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
         refused(&resource_iptables, "ipv4", bad[i], "cannot be understood");
+}
+
+/* What somebody has made with nft: iptables cannot always read it, or add to it. */
+Test(resources_iptables, a_table_made_with_nft)
+{
+    static const struct {
+        const char *chain, *because; /* NULL: it can be used */
+    } tables[] = {
+        {"chain any { ct state vmap { invalid : drop }; }",
+         "table ip filter has rules of nft that iptables has no words for"},
+        {"chain FORWARD { type filter hook forward priority -10; }",
+         "table ip filter has a chain FORWARD of nft's"},
+        {"chain FORWARD { tcp dport 22 drop; }", "table ip filter has a chain FORWARD of nft's"},
+        {"chain forward { type filter hook forward priority 0; }", NULL},
+        {"chain FORWARD { type filter hook forward priority 0; ip saddr 1.2.3.4 drop; }", NULL},
+        {"chain pre { type nat hook prerouting priority 0; }", NULL},
+    };
+    choose(IPTABLES_NFT);
+    for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
+        char text[256], *state = NULL;
+        snprintf(text, sizeof(text), "table ip filter { %s; }\n", tables[i].chain);
+        tool(text, "nft -f -");
+        if (!tables[i].because)
+            bring(&resource_iptables, "ipv4", rules_docker);
+        int result = resource_iptables.read("ipv4", &state, &why);
+        cr_assert_eq(result, tables[i].because ? -1 : 0, "%s: %s", tables[i].chain, why.text);
+        cr_assert(!tables[i].because || strstr(why.text, tables[i].because), "%s", why.text);
+        tool(NULL, "nft delete table ip filter");
+        free(state);
+    }
 }
 
 Test(resources_iptables, goes_where_the_kubelet_is)
@@ -1163,12 +1231,76 @@ Test(resources_pool, lanes_are_as_created)
     }
 }
 
-Test(resources_pool, what_is_no_pool_is_left_alone)
+/* What pods can make of it: each is a state that differs from all that is wanted, and is replaced. */
+Test(resources_pool, damaged_is_replaced)
 {
-    char *state = NULL;
+    need(run_exists("fixport-pool"), "fixport-pool (FIXPORT_BUILD)");
+    static const struct {
+        long offset; /* of eight bytes; -1: something else has its name */
+        const char *what;
+    } damages[] = {
+        {0, "magic"},
+        {8, "version"},
+        {16, "file_size"},
+        {24, "lanes"},
+        {offsetof(struct pool_header, pagemap) + 60001 / POOL_PAGE_PORTS, "pagemap"},
+        {offsetof(struct pool_header, state), "state"},
+        {offsetof(struct pool_header, policy_checksum), "checksum"},
+        {4096, "policy"},
+        {-1, "empty"},
+        {-1, "link"},
+        {-1, "fifo"},
+        {-1, "folder"},
+        {-1, "user"},
+    };
+    static const char *const paths[] = {"/run/fixport/pool", "/srv/pool"};
+    char *wanted = pool_wanted("[pool]\nports = 60001-60010\n"), *state;
+    setup_root = scratch;
+    bring(&resource_folder, "/run/fixport", "there");
+    bring(&resource_folder, "/srv", "there");
+    put("victim", "theirs", 6, 0600);
+    for (size_t i = 0; i < 2 * sizeof(damages) / sizeof(damages[0]); i++) {
+        const char *path = paths[i % 2], *what = damages[i / 2].what;
+        char real[300];
+        snprintf(real, sizeof(real), "%s", inside(path + 1));
+        bring(&resource_pool, path, wanted);
+        if (damages[i / 2].offset >= 0) {
+            int fd = open(real, O_RDWR);
+            cr_assert_eq(pwrite(fd, "\3\3\3\3\3\3\3\3", 8, damages[i / 2].offset), 8);
+            close(fd);
+        } else if (strcmp(what, "user") == 0) {
+            cr_assert_eq(chown(real, 1000, 1000), 0);
+        } else {
+            unlink(real);
+            if (strcmp(what, "empty") == 0)
+                close(open(real, O_WRONLY | O_CREAT, 0600));
+            else if (strcmp(what, "link") == 0)
+                cr_assert_eq(symlink(inside("victim"), real), 0);
+            else if (strcmp(what, "fifo") == 0)
+                cr_assert_eq(mkfifo(real, 0600), 0);
+            else
+                cr_assert_eq(mkdir(real, 0700), 0);
+        }
+        state = look(&resource_pool, path);
+        cr_expect(state_lost(&resource_pool, state), "%s: %s", what, state);
+        free(state);
+        if (i % 3 == 0)
+            bring(&resource_pool, path, NULL);
+        bring(&resource_pool, path, wanted);
+    }
+    state = look(&resource_file, "/victim");
+    cr_expect_str_eq(state, "0600 0 0\ntheirs");
+    free(state);
+    free(wanted);
+}
+
+/* A path of a person's may be mistyped. */
+Test(resources_pool, what_is_no_pool_is_foreign)
+{
     put("p", "not a pool, but long enough", 27, 0644);
-    cr_assert_eq(resource_pool.read(inside("p"), &state, &why), -1);
-    cr_assert_not_null(strstr(why.text, inside("p")), "%s", why.text);
+    char *state = look(&resource_pool, inside("p"));
+    cr_assert_eq(state_lost(&resource_pool, state), LOST_FOREIGN, "%s", state);
+    free(state);
 }
 
 /* ---- running and showing ---- */
@@ -1249,6 +1381,7 @@ Test(resources_show, commands_and_diffs)
     steps_file(&steps, "/etc/x", "0644 0 0\na\nb\nc\nd\ne\nf\ng\nh\ni\nj\n",
                "0600 0 0\na\nB\nc\nd\ne\nf\ng\nh\ni\nj\nk", NULL);
     steps_file(&steps, "/etc/y", NULL, "0644 0 0\nnew\n", NULL);
+    steps_file(&steps, SETUP_STATE_DIR "/x", NULL, "0600 0 0\nsecret\nold\n", NULL);
     char *text = shown(&steps.item[0]);
     cr_assert_str_eq(text, "[#] ip -batch - 'it'\\''s'\n    one\n    ?[31mtwo\n");
     free(text);
@@ -1258,7 +1391,16 @@ Test(resources_show, commands_and_diffs)
                            "@@ -8,3 +8,4 @@\n h\n i\n j\n+k\n\\ No newline at end of file\n");
     free(text);
     text = shown(&steps.item[2]);
-    cr_assert_str_eq(text, "--- /dev/null\n+++ /etc/y\n@@ -0,0 +1,1 @@\n+new\n");
+    cr_assert_str_eq(text, "--- /dev/null\n+++ /etc/y\n@@ -0,0 +1 @@\n+new\n");
+    free(text);
+    text = shown(&steps.item[3]);
+    cr_assert_str_eq(text, "--- /dev/null\n+++ " SETUP_STATE_DIR "/x (mode, owner, group 0600 0 0)\n"
+                           "(2 lines, for undo)\n");
+    free(text);
+    cr_assert_eq(setenv("PATH", "/nowhere", 1), 0);
+    text = shown(&steps.item[2]);
+    cr_assert(run_exists("diff") || strstr(text, "\n(diff(1) cannot be run, to show only what changes: "
+                                                "this is all of it)\n+new\n"));
     free(text);
     json_t *json = step_json(&steps.item[0]);
     cr_assert_str_eq(json_string_value(json_array_get(json_object_get(json, "command"), 3)),

@@ -18,9 +18,11 @@
 static const char *own[8];     /* addresses */
 static const char *behind[8];  /* addresses that are behind a router; all others are connected */
 static const char *nowhere[8]; /* addresses without a route */
+static const char *routed[8];  /* where somebody else's routes lead, by whichever router is asked */
 static const char *reserved;   /* ip_local_reserved_ports */
 static const char *manifest;   /* the value of the option; NULL: absent */
 static bool docker;
+static bool masquerades;
 static const struct journal *journal;
 
 static bool among(const char *const list[8], const uint8_t addr[16])
@@ -66,15 +68,40 @@ const char *machine_networks(const struct machine *machine, int family, char *bu
     return buf;
 }
 
-int machine_path(const uint8_t addr[16], struct machine_path *path, struct setup_error *error)
+int machine_path(const uint8_t addr[16], const uint8_t *from, struct machine_path *path,
+                 struct setup_error *error)
 {
-    (void)error;
+    (void)from, (void)error;
     *path = (struct machine_path){.found = !among(nowhere, addr), .local = among(own, addr)};
     path->direct = path->found && !path->local && !among(behind, addr);
     strcpy(path->device, "eth0.5");
     strcpy(path->router, path->direct ? "" : "192.168.31.1");
     strcpy(path->why, path->found ? "" : "Network is unreachable");
     return 0;
+}
+
+int machine_path_unrouted(const uint8_t addr[16], struct machine_path *path,
+                          struct setup_error *error)
+{
+    return machine_path(addr, NULL, path, error);
+}
+
+int machine_has_route(const struct block *to, const uint8_t via[16], struct setup_error *error)
+{
+    (void)via, (void)error;
+    return among(routed, to->addr);
+}
+
+void machine_pod(const struct machine *machine, const struct block *pods, uint8_t addr[16])
+{
+    (void)machine;
+    block_sample(pods, addr);
+}
+
+bool machine_translates(int family, char *rule, size_t size)
+{
+    snprintf(rule, size, "oifname \"eth0\" masquerade");
+    return masquerades && family == 4;
 }
 
 const char *machine_sysctl(int family, const char *device, const char *setting, char *buf,
@@ -132,6 +159,12 @@ int iptables_choose(enum site_iptables which, struct setup_error *error)
     return 0;
 }
 
+unsigned iptables_position(int family, const char *chain)
+{
+    (void)family, (void)chain;
+    return 1;
+}
+
 bool iptables_has_chain(int family, const char *chain)
 {
     return docker && family == 4 && strcmp(chain, "DOCKER-USER") == 0;
@@ -178,7 +211,7 @@ static int file_read(const char *name, char **state, struct setup_error *error)
 const struct resource_type resource_file = {.name = "file", .read = file_read},
                            resource_link = {.name = "link"},
                            resource_sysctl = {.name = "sysctl", .read = fake_read},
-                           resource_routes = {.name = "routes"},
+                           resource_routes = {.name = "routes"}, resource_rule = {.name = "rule"},
                            resource_iptables = {.name = "iptables"}, resource_nft = {.name = "nft"},
                            resource_nodeports = {.name = "nodeports", .read = fake_read},
                            resource_pool = {.name = "pool"};
@@ -190,6 +223,24 @@ struct journal_entry *journal_find(const struct journal *in, const struct resour
         if (in->entry[i].type == type && strcmp(in->entry[i].name, name) == 0)
             return &in->entry[i];
     return NULL;
+}
+
+char *state_copy(const char *text)
+{
+    return text ? strdup(text) : NULL;
+}
+
+static char notes[4096]; /* a line each */
+
+void resources_note(struct resources *resources, const char *format, ...)
+{
+    size_t length = strlen(notes);
+    va_list args;
+    (void)resources;
+    va_start(args, format);
+    vsnprintf(notes + length, sizeof(notes) - length, format, args);
+    va_end(args);
+    strncat(notes, "\n", sizeof(notes) - strlen(notes) - 1);
 }
 
 int resources_add(struct resources *resources, const struct resource_type *type, const char *name,
@@ -411,6 +462,7 @@ Test(roles, gateway_stateful)
            ":FIXPORT-NODES-IN - [0:0]\n"
            ":FIXPORT-NODES-IN-TCP - [0:0]\n"
            ":FIXPORT-NODES-OUT - [0:0]\n"
+           ":FIXPORT-NODES-OUT-TCP - [0:0]\n"
            ":FIXPORT-PODS-IN - [0:0]\n"
            ":FIXPORT-PODS-IN-TCP - [0:0]\n"
            ":FIXPORT-PODS-OUT - [0:0]\n"
@@ -423,32 +475,46 @@ Test(roles, gateway_stateful)
            "FIXPORT-PODS-IN\n"
            "-A FIXPORT-FORWARD -d 192.168.31.17/32 -m comment --comment \"fixport:to nodes\" -g "
            "FIXPORT-NODES-IN\n"
-           "-A FIXPORT-NODES-IN -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment "
-           "\"fixport:answers\" -j ACCEPT\n"
+           "-A FIXPORT-NODES-IN -p icmp -m conntrack --ctstate RELATED -m comment --comment "
+           "\"fixport:errors\" -j ACCEPT\n"
            "-A FIXPORT-NODES-IN -s 192.168.31.67/32 -p tcp -m comment --comment \"fixport:from "
-           "hosts\" -j FIXPORT-NODES-IN-TCP\n"
-           "-A FIXPORT-NODES-OUT -d 192.168.31.67/32 -m comment --comment \"fixport:to hosts\" -g "
-           "FIXPORT-PODS-OUT\n"
-           "-A FIXPORT-PODS-IN -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment "
-           "\"fixport:answers\" -j ACCEPT\n"
+           "hosts\" -g FIXPORT-NODES-IN-TCP\n"
+           "-A FIXPORT-NODES-IN-TCP -p tcp -m tcp --sport 60001 --dport 60001:60999 ! --tcp-flags "
+           "SYN,ACK SYN -m comment --comment \"fixport:answers of hosts\" -j ACCEPT\n"
+           "-A FIXPORT-NODES-OUT -p icmp -m conntrack --ctstate RELATED -m comment --comment "
+           "\"fixport:errors\" -j ACCEPT\n"
+           "-A FIXPORT-NODES-OUT -d 192.168.31.67/32 -p tcp -m comment --comment \"fixport:to "
+           "hosts\" -g FIXPORT-NODES-OUT-TCP\n"
+           "-A FIXPORT-NODES-OUT-TCP -p tcp -m tcp --sport 60001:60999 --dport 60001 -m comment "
+           "--comment \"fixport:pods to services\" -j ACCEPT\n"
+           "-A FIXPORT-PODS-IN -p icmp -m conntrack --ctstate RELATED -m comment --comment "
+           "\"fixport:errors\" -j ACCEPT\n"
            "-A FIXPORT-PODS-IN -s 192.168.31.67/32 -p tcp -m comment --comment \"fixport:from "
-           "hosts\" -j FIXPORT-PODS-IN-TCP\n"
-           "-A FIXPORT-PODS-IN -m comment --comment \"fixport:anything else to pods\" -j REJECT "
-           "--reject-with icmp-port-unreachable\n"
+           "hosts\" -g FIXPORT-PODS-IN-TCP\n"
+           "-A FIXPORT-PODS-IN-TCP -p tcp -m conntrack --ctstate DNAT --ctdir ORIGINAL -m comment "
+           "--comment \"fixport:not to a pod's own address\" -j RETURN\n"
+           "-A FIXPORT-PODS-IN-TCP -p tcp -m conntrack --ctstate RELATED,ESTABLISHED -m comment "
+           "--comment \"fixport:answers\" -j ACCEPT\n"
            "-A FIXPORT-PODS-IN-TCP -p tcp -m multiport --dports 8088,40002 -m tcp --sport "
            "61000:61099 -m comment --comment \"fixport:hosts to services\" -j ACCEPT\n"
+           "-A FIXPORT-PODS-IN-TCP -m comment --comment \"fixport:hosts to other ports of pods\" "
+           "-j REJECT --reject-with icmp-port-unreachable\n"
            "-A FIXPORT-PODS-OUT -d 10.200.1.0/24 -m comment --comment \"fixport:among pods and "
            "nodes\" -j RETURN\n"
            "-A FIXPORT-PODS-OUT -d 192.168.31.17/32 -m comment --comment \"fixport:among pods and "
            "nodes\" -j RETURN\n"
-           "-A FIXPORT-PODS-OUT -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment "
-           "\"fixport:answers\" -j ACCEPT\n"
+           "-A FIXPORT-PODS-OUT -p icmp -m conntrack --ctstate RELATED -m comment --comment "
+           "\"fixport:errors\" -j ACCEPT\n"
            "-A FIXPORT-PODS-OUT -d 192.168.31.67/32 -p tcp -m comment --comment \"fixport:to "
-           "hosts\" -j FIXPORT-PODS-OUT-TCP\n"
-           "-A FIXPORT-PODS-OUT -m comment --comment \"fixport:pods to anything else\" -j REJECT "
-           "--reject-with icmp-port-unreachable\n"
+           "hosts\" -g FIXPORT-PODS-OUT-TCP\n"
+           "-A FIXPORT-PODS-OUT-TCP -p tcp -m conntrack --ctstate DNAT --ctdir REPLY -m comment "
+           "--comment \"fixport:not to a pod's own address\" -j RETURN\n"
+           "-A FIXPORT-PODS-OUT-TCP -p tcp -m conntrack --ctstate RELATED,ESTABLISHED -m comment "
+           "--comment \"fixport:answers\" -j ACCEPT\n"
            "-A FIXPORT-PODS-OUT-TCP -p tcp -m tcp --sport 60001:60999 --dport 60001 -m comment "
            "--comment \"fixport:pods to services\" -j ACCEPT\n"
+           "-A FIXPORT-PODS-OUT-TCP -m comment --comment \"fixport:pods to other ports of hosts\" "
+           "-j REJECT --reject-with icmp-port-unreachable\n"
            "1 -A FORWARD -m comment --comment \"fixport:between pods and hosts\" -j "
            "FIXPORT-FORWARD\n");
 }
@@ -464,7 +530,7 @@ Test(roles, gateway_stateless)
     cr_assert_null(strstr(rules, "conntrack"));
     cr_assert_null(wanted("sysctl", "net.ipv4.conf.all.send_redirects"),
                    "without [gateway] address");
-    cr_assert_eq(lines_with(rules, "-p icmp -m icmp --icmp-type 3 "), 3);
+    cr_assert_eq(lines_with(rules, "-p icmp -m icmp --icmp-type 3 "), 4);
     cr_assert(strstr(
         rules,
         "-A FIXPORT-PODS-IN-TCP -p tcp -m tcp --sport 60001 --dport 60001:60999 ! --tcp-flags "
@@ -541,34 +607,197 @@ Test(roles, node)
     own[1] = "10.200.1.1";
     want(POOL NODES "[hosts]\naddresses = 192.168.31.66, 192.168.31.128/25, 192.168.31.65\n",
          ROLE_NODE);
-    expect(
-        "nft", "ip",
-        "table ip fixport {\n\tchain postrouting {\n"
-        "\t\ttype nat hook postrouting priority srcnat - 10; policy accept;\n"
-        "\t\tip saddr { 10.200.1.0/24, 10.200.36.0/24 } ip daddr { 192.168.31.65-192.168.31.66, "
-        "192.168.31.128/25 } tcp sport 60001-60999 masquerade to :60001-60999 "
-        "comment \"fixport: keep the port\"\n"
-        "\t}\n}\n");
+    expect("nft", "ip",
+           "table ip fixport {\n\tchain postrouting {\n"
+           "\t\ttype nat hook postrouting priority srcnat - 10; policy accept;\n"
+           "\t\tip saddr { 10.200.1.0/24, 10.200.36.0/24 } ip daddr { 192.168.31.65-192.168.31.66, "
+           "192.168.31.128/25 } tcp sport 60001-60999 masquerade to :60001-60999 "
+           "comment \"fixport: keep the port\"\n"
+           "\t}\n}\n");
     expect("sysctl", "net.ipv4.ip_local_reserved_ports", "60001-60999");
     expect("pool", "/run/fixport/pool", "1 default 60001-60999 0  120000");
     cr_assert_null(wanted("routes", "ipv4"));
     cr_assert_str_eq(wants.item[wants.count - 1].type->name, "sysctl");
 }
 
-Test(roles, node_confines_and_goes_through_the_gateway)
+Test(roles, node_confines_in_a_routed_site)
 {
     own[0] = "192.168.31.17";
-    want("[pool]\npath = /run/x/pool\n[rule a]\nto = 192.168.31.67\nports = 40000, 50000-50009\n"
-         "[rule b]\nports = 60001-60100\n" NODES HOSTS GATEWAY "[snat]\nmode = confine\n",
+    nowhere[0] = "192.168.30.67";
+    want("[pool]\npath = /run/x/pool\n[rule a]\nto = 192.168.30.67\nports = 40000, 50000-50009\n"
+         "[rule b]\nports = 60001-60100\n" NODES
+         "[hosts]\naddresses = 192.168.30.67\nservices = 60001\n" GATEWAY
+         "[snat]\nmode = confine\n",
          ROLE_NODE);
-    expect("routes", "ipv4", "192.168.31.67/32 via 192.168.31.2\n");
+    expect("routes", "ipv4", "192.168.30.67/32 via 192.168.31.2\n");
+    cr_assert_null(wanted("rule", "ipv4"));
     const char *table = wanted("nft", "ip");
     cr_assert(strstr(table, "tcp sport 40000 masquerade to :40000 comment"));
     cr_assert(strstr(table, "tcp sport 50000-50009 masquerade to :50000-50009 comment"));
     cr_assert(strstr(table, "tcp sport 60001-60100 masquerade to :60001-60100 comment"));
     cr_assert(strstr(table, "meta l4proto tcp masquerade to :60001-60100 comment"));
+    cr_assert_null(strstr(table, "prerouting"));
+    cr_assert_null(strstr(table, "reject"), "nobody has the role gateway");
     expect("sysctl", "net.ipv4.ip_local_reserved_ports", "40000,50000-50009,60001-60100");
     cr_assert(wanted("pool", "/run/x/pool"));
+}
+
+/* ---- topologies ---- */
+
+#define MACHINE_GW "[machine gw]\nroles = gateway\n"
+
+/* Whether plan would say @text of the site. */
+static bool topology_says(const char *text)
+{
+    return wants.topology && strstr(wants.topology, text);
+}
+
+Test(roles, one_arm)
+{
+    own[0] = "192.168.31.17";
+    want(POOL NODES HOSTS PODS GATEWAY MACHINE_GW, ROLE_NODE);
+    cr_assert(topology_says("one network, a gateway with one arm"), "%s", wants.topology);
+    cr_assert_null(wanted("routes", "ipv4"), "the node's own traffic goes as before");
+    expect("routes", "ipv4 table 161", "192.168.31.67/32 via 192.168.31.2\n");
+    expect("rule", "ipv4", "161: fwmark 0x2000/0x2000 lookup 161");
+    expect("nft", "ip",
+           "table ip fixport {\n\tchain prerouting {\n"
+           "\t\ttype filter hook prerouting priority dstnat + 10; policy accept;\n"
+           "\t\tct state new ct direction original ip saddr { 10.200.1.0/24, 10.200.36.0/24 } "
+           "ip daddr 192.168.31.67 meta l4proto tcp ct mark set ct mark | 0x00002000 comment "
+           "\"fixport: pod to host\"\n"
+           "\t\tct state new ct direction original ct original ip daddr { 10.200.1.0/24, "
+           "10.200.36.0/24 } ip saddr 192.168.31.67 ip daddr { 10.200.1.0/24, 10.200.36.0/24 } "
+           "meta l4proto tcp ct mark set ct mark | 0x00002000 comment \"fixport: host to pod\"\n"
+           "\t\tct mark & 0x00002000 == 0x00002000 ip saddr { 10.200.1.0/24, 10.200.36.0/24 } "
+           "meta mark set meta mark | 0x00002000 comment \"fixport: by the gateway\"\n"
+           "\t}\n\tchain postrouting {\n"
+           "\t\ttype nat hook postrouting priority srcnat - 10; policy accept;\n"
+           "\t\tip saddr { 10.200.1.0/24, 10.200.36.0/24 } ip daddr 192.168.31.67 meta l4proto "
+           "tcp snat to ip saddr comment \"fixport: as it is\"\n\t}\n}\n");
+    want(POOL NODES HOSTS PODS GATEWAY "[setup]\nmark = 0x100\n", ROLE_NODE);
+    expect("rule", "ipv4", "161: fwmark 0x100/0x100 lookup 161");
+    own[0] = "192.168.31.67";
+    want(POOL NODES HOSTS PODS GATEWAY MACHINE_GW, ROLE_HOST);
+    cr_assert(topology_says("one arm"), "%s", wants.topology);
+    own[0] = "192.168.31.2";
+    want(POOL NODES HOSTS PODS GATEWAY MACHINE_GW, ROLE_GATEWAY);
+    cr_assert(topology_says("one arm"), "%s", wants.topology);
+}
+
+Test(roles, one_arm_needs_the_pods_addresses)
+{
+    static const struct {
+        const char *own;
+        unsigned role;
+    } each[] = {
+        {"192.168.31.17", ROLE_NODE}, {"192.168.31.67", ROLE_HOST}, {"192.168.31.2", ROLE_GATEWAY}};
+    for (size_t i = 0; i < 3; i++) {
+        own[0] = each[i].own;
+        refused(POOL NODES HOSTS PODS GATEWAY MACHINE_GW "[snat]\nmode = keep\n", each[i].role,
+                "[snat] mode = keep: hosts and nodes are on one network");
+        refused(POOL NODES HOSTS PODS GATEWAY MACHINE_GW "[snat]\nmode = confine\n", each[i].role,
+                "allowed with [gateway] address is mode = none");
+    }
+}
+
+Test(roles, routed)
+{
+    own[0] = "192.168.31.17";
+    behind[0] = "192.168.31.67"; /* by 192.168.31.1 */
+    want(POOL NODES HOSTS PODS "[gateway]\naddress = 192.168.31.1\n" MACHINE_GW, ROLE_NODE);
+    cr_assert(topology_says("routed"), "%s", wants.topology);
+    cr_assert_null(wanted("routes", "ipv4"));
+    cr_assert_null(wanted("rule", "ipv4"));
+    cr_assert(strstr(wanted("nft", "ip"), "tcp sport 60001-60999 masquerade to :60001-60999"));
+    cr_assert(strstr(wanted("nft", "ip"), "tcp sport != { 60001-60999 } reject"));
+    cr_assert(strstr(wanted("nft", "ip"), "tcp dport != { 60001 } reject"));
+    want(POOL NODES HOSTS PODS "[gateway]\naddress = 192.168.31.2\n" MACHINE_GW, ROLE_NODE);
+    expect("routes", "ipv4 table 161", "192.168.31.67/32 via 192.168.31.2\n");
+}
+
+Test(roles, nodes_are_the_firewall)
+{
+    own[0] = "192.168.31.17";
+    want(POOL NODES HOSTS PODS "[machine one]\nroles = node, gateway\n"
+                               "[machine two]\nroles = node\n",
+         ROLE_NODE | ROLE_GATEWAY);
+    cr_assert(topology_says("the nodes are the firewall"), "%s", wants.topology);
+    cr_assert(strstr(notes, "[machine two] has the role node and not gateway"), "%s", notes);
+    cr_assert(wanted("iptables", "ipv4"));
+    cr_assert_null(strstr(wanted("nft", "ip"), "reject"), "the chain does that");
+    cr_assert_null(wanted("sysctl", "net.ipv4.conf.all.send_redirects"));
+    cr_assert_null(wanted("routes", "ipv4"));
+}
+
+Test(roles, a_gateway_without_an_address)
+{
+    own[0] = "192.168.31.17";
+    want(POOL NODES HOSTS PODS MACHINE_GW "[snat]\nmode = keep\n", ROLE_NODE);
+    cr_assert(topology_says("like a bridge"), "%s", wants.topology);
+    want(POOL NODES HOSTS PODS, ROLE_NODE);
+    cr_assert(topology_says("no gateway"), "%s", wants.topology);
+}
+
+Test(roles, a_host_is_the_gateway)
+{
+    own[0] = "192.168.31.67";
+    want(POOL NODES "[hosts]\naddresses = 192.168.31.67, 192.168.31.68\nservices = 60001\nports = "
+                    "61000-61099\n" PODS "[gateway]\naddress = 192.168.31.67\n",
+         ROLE_HOST | ROLE_GATEWAY);
+    const char *rules = wanted("iptables", "ipv4");
+    cr_assert(topology_says("a host is the gateway"), "%s", wants.topology);
+    cr_assert(strstr(rules,
+                     "-A FIXPORT-HOST -s 10.200.1.0/24 -d 192.168.31.67/32 -p tcp -m comment "
+                     "--comment \"fixport:to this host\" -g FIXPORT-PODS-OUT-TCP\n"));
+    cr_assert(strstr(rules,
+                     "-A FIXPORT-HOST -s 192.168.31.67/32 -d 10.200.1.0/24 -p tcp -m comment "
+                     "--comment \"fixport:from this host\" -g FIXPORT-PODS-IN-TCP\n"));
+    cr_assert_null(strstr(rules, "-A FIXPORT-HOST -s 10.200.1.0/24 -d 192.168.31.68/32"));
+    cr_assert(strstr(rules, "\n1 -A INPUT ") && strstr(rules, "\n1 -A OUTPUT "));
+    own[0] = "192.168.31.17";
+    want(POOL NODES "[hosts]\naddresses = 192.168.31.67, 192.168.31.68\n"
+                    "[gateway]\naddress = 192.168.31.67\n",
+         ROLE_NODE);
+    expect("routes", "ipv4 table 161", "192.168.31.68/32 via 192.168.31.67\n");
+    want(POOL NODES "[hosts]\naddresses = 192.168.31.67\n[gateway]\naddress = 192.168.31.67\n"
+                    "[snat]\nmode = keep\n",
+         ROLE_NODE);
+    cr_assert_null(wanted("rule", "ipv4"), "to the gateway itself the way is straight");
+}
+
+Test(roles, a_gateway_that_masquerades)
+{
+    own[0] = "192.168.31.2";
+    masquerades = true;
+    want(POOL NODES HOSTS PODS GATEWAY, ROLE_GATEWAY);
+    cr_assert(strstr(wanted("nft", "ip"),
+                     "\t\tip saddr { 10.200.1.0/24, 10.200.36.0/24 } ip daddr 192.168.31.67 meta "
+                     "l4proto tcp snat to ip saddr comment \"fixport: as it is\"\n"
+                     "\t\tip saddr 192.168.31.67 ip daddr { 10.200.1.0/24, 10.200.36.0/24 } meta "
+                     "l4proto tcp snat to ip saddr comment \"fixport: as it is\"\n"));
+    cr_assert(strstr(notes, "translates source addresses (oifname \"eth0\" masquerade)"));
+    cr_assert_null(strstr(notes, "two nodes that use one port"), "pods keep their addresses here");
+}
+
+Test(roles, routes_that_somebody_else_has_made)
+{
+    own[0] = "192.168.31.67";
+    routed[0] = "10.200.1.0";
+    want(POOL NODES HOSTS PODS, ROLE_HOST);
+    expect("routes", "ipv4",
+           "10.200.1.77/32 via 192.168.31.45\n10.200.36.0/24 via 192.168.31.45\n");
+    cr_assert(strstr(notes, "the route to 10.200.1.0/24 that is wanted is there already"), "%s",
+              notes);
+}
+
+Test(roles, a_machine_that_is_not_what_its_role_says)
+{
+    own[0] = "192.168.31.99";
+    refused(POOL NODES HOSTS PODS, ROLE_HOST,
+            "role host: [hosts] addresses has none of this machine's addresses");
+    want(POOL NODES HOSTS PODS GATEWAY, ROLE_GATEWAY);
+    cr_assert(strstr(notes, "this machine has none of [gateway] address"), "%s", notes);
 }
 
 Test(roles, node_without_translation)
@@ -592,8 +821,6 @@ Test(roles, node_refused)
     own[1] = "10.200.36.1";
     refused(POOL NODES HOSTS, ROLE_NODE, "[node two] pods = 10.200.36.0/24 contains 10.200.36.1");
     own[1] = NULL;
-    refused(POOL NODES "[hosts]\naddresses = 192.168.31.0/29\n" GATEWAY, ROLE_NODE,
-            "192.168.31.0/29 contains [gateway] address 192.168.31.2");
     refused(POOL NODES "[hosts]\naddresses = 192.168.31.16/29\n" GATEWAY, ROLE_NODE,
             "192.168.31.16/29 contains this machine's address 192.168.31.17");
     refused(POOL NODES "[hosts]\naddresses = 192.168.31.40/29\n" GATEWAY, ROLE_NODE,

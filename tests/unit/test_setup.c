@@ -7,7 +7,9 @@
  *
  * What the real types do is tested with the real tools, in tests/tools/test_setup.py.
  */
-#include "../../tools/setup/engine.h"
+#include "../../tools/setup/engine/engine.h"
+#include "../../tools/setup/resources/state.h"
+#include "../../tools/setup/roles/want.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -99,6 +101,7 @@ FAKE(file, true);
 FAKE(link, true);
 FAKE(sysctl, false);
 FAKE(routes, false);
+FAKE(rule, false);
 FAKE(iptables, false);
 FAKE(nft, false);
 FAKE(nodeports, true);
@@ -153,6 +156,17 @@ int run_explain(char *const argv[], const struct run_result *result, struct setu
 {
     (void)result;
     return setup_fail(error, "%s failed", argv[0]);
+}
+
+int nodeports_check(const struct work *work, struct setup_error *error)
+{
+    (void)work, (void)error;
+    return 0;
+}
+
+void diff_print(const char *from, const char *to, FILE *out)
+{
+    fprintf(out, "-%s\n+%s\n", from ? from : "", to ? to : "");
 }
 
 int file_replace(const struct step *step, struct setup_error *error)
@@ -227,12 +241,6 @@ const char *iptables_tool(int family, const char *what)
     (void)family;
     (void)what;
     return "iptables-nft-save";
-}
-
-int need_root(const char *command)
-{
-    (void)command;
-    return 0;
 }
 
 /* c5 is of a type that lasts. */

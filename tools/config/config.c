@@ -230,9 +230,10 @@ static int rule_add(const struct config_file *file, const struct config_section 
     const struct config_value *to = config_section_value(section, KEY_TO);
     struct parse_reason why;
     if (!defaults->ports)
-        return config_file_refuse(file, -EINVAL,
-                                  "[%s]: no ports are given%s: ports = LO-HI is needed",
-                                  section->name, section->own ? ", here or in [pool]" : "");
+        return config_file_refuse_lack(
+            file, section,
+            section->own ? "no ports are given, here or in [pool]: ports = LO-HI is needed"
+                         : "no ports are given: ports = LO-HI is needed");
     if (to && is_blank(to->text))
         return config_file_refuse_value(
             file, section, to,
@@ -289,7 +290,7 @@ int config_build(const struct config_file *file, struct config *config)
 int config_load(const char *path, struct config *config, struct config_error *error)
 {
     struct config_file file;
-    int result = config_file_read(&file, path, error);
+    int result = config_file_read(&file, path, NULL, error);
     if (!result)
         result = config_build(&file, config);
     config_file_free(&file);

@@ -19,8 +19,9 @@
  *   when-exhausted = wait 500ms
  *
  * Without a [rule] there is one, "default": everywhere but loopback, with the ports of [pool].
- * Each key and section may stand once. iniparser makes names lower case; so are rules' names. The
- * sections of the site (site.h) may stand in the same file: here only their names and keys matter.
+ * Further parts of it are the files in FILE.d (file.h). Each key and section may stand once,
+ * whatever file it is in. iniparser makes names lower case; so are rules' names. The sections of
+ * the site (site.h) may stand in the same file: here only their names and keys matter.
  */
 #ifndef FIXPORT_TOOLS_CONFIG_H
 #define FIXPORT_TOOLS_CONFIG_H
@@ -57,15 +58,15 @@ struct config_error {
 };
 
 /**
- * config_load - read and check a configuration file.
+ * config_load - read and check a configuration file, with the parts in its folder.
  * @path: a file, or a pipe such as /dev/stdin; read once.
  * @config: the result; untouched on failure.
  * @error: the reason for a failure.
  *
  * Not for several threads at once: iniparser's error callback is global.
  *
- * Return: 0; -EINVAL if something in it is not allowed; -EISDIR, -EFBIG (over 4 MiB), or -errno of
- * open(2) and read(2).
+ * Return: 0; -EINVAL if something in it is not allowed; -EISDIR, -EFBIG (over 4 MiB), -EPERM (a
+ * part is a stranger's), or -errno of open(2) and read(2).
  */
 int config_load(const char *path, struct config *config, struct config_error *error);
 

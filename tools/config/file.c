@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Reading the configuration's lines. iniparser reads the values (ini.c); but it is forgiving
- * where a firewall's ports want strictness: of a key or section that stands twice it silently takes
- * the last, a ';' in the midst of a value ends it, "[]" is ignored, a last line that ends in '\' is
- * lost. So the lines are looked at first, by the same rules as its own, and everything in them must
- * be something that is known and stands once. What remains is iniparser's: lower case, quotes,
- * comments.
+ * Reading the configuration's files and lines. iniparser reads the values (ini.c); but it is
+ * forgiving where a firewall's ports want strictness: of a key or section that stands twice it
+ * silently takes the last, a ';' in the midst of a value ends it, "[]" is ignored, a last line that
+ * ends in '\' is lost. So the lines are looked at first, by the same rules as its own, and
+ * everything in them must be something that is known and stands once. What remains is iniparser's:
+ * lower case, quotes, comments.
  */
 #include "file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <search.h>
@@ -20,83 +21,281 @@
 
 #define FILE_MOST (4u << 20) /* thrice what 5,000 nodes with addresses of both families need */
 #define FILE_FIRST (16u << 10)
+#define FILES_MOST 100 /* in the folder */
 #define SPACES_MOST 28 /* between "rule" and its name */
 
-/* ---- the file ---- */
+#define OPEN_TO_READ (O_RDONLY | O_CLOEXEC | O_NOCTTY)
 
-/* Return: 0 or -errno. O_NONBLOCK only so that opening a pipe nobody writes to does not hang. */
-static int file_open(const struct config_file *file, int *fd)
-{
-    struct stat st;
-    *fd = open(file->path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-    if (*fd < 0 || fstat(*fd, &st) < 0 || fcntl(*fd, F_SETFL, 0) < 0)
-        return config_file_refuse(file, -errno, "%s", strerror(errno));
-    if (S_ISDIR(st.st_mode))
-        return config_file_refuse(file, -EISDIR, "it is a folder: a file is needed");
-    return 0;
-}
+/* ---- a text ---- */
 
 /* Makes room for as much again as there is, up to one byte more than a file may have. */
-static int file_grow(struct config_file *file, size_t *size)
+static int text_grow(const struct config_file *file, struct config_text *text, size_t *size)
 {
     size_t more = *size ? *size * 2 : FILE_FIRST;
     if (more > FILE_MOST + 1)
         more = FILE_MOST + 1;
-    char *text = realloc(file->text, more + 1);
-    if (!text)
+    char *bytes = realloc(text->bytes, more + 1);
+    if (!bytes)
         return config_file_refuse_memory(file);
-    file->text = text;
+    text->bytes = bytes;
     *size = more;
     return 0;
 }
 
-static int file_fill(struct config_file *file, int fd)
+static int text_fill(const struct config_file *file, struct config_text *text, int fd)
 {
     size_t size = 0;
     ssize_t n = 0;
     do {
-        if (file->length == size && file_grow(file, &size) < 0)
+        if (text->length == size && text_grow(file, text, &size) < 0)
             return -ENOMEM;
-        n = read(fd, file->text + file->length, size - file->length);
-        file->length += n > 0 ? (size_t)n : 0;
-    } while ((n > 0 && file->length <= FILE_MOST) || (n < 0 && errno == EINTR));
+        n = read(fd, text->bytes + text->length, size - text->length);
+        text->length += n > 0 ? (size_t)n : 0;
+    } while ((n > 0 && text->length <= FILE_MOST) || (n < 0 && errno == EINTR));
     if (n < 0)
         return config_file_refuse(file, -errno, "%s", strerror(errno));
-    file->text[file->length] = '\0';
+    text->bytes[text->length] = '\0';
     return 0;
 }
 
-/* The number of the line that byte @at of the file is in. */
-static unsigned file_line(const struct config_file *file, size_t at)
+/* The number of the line that byte @at of the text is in. */
+static unsigned text_line(const struct config_text *text, size_t at)
 {
     unsigned line = 1;
     for (size_t i = 0; i < at; i++)
-        line += file->text[i] == '\n';
+        line += text->bytes[i] == '\n';
     return line;
 }
 
-static int file_read(struct config_file *file)
+static int text_check(const struct config_file *file, const struct config_text *text)
 {
-    int fd = -1;
-    int error = file_open(file, &fd);
-    if (!error)
-        error = file_fill(file, fd);
-    if (fd >= 0)
-        close(fd);
-    if (error)
-        return error;
-    if (file->length > FILE_MOST)
+    size_t end = strlen(text->bytes);
+    if (text->length > FILE_MOST)
         return config_file_refuse(file, -EFBIG,
                                   "it is larger than 4 MiB, so it is no configuration");
-    size_t end = strlen(file->text);
-    if (end < file->length)
+    if (end < text->length)
         return config_file_refuse(file, -EINVAL,
                                   "line %u: a NUL byte stands there, so it is no text file",
-                                  file_line(file, end));
-    if (!file->text[strspn(file->text, " \t\r\n\v\f")])
-        return config_file_refuse(file, -EINVAL,
-                                  "it is empty: [pool] and ports = LO-HI are needed");
+                                  text_line(text, end));
     return 0;
+}
+
+/* Appends a text without its bytes; what is refused from then on is in it. Takes @path over. */
+static struct config_text *text_begin(struct config_file *file, char *path)
+{
+    struct config_text *text = calloc(1, sizeof(*text));
+    struct config_text **more = realloc(file->text, sizeof(*more) * (file->texts + 1));
+    file->text = more ? more : file->text;
+    if (!path || !text || !more) {
+        free(path);
+        free(text);
+        config_file_refuse_memory(file);
+        return NULL;
+    }
+    text->path = path;
+    file->text[file->texts++] = text;
+    file->reading = text;
+    return text;
+}
+
+/* ---- the files: the one that is named, and those in the folder beside it ---- */
+
+/* What stands in for the file at @path; NULL: nothing, it is read. */
+static const struct config_overlay *overlay_find(const struct config_overlay *over,
+                                                 const char *path)
+{
+    for (; over && over->path; over++)
+        if (strcmp(over->path, path) == 0)
+            return over;
+    return NULL;
+}
+
+static int overlay_read(const struct config_file *file, struct config_text *text, const char *bytes)
+{
+    text->bytes = strdup(bytes);
+    text->length = strlen(bytes);
+    return text->bytes ? text_check(file, text) : config_file_refuse_memory(file);
+}
+
+static int descriptor_read(const struct config_file *file, struct config_text *text, int fd)
+{
+    int error = text_fill(file, text, fd);
+    return error ? error : text_check(file, text);
+}
+
+/*
+ * Whether nobody writes there but who may say what the configuration is: root, the user who runs
+ * this, the owner of the file that was named. The folder's name was not given by anybody: in /tmp,
+ * say, it can be a stranger's.
+ */
+static int owner_check(const struct config_file *file, const struct stat *st)
+{
+    if (st->st_uid != 0 && st->st_uid != geteuid() && (!file->owned || st->st_uid != file->owner))
+        return config_file_refuse(file, -EPERM,
+                                  "it belongs to user %u, who is neither root nor the owner of %s: "
+                                  "it is not read as a part of that",
+                                  (unsigned)st->st_uid, file->path);
+    if (st->st_mode & S_IWOTH)
+        return config_file_refuse(
+            file, -EPERM, "every user may write to it: it is not read as a part of %s", file->path);
+    return 0;
+}
+
+/* O_NONBLOCK only so that opening a pipe nobody writes to does not hang. */
+static int main_open(struct config_file *file, int *fd)
+{
+    struct stat st;
+    *fd = open(file->path, OPEN_TO_READ | O_NONBLOCK);
+    if (*fd < 0 || fstat(*fd, &st) < 0 || fcntl(*fd, F_SETFL, 0) < 0)
+        return config_file_refuse(file, -errno, "%s", strerror(errno));
+    if (S_ISDIR(st.st_mode))
+        return config_file_refuse(file, -EISDIR, "it is a folder: a file is needed");
+    file->owned = true;
+    file->owner = st.st_uid;
+    return 0;
+}
+
+static int main_read(struct config_file *file, const struct config_overlay *over)
+{
+    struct config_text *text = text_begin(file, strdup(file->path));
+    const struct config_overlay *other = overlay_find(over, file->path);
+    int fd = -1;
+    if (!text)
+        return -ENOMEM;
+    if (other)
+        return overlay_read(file, text, other->text);
+    int error = main_open(file, &fd);
+    if (!error)
+        error = descriptor_read(file, text, fd);
+    if (fd >= 0)
+        close(fd);
+    return error;
+}
+
+/* Only regular files: a symlink, or a pipe, is not what somebody has put there as a part. */
+static int part_open(const struct config_file *file, int folder, const char *name, int *fd)
+{
+    struct stat st;
+    *fd = openat(folder, name, OPEN_TO_READ | O_NOFOLLOW | O_NONBLOCK);
+    if (*fd < 0 && errno == ELOOP)
+        return config_file_refuse(file, -ELOOP, "it is a symlink: a file is needed here");
+    if (*fd < 0 || fstat(*fd, &st) < 0)
+        return config_file_refuse(file, -errno, "%s", strerror(errno));
+    if (!S_ISREG(st.st_mode))
+        return config_file_refuse(file, -EINVAL, "it is no regular file: one is needed here");
+    return owner_check(file, &st);
+}
+
+/* @path: of the part; taken over. */
+static int part_read(struct config_file *file, int folder, char *path,
+                     const struct config_overlay *over)
+{
+    struct config_text *text = text_begin(file, path);
+    int fd = -1;
+    if (!text)
+        return -ENOMEM;
+    const struct config_overlay *other = overlay_find(over, path);
+    if (other)
+        return overlay_read(file, text, other->text);
+    int error = part_open(file, folder, strrchr(path, '/') + 1, &fd);
+    if (!error)
+        error = descriptor_read(file, text, fd);
+    if (fd >= 0)
+        close(fd);
+    return error;
+}
+
+/* The paths of what is in the folder, sorted. */
+struct parts {
+    char *path[FILES_MOST];
+    size_t count;
+};
+
+static int part_compare(const void *left, const void *right)
+{
+    return strcmp(*(char *const *)left, *(char *const *)right);
+}
+
+static bool name_counts(const char *name)
+{
+    size_t length = strlen(name), tail = strlen(".conf");
+    return *name != '.' && length > tail && strcmp(name + length - tail, ".conf") == 0;
+}
+
+static int parts_add(const struct config_file *file, struct parts *parts, const char *path)
+{
+    if (parts->count == FILES_MOST)
+        return config_file_refuse(file, -E2BIG, "more than %d files ending in .conf are in it",
+                                  FILES_MOST);
+    parts->path[parts->count] = strdup(path);
+    return parts->path[parts->count++] ? 0 : config_file_refuse_memory(file);
+}
+
+/* What is in the folder, and what shall be taken as if it were. */
+static int parts_list(const struct config_file *file, int fd, const char *folder,
+                      const struct config_overlay *over, struct parts *parts)
+{
+    char path[PATH_MAX + 300];
+    size_t length = strlen(folder);
+    int copy = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3), error = 0;
+    DIR *list = copy < 0 ? NULL : fdopendir(copy);
+    if (fd >= 0 && !list)
+        return config_file_refuse(file, -errno, "%s", strerror(errno));
+    for (struct dirent *item; !error && list && (item = readdir(list));) {
+        snprintf(path, sizeof(path), "%s/%s", folder, item->d_name);
+        if (name_counts(item->d_name) && !overlay_find(over, path))
+            error = parts_add(file, parts, path);
+    }
+    if (list)
+        closedir(list);
+    for (; !error && over && over->path; over++)
+        if (over->text && strncmp(over->path, folder, length) == 0 && over->path[length] == '/')
+            error = parts_add(file, parts, over->path);
+    qsort(parts->path, parts->count, sizeof(*parts->path), part_compare);
+    return error;
+}
+
+/* Return: 0 also if there is none: *@fd is -1 then. */
+static int folder_open(const struct config_file *file, const char *folder, int *fd)
+{
+    struct stat st;
+    *fd = open(folder, OPEN_TO_READ | O_DIRECTORY | O_NOFOLLOW);
+    if (*fd < 0 && (errno == ENOENT || errno == ENAMETOOLONG))
+        return 0;
+    if (*fd < 0 && (errno == ENOTDIR || errno == ELOOP))
+        return config_file_refuse(file, -ENOTDIR,
+                                  "it is no folder: one with further parts of %s could be there",
+                                  file->path);
+    if (*fd < 0 || fstat(*fd, &st) < 0)
+        return config_file_refuse(file, -errno, "%s", strerror(errno));
+    return owner_check(file, &st);
+}
+
+static int lines_read(struct config_file *file);
+
+static int folder_read(struct config_file *file, const struct config_overlay *over)
+{
+    char folder[PATH_MAX + 4];
+    struct config_text as_text = {.path = folder};
+    struct parts parts = {.count = 0};
+    size_t next = 0;
+    int fd, error;
+    snprintf(folder, sizeof(folder), "%s.d", file->path);
+    file->reading = &as_text;
+    error = folder_open(file, folder, &fd);
+    if (!error)
+        error = parts_list(file, fd, folder, over, &parts);
+    while (!error && next < parts.count) {
+        error = part_read(file, fd, parts.path[next++], over);
+        if (!error)
+            error = lines_read(file);
+    }
+    while (next < parts.count)
+        free(parts.path[next++]);
+    if (fd >= 0)
+        close(fd);
+    file->reading = NULL;
+    return error;
 }
 
 /* ---- its lines ---- */
@@ -125,9 +324,11 @@ static void lower(char *text)
             *text = (char)(*text - 'A' + 'a');
 }
 
+/* Of the text that is read. */
 static struct config_section *last_section(const struct config_file *file)
 {
-    return file->sections ? file->section[file->sections - 1] : NULL;
+    struct config_section *last = file->sections ? file->section[file->sections - 1] : NULL;
+    return last && last->from == file->reading ? last : NULL;
 }
 
 static int line_too_long(const struct config_file *file, const struct config_line *line,
@@ -165,7 +366,7 @@ static int line_next(const struct config_file *file, const char **at, unsigned *
     size_t length = 0;
     bool more = true;
     line->number = *number;
-    line->offset = (size_t)(*at - file->text);
+    line->offset = (size_t)(*at - file->reading->bytes);
     while (more) {
         int error = line_append(file, at, &length, line);
         if (error)
@@ -216,7 +417,7 @@ static int section_compare(const void *left, const void *right)
 static int section_keep(struct config_file *file, const struct config_line *line,
                         struct config_section *section)
 {
-    char why[80];
+    char why[CONFIG_PLACE + 80], place[CONFIG_PLACE];
     struct config_section **known = tsearch(section, &file->names, section_compare);
     if (!known)
         return config_file_refuse_memory(file);
@@ -224,8 +425,8 @@ static int section_keep(struct config_file *file, const struct config_line *line
         file->section[file->sections++] = section;
         return 0;
     }
-    snprintf(why, sizeof(why), "this section stands in line %u already: one is allowed",
-             (*known)->line);
+    snprintf(why, sizeof(why), "this section stands in %s already: one is allowed",
+             config_place(*known, (*known)->line, section, place));
     return config_file_refuse_line(file, line, why);
 }
 
@@ -255,6 +456,7 @@ static int section_make(struct config_file *file, const struct config_line *line
     strcpy(section->name, name);
     section->type = type;
     section->own = own ? section->name + own : NULL;
+    section->from = file->reading;
     section->line = line->number;
     section->offset = line->offset;
     int error = section_keep(file, line, section);
@@ -368,7 +570,7 @@ static int key_line(struct config_file *file, const struct config_line *line)
     const char *equals = strchr(line->text, '=');
     if (!equals || equals == line->text)
         return config_file_refuse_line(file, line, "neither [SECTION] nor KEY = VALUE");
-    if (!file->sections)
+    if (!last_section(file))
         return config_file_refuse_line(file, line,
                                        "outside of a section: [pool] or [rule NAME] comes first");
     snprintf(name, sizeof(name), "%.*s", (int)(equals - line->text), line->text);
@@ -381,7 +583,7 @@ static int key_line(struct config_file *file, const struct config_line *line)
 
 static int lines_read(struct config_file *file)
 {
-    const char *at = file->text;
+    const char *at = file->reading->bytes;
     unsigned number = 1;
     struct config_line line;
     while (*at) {
@@ -393,20 +595,25 @@ static int lines_read(struct config_file *file)
         if (error)
             return error;
     }
-    if (!file->sections)
-        return config_file_refuse(file, -EINVAL,
-                                  "it says nothing: [pool] and ports = LO-HI are needed");
     return 0;
 }
 
 /* ---- all of it ---- */
 
-int config_file_read(struct config_file *file, const char *path, struct config_error *error)
+int config_file_read(struct config_file *file, const char *path, const struct config_overlay *over,
+                     struct config_error *error)
 {
     *file = (struct config_file){.path = path, .error = error};
-    int result = file_read(file);
+    int result = main_read(file, over);
     if (!result)
         result = lines_read(file);
+    if (!result)
+        result = folder_read(file, over);
+    if (!result && !file->sections)
+        result = config_file_refuse(
+            file, -EINVAL, "it %s: [pool] and ports = LO-HI are needed",
+            file->text[0]->bytes[strspn(file->text[0]->bytes, " \t\r\n\v\f")] ? "says nothing"
+                                                                              : "is empty");
     return result ? result : config_file_values(file);
 }
 
@@ -429,6 +636,11 @@ void config_file_free(struct config_file *file)
     for (size_t i = 0; i < file->sections; i++)
         section_free(file->section[i]);
     free(file->section);
+    for (size_t i = 0; i < file->texts; i++) {
+        free(file->text[i]->path);
+        free(file->text[i]->bytes);
+        free(file->text[i]);
+    }
     free(file->text);
     *file = (struct config_file){.path = NULL};
 }
@@ -440,6 +652,14 @@ const struct config_section *config_file_section(const struct config_file *file,
         if (file->section[i]->type == &section_types[kind])
             return file->section[i];
     return NULL;
+}
+
+const struct config_section *config_file_named(const struct config_file *file,
+                                               enum section_kind kind, const char *own)
+{
+    const struct config_section key = {.type = &section_types[kind], .own = own};
+    struct config_section *const *found = tfind(&key, &file->names, section_compare);
+    return found ? *found : NULL;
 }
 
 const struct config_value *config_section_value(const struct config_section *section,

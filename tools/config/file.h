@@ -2,11 +2,11 @@
 /*
  * The configuration file before anybody asks what it means: its sections, keys and values.
  *
- * There is one file for the whole site (site.h), and two who read it: config_load() takes [pool]
- * and [rule], site_load() everything. Both see it through these functions, so what one refuses the
- * other refuses in the same words: a name that is not known, one that stands twice, a value that
- * would not mean what it looks like. Which sections and keys there are is one table,
- * in names.c.
+ * There is one file for the whole site (site.h), with its parts, and two who read it: config_load()
+ * takes [pool] and [rule], site_load() everything. Both see it through these functions, so what one
+ * refuses the other refuses in the same words: a name that is not known, one that stands twice, a
+ * value that would not mean what it looks like. Which sections and keys there are is one table, in
+ * names.c.
  *
  * Functions that return int return 0, or a negative errno value with the reason written to the
  * file's config_error.
@@ -19,6 +19,7 @@
 #define CONFIG_LINE_MOST 1022  /* ASCIILINESZ in iniparser.c, less a newline and a NUL */
 #define CONFIG_NUMBER_MOST 99  /* a long list goes on in KEY-2 to KEY-99 */
 #define CONFIG_SHOWN_VALUE 160 /* bytes of a value that a message shows */
+#define CONFIG_PLACE 360       /* "line 7 of PATH" */
 
 enum section_kind {
     SECTION_POOL,
@@ -56,6 +57,7 @@ enum config_key {
     KEY_PERSIST,
     KEY_IPTABLES,
     KEY_NODE_POOL,
+    KEY_MARK,
     KEY_COUNT,
 };
 
@@ -78,11 +80,25 @@ struct config_value {
     char *text;
 };
 
-/* A section as it stands in the file. */
+/* One of the files: the one that is named, or a part of it. */
+struct config_text {
+    char *path;
+    char *bytes; /* NUL-terminated */
+    size_t length;
+};
+
+/* What is taken instead of what stands in a file; a list of these ends with a path of NULL. */
+struct config_overlay {
+    const char *path; /* as it is made of the configuration's: "/etc/fixport.conf.d/a.conf" */
+    const char *text; /* NULL: a part that is left out */
+};
+
+/* A section as it stands in its file. */
 struct config_section {
     const struct section_type *type;
+    const struct config_text *from;
     unsigned line;
-    size_t offset;              /* of its first byte in the file */
+    size_t offset;              /* of its first byte in the text */
     struct config_value *value; /* in the file's order */
     size_t values;
     const char *own; /* in name: "databases"; NULL: it has none */
@@ -90,11 +106,14 @@ struct config_section {
 };
 
 struct config_file {
-    const char *path;
+    const char *path; /* of the file that was named */
     struct config_error *error;
-    char *text; /* NUL-terminated */
-    size_t length;
-    struct config_section **section; /* in the file's order */
+    struct config_text **text; /* that file, and its parts in their order */
+    size_t texts;
+    const struct config_text *reading; /* what errors are in while it is read; NULL: afterwards */
+    bool owned;                        /* owner is known: of the file that was named */
+    uid_t owner;
+    struct config_section **section; /* in the files' order */
     size_t sections;
     void *names; /* of sections, for tsearch(3) */
     size_t count[SECTION_KINDS];
@@ -110,12 +129,18 @@ struct config_line {
 /* ---- file.c ---- */
 
 /**
- * config_file_read - read a file, and everything in it that can be refused by its form.
+ * config_file_read - read a file and its parts, and everything in them that can be refused by its
+ * form. The parts are the files PATH.d/NAME.conf, in the order of their names.
  * @file: the result; free with config_file_free(), always.
  * @path: a file, or a pipe such as /dev/stdin; read once. Must last as long as @file.
+ * @over: what is taken instead of what stands in files; NULL: nothing.
  * @error: where this and config_file_refuse() write to.
+ *
+ * Only regular files and no symlinks are parts, and they and the folder must belong to root, to the
+ * caller or to the owner of @path, and not be writable by everybody: else it is refused (-EPERM).
  */
-int config_file_read(struct config_file *file, const char *path, struct config_error *error);
+int config_file_read(struct config_file *file, const char *path, const struct config_overlay *over,
+                     struct config_error *error);
 
 /** config_file_free - give back. */
 void config_file_free(struct config_file *file);
@@ -123,6 +148,10 @@ void config_file_free(struct config_file *file);
 /** config_file_section - the section of a kind that has no names; NULL: it is not there. */
 const struct config_section *config_file_section(const struct config_file *file,
                                                  enum section_kind kind);
+
+/** config_file_named - the section of a kind with the name @own; NULL: it is not there. */
+const struct config_section *config_file_named(const struct config_file *file,
+                                               enum section_kind kind, const char *own);
 
 /**
  * config_section_value - what a key says, of one with numbers the first that stands there.
@@ -161,9 +190,17 @@ void config_value_name(const struct config_section *section, const struct config
 /** config_shown - text made harmless: printable ASCII, cut. @buf: @most + 4 bytes. Return: @buf. */
 const char *config_shown(const char *text, size_t most, char *buf);
 
-/** config_file_refuse - one line: "PATH: ...". Return: @error. */
+/** config_place - "line 7", and of which file if @from is in another than @here. Return: @buf. */
+const char *config_place(const struct config_section *from, unsigned line,
+                         const struct config_section *here, char buf[CONFIG_PLACE]);
+
+/** config_file_refuse - one line: "PATH: ...", of the file that is read. Return: @error. */
 int config_file_refuse(const struct config_file *file, int error, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+
+/** config_file_refuse_lack - 'PATH: [node a]: @why': it lacks something. Return: -EINVAL. */
+int config_file_refuse_lack(const struct config_file *file, const struct config_section *section,
+                            const char *why);
 
 /** config_file_refuse_memory - the same when there is no memory. Return: -ENOMEM. */
 int config_file_refuse_memory(const struct config_file *file);

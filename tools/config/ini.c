@@ -25,7 +25,8 @@
 
 #define PART_NAMES 400 /* what it gets at once, about */
 
-/* Some sections in a row, and the text from the first's line on to the end of the last. */
+/* Some sections of a text in a row, and the text from the first's line on to the end of the last.
+ */
 struct part {
     size_t first;
     size_t end;   /* the section after them */
@@ -57,20 +58,24 @@ static int write_whole(int fd, const char *text, size_t length)
     return 0;
 }
 
-static size_t part_offset(const struct config_file *file, size_t section)
+/* Whether the section behind @section is another one of the same text. */
+static bool goes_on(const struct config_file *file, size_t section)
 {
-    return section < file->sections ? file->section[section]->offset : file->length;
+    return section + 1 < file->sections &&
+           file->section[section + 1]->from == file->section[section]->from;
 }
 
 /* A file that holds the part's text, and its name. Return: a descriptor or -errno. */
 static int copy_make(const struct config_file *file, const struct part *part, char *name,
                      size_t size)
 {
-    size_t begin = part_offset(file, part->first), end = part_offset(file, part->end);
+    const struct config_section *first = file->section[part->first];
+    size_t end =
+        goes_on(file, part->end - 1) ? file->section[part->end]->offset : first->from->length;
     int fd = memfd_create("fixport.conf", MFD_CLOEXEC);
     if (fd < 0)
         return -errno;
-    int error = write_whole(fd, file->text + begin, end - begin);
+    int error = write_whole(fd, first->from->bytes + first->offset, end - first->offset);
     if (error) {
         close(fd);
         return error;
@@ -136,8 +141,9 @@ int config_file_values(const struct config_file *file)
     while (part.end < file->sections) {
         part.first = part.end;
         part.names = 0;
-        while (part.end < file->sections && part.names < PART_NAMES)
+        do
             part.names += 1 + file->section[part.end++]->values;
+        while (goes_on(file, part.end - 1) && part.names < PART_NAMES);
         int error = part_load(file, &part);
         if (error)
             return error;

@@ -63,6 +63,7 @@ static const struct {
     [KEY_PERSIST] = {"persist", IN(SETUP)},
     [KEY_IPTABLES] = {"iptables", IN(SETUP)},
     [KEY_NODE_POOL] = {"node-pool", IN(SETUP)},
+    [KEY_MARK] = {"mark", IN(SETUP)},
 };
 
 static bool key_is_in(int key, const struct section_type *type)
@@ -150,17 +151,50 @@ static const char *shown_path(const char *path, char buf[SHOWN_PATH + 4])
     return buf;
 }
 
-int config_file_refuse(const struct config_file *file, int error, const char *format, ...)
+static void __attribute__((format(printf, 3, 0)))
+refuse_at(const struct config_file *file, const char *where, const char *format, va_list args)
 {
     char path[SHOWN_PATH + 4];
     char *line = file->error->text;
     size_t size = sizeof(file->error->text);
-    size_t at = (size_t)snprintf(line, size, "%s: ", shown_path(file->path, path));
+    size_t at = (size_t)snprintf(line, size, "%s: ", shown_path(where, path));
+    vsnprintf(line + at, size - at, format, args);
+}
+
+int config_file_refuse(const struct config_file *file, int error, const char *format, ...)
+{
     va_list args;
     va_start(args, format);
-    vsnprintf(line + at, size - at, format, args);
+    refuse_at(file, file->reading ? file->reading->path : file->path, format, args);
     va_end(args);
     return error;
+}
+
+static int __attribute__((format(printf, 3, 4)))
+refuse_in(const struct config_file *file, const struct config_section *section, const char *format,
+          ...)
+{
+    va_list args;
+    va_start(args, format);
+    refuse_at(file, section->from->path, format, args);
+    va_end(args);
+    return -EINVAL;
+}
+
+int config_file_refuse_lack(const struct config_file *file, const struct config_section *section,
+                            const char *why)
+{
+    return refuse_in(file, section, "[%s]: %s", section->name, why);
+}
+
+const char *config_place(const struct config_section *from, unsigned line,
+                         const struct config_section *here, char buf[CONFIG_PLACE])
+{
+    char path[SHOWN_PATH + 4];
+    bool same = from->from == here->from;
+    snprintf(buf, CONFIG_PLACE, "line %u%s%s", line, same ? "" : " of ",
+             same ? "" : shown_path(from->from->path, path));
+    return buf;
 }
 
 int config_file_refuse_memory(const struct config_file *file)
@@ -180,9 +214,9 @@ static int refuse_named(const struct config_file *file, const struct config_sect
                         const char *key, const char *value, const char *why)
 {
     char key_shown[SHOWN_NAME + 4], value_shown[CONFIG_SHOWN_VALUE + 4];
-    return config_file_refuse(file, -EINVAL, "[%s] %s = \"%s\": %s", section->name,
-                              config_shown(key, SHOWN_NAME, key_shown),
-                              config_shown(value, CONFIG_SHOWN_VALUE, value_shown), why);
+    return refuse_in(file, section, "[%s] %s = \"%s\": %s", section->name,
+                     config_shown(key, SHOWN_NAME, key_shown),
+                     config_shown(value, CONFIG_SHOWN_VALUE, value_shown), why);
 }
 
 int config_file_refuse_value(const struct config_file *file, const struct config_section *section,

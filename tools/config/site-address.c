@@ -245,7 +245,7 @@ int placed_read(const struct config_file *file, const struct config_section *sec
 int placed_refuse(const struct config_file *file, const struct placed *placed, const char *format,
                   ...)
 {
-    char why[300], name[BLOCK_TEXT];
+    char why[CONFIG_PLACE + 300], name[BLOCK_TEXT];
     block_name(&placed->block, name, sizeof(name));
     size_t at = (size_t)snprintf(why, sizeof(why), "%s ", name);
     va_list args;

@@ -46,14 +46,13 @@ static int rank_make(const struct draft *draft, struct placed_list *list, struct
 static int refuse_overlap(const struct draft *draft, const struct placed *a, const struct placed *b)
 {
     const struct placed *later = a > b ? a : b, *earlier = a > b ? b : a;
-    char text[BLOCK_TEXT];
+    char text[BLOCK_TEXT], place[CONFIG_PLACE];
+    config_place(earlier->section, earlier->value->line, later->section, place);
     if (a->block.prefix == b->block.prefix)
-        return placed_refuse(draft->file, later,
-                             "is given twice: it stands in line %u already, in "
-                             "[%s]",
-                             earlier->value->line, earlier->section->name);
-    return placed_refuse(draft->file, later, "overlaps with %s, in line %u, [%s]",
-                         block_name(&earlier->block, text, sizeof(text)), earlier->value->line,
+        return placed_refuse(draft->file, later, "is given twice: it stands in %s already, in [%s]",
+                             place, earlier->section->name);
+    return placed_refuse(draft->file, later, "overlaps with %s, in %s, [%s]",
+                         block_name(&earlier->block, text, sizeof(text)), place,
                          earlier->section->name);
 }
 

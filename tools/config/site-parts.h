@@ -33,6 +33,12 @@ struct draft {
     struct placed_list gateway;
 };
 
+/* ---- site.c ---- */
+
+/** site_load_over - as site_load(), with texts instead of what stands in files (file.h). */
+int site_load_over(const char *path, const struct config_overlay *over, struct site *site,
+                   struct config_error *error);
+
 /* ---- site-address.c ---- */
 
 /**

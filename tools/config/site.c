@@ -169,6 +169,7 @@ static const char *snat_read(const char *text, struct site *site, struct parse_r
     int found = word_find(text, words);
     (void)why;
     site->snat = found < 0 ? SNAT_KEEP : (enum site_snat)found;
+    site->snat_given = true;
     return found < 0 ? "allowed are keep, none and confine" : NULL;
 }
 
@@ -194,6 +195,17 @@ static const char *iptables_read(const char *text, struct site *site, struct par
     return found < 0 ? "allowed are auto, nft and legacy" : NULL;
 }
 
+static const char *mark_read(const char *text, struct site *site, struct parse_reason *why)
+{
+    char *end;
+    unsigned long mark = strtoul(text, &end, 0);
+    (void)why;
+    if (*text < '0' || *text > '9' || *end || mark > UINT32_MAX || !mark || mark & (mark - 1))
+        return "allowed is a number with one bit set, such as 0x2000";
+    site->mark = (uint32_t)mark;
+    return NULL;
+}
+
 static const char *node_pool_read(const char *text, struct site *site, struct parse_reason *why)
 {
     (void)why;
@@ -215,6 +227,7 @@ static const struct {
     {SECTION_CONTROL_PLANE, KEY_MANIFEST, manifest_read},
     {SECTION_SETUP, KEY_PERSIST, persist_read},
     {SECTION_SETUP, KEY_IPTABLES, iptables_read},
+    {SECTION_SETUP, KEY_MARK, mark_read},
     {SECTION_SETUP, KEY_NODE_POOL, node_pool_read},
 };
 
@@ -288,8 +301,7 @@ static int machine_read(struct draft *draft, const struct config_section *sectio
     struct parse_reason why;
     strcpy(machine->name, section->own); /* at most SITE_NAME - 1: section_types */
     if (!value)
-        return config_file_refuse(draft->file, -EINVAL, "[%s]: no roles are given: " ROLES_ALLOWED,
-                                  section->name);
+        return config_file_refuse_lack(draft->file, section, "no roles are given: " ROLES_ALLOWED);
     machine->roles = site_roles_parse(value->text, &why);
     return machine->roles ? 0 : config_file_refuse_value(draft->file, section, value, why.text);
 }
@@ -301,9 +313,8 @@ static int node_read(struct draft *draft, const struct config_section *section)
     strcpy(node->name, section->own);
     int error = pair_read(draft, section, &draft->nodes, &node->address);
     if (!error && !node->address.has4 && !node->address.has6)
-        error = config_file_refuse(draft->file, -EINVAL,
-                                   "[%s]: no address is given: address = ADDRESS is needed",
-                                   section->name);
+        error = config_file_refuse_lack(draft->file, section,
+                                        "no address is given: address = ADDRESS is needed");
     if (!error)
         error = list_read(draft, section, KEY_PODS, false, &draft->node_pods);
     return error ? error : blocks_copy(draft, &draft->node_pods, first, false, &node->pods);
@@ -383,6 +394,7 @@ static void site_begin(struct site *site)
     memset(site, 0, sizeof(*site));
     site->stateful = true;
     site->node_pool = true;
+    site->mark = 0x2000;
     strcpy(site->manifest, SITE_MANIFEST);
 }
 
@@ -412,10 +424,16 @@ static int draft_read(struct draft *draft)
 
 int site_load(const char *path, struct site *site, struct config_error *error)
 {
+    return site_load_over(path, NULL, site, error);
+}
+
+int site_load_over(const char *path, const struct config_overlay *over, struct site *site,
+                   struct config_error *error)
+{
     struct config_file file;
     struct draft draft = {.file = &file, .site = site};
     site_begin(site);
-    int result = config_file_read(&file, path, error);
+    int result = config_file_read(&file, path, over, error);
     if (!result)
         result = draft_read(&draft);
     if (result)

@@ -27,7 +27,8 @@
  *   exclusive = no                    reject everything else forwarded, not only pods <-> outside
  *
  *   [snat]
- *   mode = keep                       keep | none | confine: what nodes do to pods' source address
+ *   mode = keep                       keep | none | confine: what nodes do to pods' source address;
+ *                                     default: none if pods must keep theirs to pass the gateway
  *
  *   [control-plane]
  *   node-ports = 30000-32767          --service-node-port-range: one range; default: left alone
@@ -36,6 +37,7 @@
  *   [setup]
  *   persist = own                     own | distribution | none
  *   iptables = auto                   auto | nft | legacy
+ *   mark = 0x2000                     one bit: of packets that nodes steer through the gateway
  *   node-pool = yes                   or "no": on nodes somebody else makes the pool
  *
  * The source ports of pods towards hosts are those of [pool] and [rule]: the nodes' pool.
@@ -114,7 +116,9 @@ struct site {
     struct address_pair gateway;  /* the one to use; neither: traffic goes straight to the node */
     bool stateful;
     bool exclusive;
-    enum site_snat snat;
+    enum site_snat snat; /* keep unless snat_given */
+    bool snat_given;
+    uint32_t mark; /* one bit */
     struct portrange node_ports; /* lo 0: left alone */
     char manifest[PATH_MAX];
     enum site_persist persist;

@@ -15,6 +15,31 @@
 #include <limits.h>
 #include <stdio.h>
 
+/* ---- place.c: the folder of a pool, which others may write to ---- */
+
+struct place {
+    int folder; /* O_PATH */
+    char path[NAME_MAX + 40]; /* the pool in that very folder, for open(2) and its kin */
+    const char *name; /* the last of it */
+};
+
+/**
+ * place_open - the folder that @path is in. Symlinks on the way are followed where only root or this
+ * user can have put them; else it is -ELOOP.
+ * @place: place_close() it. Return: 0 or -errno.
+ */
+int place_open(const char *path, struct place *place);
+
+/** place_close - give the folder back. */
+void place_close(struct place *place);
+
+/**
+ * place_clear - take away whatever has the pool's name: a damaged pool, a link, somebody's file. A
+ * folder with something in it is renamed. Programs that have a damaged pool mapped leave it.
+ * Return: 0 or -errno.
+ */
+int place_clear(const struct place *place);
+
 /* ---- target.c: which pool, and what it shall be ---- */
 
 /* The command line, parsed (options.c). NULL: not given. */
@@ -28,6 +53,7 @@ struct pool_request {
     int state; /* list: enum word_state, 0: any */
     bool json;
     bool force;
+    bool any; /* whatever there is under the pool's name by now */
 };
 
 /* A pool as the options and the configuration describe it. */
@@ -52,9 +78,9 @@ int target_create(const struct pool_plan *plan, bool *exists);
 
 /**
  * target_reload - give the pool the plan's policy, and its mode and group where the configuration
- * says them. @same: it had all that already.
+ * says them. @same: it had all that already. @any: make it anew if it is none that can be used.
  */
-int target_reload(const struct pool_plan *plan, bool *same);
+int target_reload(const struct pool_plan *plan, bool any, bool *same);
 
 /** target_warn - say the plan's warnings on stderr. */
 void target_warn(const struct pool_plan *plan);
@@ -184,6 +210,7 @@ enum {
     TAKES_JSON = 1 << 1,
     TAKES_FORCE = 1 << 2,
     TAKES_FILTER = 1 << 3, /* --port, --holder, --state */
+    TAKES_ANY = 1 << 4,
 };
 
 struct pool_command {

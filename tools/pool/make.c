@@ -45,7 +45,7 @@ int command_reload(const struct pool_request *request)
     bool same = false;
     int status = target_plan(request, &plan);
     if (!status)
-        status = target_reload(&plan, &same);
+        status = target_reload(&plan, request->any, &same);
     if (status)
         return status;
     target_warn(&plan);
@@ -89,33 +89,36 @@ static int remove_allowed(const char *path, const struct snapshot *snapshot)
 }
 
 /* Damaged or of another version: nobody can use it any more, but it is a pool, so it may go. */
-static int remove_damaged(const char *path, int error)
+static bool remove_is_damaged(const struct pool_request *request, int error)
 {
-    if (unlink(path) < 0)
-        return say_error(EXIT_FAILED, "%s: %s", path, strerror(errno));
-    printf("%s: removed, although %s\n", path, pool_strerror(error));
-    return EXIT_OK;
+    return request->any || (request->force && (error == -EBADMSG || error == -EPROTO));
 }
 
 int command_remove(const struct pool_request *request)
 {
     char path[PATH_MAX];
     struct snapshot snapshot;
+    struct place place;
     int status = target_path(request, path);
-    int error = status ? 0 : snapshot_take(path, &snapshot);
     if (status)
         return status;
-    if (request->force && (error == -EBADMSG || error == -EPROTO))
-        return remove_damaged(path, error);
+    int error = place_open(path, &place);
     if (error)
         return say_pool_error(path, error);
-    if (!request->force)
+    int damage = snapshot_take(place.path, &snapshot);
+    if (!damage && !request->force)
         status = remove_allowed(path, &snapshot);
-    snapshot_free(&snapshot);
-    error = status ? 0 : pool_remove(path);
+    if (!damage)
+        snapshot_free(&snapshot);
+    if (damage && damage != -ENOENT && remove_is_damaged(request, damage))
+        error = place_clear(&place);
+    else if (!status)
+        error = damage ? damage : pool_remove(place.path);
+    place_close(&place);
     if (error)
         return say_pool_error(path, error);
     if (!status)
-        printf("%s: removed\n", path);
+        printf("%s: removed%s%s\n", path, damage ? ", although " : "",
+               damage ? pool_strerror(damage) : "");
     return status;
 }

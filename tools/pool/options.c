@@ -16,6 +16,7 @@ enum {
     OPTION_POOL = 256,
     OPTION_JSON,
     OPTION_FORCE,
+    OPTION_ANY,
     OPTION_PORT,
     OPTION_HOLDER,
     OPTION_STATE,
@@ -28,6 +29,7 @@ static const struct option long_options[] = {
     {"pool", required_argument, NULL, OPTION_POOL},
     {"json", no_argument, NULL, OPTION_JSON},
     {"force", no_argument, NULL, OPTION_FORCE},
+    {"any", no_argument, NULL, OPTION_ANY},
     {"port", required_argument, NULL, OPTION_PORT},
     {"holder", required_argument, NULL, OPTION_HOLDER},
     {"state", required_argument, NULL, OPTION_STATE},
@@ -107,6 +109,10 @@ static int parse_option(int option, struct parse *parse, char **argv)
         parse->given |= TAKES_FORCE;
         parse->request->force = true;
         return 0;
+    case OPTION_ANY:
+        parse->given |= TAKES_ANY;
+        parse->request->any = true;
+        return 0;
     case 'h':
         parse->instead = "help";
         return 0;
@@ -125,6 +131,7 @@ static int parse_fits(const struct pool_command *command, const struct parse *pa
         {TAKES_POLICY, "-p and -t"},
         {TAKES_JSON, "--json"},
         {TAKES_FORCE, "--force"},
+        {TAKES_ANY, "--any"},
         {TAKES_FILTER, "--port, --holder and --state"},
         {0, NULL},
     };

@@ -7,6 +7,7 @@
 #include "cmd.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -93,9 +94,25 @@ int target_snapshot(const struct pool_request *request, char path[PATH_MAX],
     return error ? say_pool_error(path, error) : status;
 }
 
+/* Only the default folder is made: it lies on a tmpfs that every boot empties. */
+static int target_place(const char *path, struct place *place)
+{
+    static const char folder[] = "/run/fixport/";
+    int error = place_open(path, place);
+    if (error == -ENOENT && strncmp(path, folder, strlen(folder)) == 0 &&
+        !strchr(path + strlen(folder), '/') && mkdir(folder, 0755) == 0)
+        error = place_open(path, place);
+    return error;
+}
+
 int target_create(const struct pool_plan *plan, bool *exists)
 {
-    int error = pool_create(plan->path, &plan->config.policy, &plan->config.options);
+    struct place place;
+    int error = target_place(plan->path, &place);
+    if (!error) {
+        error = pool_create(place.path, &plan->config.policy, &plan->config.options);
+        place_close(&place);
+    }
     if (exists)
         *exists = error == -EEXIST;
     if (!error || (exists && *exists))
@@ -107,6 +124,9 @@ int target_create(const struct pool_plan *plan, bool *exists)
                          plan->path);
     if (error == -ENOENT)
         return say_error(EXIT_FAILED, "%s: the folder for it does not exist", plan->path);
+    if (error == -ELOOP)
+        return say_error(EXIT_FAILED, "%s: a symbolic link on the way is not root's or yours: it "
+                                      "is not followed", plan->path);
     if (error == -EPERM && plan->config.options.group != (gid_t)-1)
         return say_error(EXIT_FAILED,
                          "%s: the pool cannot be made for group %u: that needs a member of it, or "
@@ -115,64 +135,97 @@ int target_create(const struct pool_plan *plan, bool *exists)
     return say_error(EXIT_FAILED, "%s: the pool cannot be made: %s", plan->path, strerror(-error));
 }
 
-/* Who may write a pool could give it other rules; that is for its owner, as for other files. */
-static bool target_is_mine(const char *path)
-{
-    struct stat st;
-    return geteuid() == 0 || lstat(path, &st) < 0 || st.st_uid == geteuid();
-}
-
-/* Whoever has it open keeps it: this is for those who come. */
-static int target_permit_file(const struct config *config, int fd, bool *same)
-{
-    struct stat st;
-    if (fstat(fd, &st) < 0)
-        return -errno;
-    bool group = config->options.group != (gid_t)-1 && config->options.group != st.st_gid;
-    bool mode = config->mode_said && config->options.mode != (st.st_mode & 07777);
-    if (group && fchown(fd, (uid_t)-1, config->options.group) < 0)
-        return -errno;
-    if ((mode || group) && fchmod(fd, mode ? config->options.mode : st.st_mode & 07777) < 0)
-        return -errno;
-    *same &= !group && !mode;
-    return 0;
-}
-
-/* Mode and group, as far as the configuration says them; what only a new pool can have is said. */
-static int target_permit(const struct pool_plan *plan, bool *same)
+/*
+ * Mode and group, as far as the configuration says them; what only a new pool can have is said.
+ * Whoever has it open keeps it: this is for those who come.
+ */
+static int target_permit(const struct pool_plan *plan, const char *path, bool *same)
 {
     const struct pool_options *options = &plan->config.options;
     struct pool pool;
+    struct stat st;
     int fd;
-    int error = pool_open(plan->path, &pool, &fd);
+    int error = pool_open(path, &pool, &fd);
     if (error)
-        return say_pool_error(plan->path, error);
-    error = target_permit_file(&plan->config, fd, same);
+        return error;
+    if (fstat(fd, &st) < 0)
+        error = errno;
+    else if (st.st_nlink != 1) /* another name may be in a folder that it was not made for */
+        error = EMLINK;
+    bool group = options->group != (gid_t)-1 && options->group != st.st_gid;
+    bool mode = plan->config.mode_said && options->mode != (st.st_mode & 07777);
+    if (!error && group && fchown(fd, (uid_t)-1, options->group) < 0)
+        error = errno;
+    if (!error && (mode || group) && fchmod(fd, mode ? options->mode : st.st_mode & 07777) < 0)
+        error = errno;
     if (!error && options->lanes && options->lanes != pool.lanes)
         say_error(0, "warning: the pool has %u lanes, and gets %u only when it is made anew",
                   pool.lanes, options->lanes);
+    *same &= !group && !mode;
     pool_close(&pool);
     close(fd);
     if (error)
-        return say_error(EXIT_FAILED, "%s: it has these rules, but its mode or group cannot be "
-                         "set: %s", plan->path, strerror(-error));
-    return 0;
+        say_error(0, "%s: it has these rules, but its mode or group cannot be set: %s", plan->path,
+                  strerror(error));
+    return error ? -ECANCELED : 0;
 }
 
-int target_reload(const struct pool_plan *plan, bool *same)
+/* Who may write a pool could give it other rules; that is for its owner, as for other files. */
+static bool target_is_mine(const struct place *place)
 {
-    if (!target_is_mine(plan->path))
-        return say_error(EXIT_FAILED, "%s: other rules are for its owner or root to give", plan->path);
-    int result = pool_reload(plan->path, &plan->config.policy);
+    struct stat st;
+    return geteuid() == 0 || fstatat(place->folder, place->name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
+           st.st_uid == geteuid();
+}
+
+/* What pool_open() says of a file that is there and can never be used. */
+static bool target_is_lost(int error)
+{
+    static const int lost[] = {ENOENT, EMEDIUMTYPE, EPROTO, EBADMSG, ESTALE, ELOOP,
+                               EISDIR, EINVAL,      ENXIO,  EPERM,   EMLINK};
+    for (size_t i = 0; i < sizeof(lost) / sizeof(lost[0]); i++)
+        if (error == -lost[i])
+            return true;
+    return false;
+}
+
+static int target_change(const struct pool_plan *plan, const struct place *place, bool *same)
+{
+    int result = pool_reload(place->path, &plan->config.policy, true);
+    if (result == -EWOULDBLOCK) {
+        say_error(0, "warning: %s: somebody who uses it has locked it, and does not let go: going "
+                     "on without the lock; lslocks(8) shows who it is", plan->path);
+        result = pool_reload(place->path, &plan->config.policy, false);
+    }
     *same = result == 1;
-    if (result >= 0)
-        return target_permit(plan, same);
-    if (result == -ENOSPC)
+    return result < 0 ? result : target_permit(plan, place->path, same);
+}
+
+int target_reload(const struct pool_plan *plan, bool any, bool *same)
+{
+    struct place place;
+    int error = target_place(plan->path, &place);
+    if (error)
+        return say_pool_error(plan->path, error);
+    if (!target_is_mine(&place))
+        error = say_error(EXIT_FAILED, "%s: other rules are for its owner or root to give",
+                          plan->path);
+    else
+        error = target_change(plan, &place, same);
+    if (any && target_is_lost(error)) {
+        error = place_clear(&place);
+        if (!error)
+            error = pool_create(place.path, &plan->config.policy, &plan->config.options);
+    }
+    place_close(&place);
+    if (error == -ENOSPC)
         return say_error(EXIT_FAILED,
                          "%s: there is no room for so many more ports: remove it and create it "
                          "again",
                          plan->path);
-    return say_pool_error(plan->path, result);
+    if (error == -ECANCELED)
+        return EXIT_FAILED;
+    return error < 0 ? say_pool_error(plan->path, error) : error;
 }
 
 static void target_warning(const char *sentence, void *arg)

@@ -235,7 +235,7 @@ static int run_make(struct run *run)
         return run_rehearse(run);
     int status = target_create(&run->plan, &exists);
     if (!status && exists)
-        status = target_reload(&run->plan, &same);
+        status = target_reload(&run->plan, false, &same);
     if (!status && !same)
         target_warn(&run->plan);
     return status;

@@ -8,7 +8,7 @@
  */
 #include "../common/line.h"
 #include "discover/discover.h"
-#include "engine.h"
+#include "engine/engine.h"
 
 #include <getopt.h>
 #include <stdlib.h>
@@ -27,6 +27,7 @@ enum takes {
     TAKES_FORCING = 1 << 3,
     TAKES_CONFIRM = 1 << 4,
     TAKES_CONFIG = 1 << 5, /* --config alone */
+    NEEDS_ROOT = 1 << 7, /* who is not root is told so before anything else */
     TAKES_CLUSTER = 1 << 6, /* --kubectl, --kubeconfig, --context, --pod-cidrs, --write, files */
 };
 
@@ -47,15 +48,15 @@ static const struct setup_command commands[] = {
      TAKES_SITE | TAKES_ROOT | TAKES_AS_JSON, setup_plan},
     {"apply", "[--config FILE] [--role ROLE[,ROLE]] [--confirm SECONDS] [--force] [--json]",
      "do it, all or nothing",
-     TAKES_SITE | TAKES_ROOT | TAKES_AS_JSON | TAKES_FORCING | TAKES_CONFIRM, setup_apply},
-    {"confirm", "[--json]", "keep what apply --confirm has done", TAKES_ROOT | TAKES_AS_JSON,
-     setup_confirm},
+     TAKES_SITE | TAKES_ROOT | TAKES_AS_JSON | TAKES_FORCING | TAKES_CONFIRM | NEEDS_ROOT, setup_apply},
+    {"confirm", "[--json]", "keep what apply --confirm has done",
+     TAKES_ROOT | TAKES_AS_JSON | NEEDS_ROOT, setup_confirm},
     {"status", "[--json]", "compare what is with what was applied", TAKES_ROOT | TAKES_AS_JSON,
      setup_status},
     {"undo", "[--force] [--json]", "put everything back to what it was before the first apply",
-     TAKES_ROOT | TAKES_AS_JSON | TAKES_FORCING, setup_undo},
+     TAKES_ROOT | TAKES_AS_JSON | TAKES_FORCING | NEEDS_ROOT, setup_undo},
     {"boot", "[--json]", "set again what does not outlast a reboot; for the systemd unit",
-     TAKES_ROOT | TAKES_AS_JSON, setup_boot},
+     TAKES_ROOT | TAKES_AS_JSON | NEEDS_ROOT, setup_boot},
     {"doctor", "[--config FILE] [--role ROLE[,ROLE]] [--json]",
      "look for what makes a correct setup fail, and say what mends it",
      TAKES_SITE | TAKES_ROOT | TAKES_AS_JSON, setup_doctor},
@@ -88,13 +89,6 @@ static int command_version(const struct setup_options *options)
     (void)options;
     printf("fixport-setup %s\n", PACKAGE_VERSION);
     return SETUP_OK;
-}
-
-int need_root(const char *command)
-{
-    if (geteuid() == 0)
-        return 0;
-    return say_error(SETUP_ERROR, "%s needs root; plan does not", command);
 }
 
 /* ---- the command line ---- */
@@ -282,6 +276,8 @@ int main(int argc, char **argv)
     say_begin("fixport-setup", SETUP_ERROR);
     json_promise(parse_asks_json(argv));
     int status = parse_line(argc, argv, &parse, &command);
+    if (!status && command->takes & NEEDS_ROOT && geteuid() != 0)
+        status = say_error(SETUP_ERROR, "%s needs root; plan does not", command->name);
     if (!status)
         parse.options.discover = &parse.discover;
     if (!status)

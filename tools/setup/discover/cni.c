@@ -6,9 +6,19 @@
  */
 #include "discover.h"
 
+#include "../../common/shell.h"
+
+#include <stdlib.h>
 #include <string.h>
 
 #define KEPT "[snat] mode = keep, the default, keeps the port ahead of that (role node)"
+
+/* In a cloud, whose own CNI gives pods addresses of its network unless there is another one. */
+static bool is_vpc(const struct cni_facts *cni)
+{
+    return (cni->aws || cni->azure) && !cni->calico && !cni->cilium && !cni->flannel && !cni->ovn &&
+           !cni->kube_ovn;
+}
 
 const char *cni_names(const struct cni_facts *cni)
 {
@@ -22,8 +32,10 @@ const char *cni_names(const struct cni_facts *cni)
         {cni->flannel, "Flannel"},
         {cni->antrea, "Antrea"},
         {cni->ovn, "OVN-Kubernetes"},
+        {cni->kube_ovn, "Kube-OVN"},
         {cni->kindnet && !cni->calico && !cni->cilium && !cni->flannel, "kindnet"},
-        {cni->aws && !cni->calico && !cni->cilium && !cni->flannel, "Amazon VPC CNI"},
+        {is_vpc(cni) && cni->aws, "Amazon VPC CNI"},
+        {is_vpc(cni) && cni->azure, "Azure CNI"},
     };
     size_t at = 0;
     buf[0] = '\0';
@@ -85,14 +97,17 @@ static void flannel_notes(const struct cni_facts *cni, struct sentences *notes)
                      "nothing has to be turned off");
         return;
     }
+    char *space = shell_quoted(*cni->flannel_namespace ? cni->flannel_namespace : "kube-flannel");
+    char *name = shell_quoted(*cni->flannel_object ? cni->flannel_object : "kube-flannel-ds");
     sentence_add(notes, "Flannel",
                  "with --ip-masq it moves every connection to another port (MASQUERADE "
                  "--random-fully). " KEPT ". To turn it off, in releases since September 2025: "
                  "kubectl -n %s patch daemonset %s --type json -p '[{\"op\":\"add\",\"path\":"
                  "\"/spec/template/spec/containers/0/args/-\",\"value\":"
                  "\"--ip-masq-fully-random-disable\"}]'",
-                 *cni->flannel_namespace ? cni->flannel_namespace : "kube-flannel",
-                 *cni->flannel_object ? cni->flannel_object : "kube-flannel-ds");
+                 space, name);
+    free(space);
+    free(name);
 }
 
 static void cilium_notes(const struct cni_facts *cni, struct sentences *notes)
@@ -142,18 +157,83 @@ static void other_notes(const struct cni_facts *cni, struct sentences *notes)
                      "true in ConfigMap antrea-config");
 }
 
-/* A cluster whose nodes have no blocks: the CNI gives each pod an address of a network of all. */
-static void pods_note(const struct discovery *discovery, struct sentences *notes)
+static void ovn_notes(const struct cni_facts *cni, struct sentences *notes)
 {
-    if (discovery->cni.aws && !discovery->cni.calico && !discovery->cni.cilium)
-        sentence_add(notes, "Amazon VPC CNI",
-                     "it moves source ports at random. To turn it off: kubectl -n kube-system set "
-                     "env daemonset aws-node AWS_VPC_K8S_CNI_RANDOMIZESNAT=none");
-    if (!discovery->claims)
+    if (cni->ovn)
         sentence_add(
-            notes, NULL,
-            "no node has a block of pods: if the CNI gives pods single addresses, 'kubectl "
-            "get nodes,pods -A -o json | fixport-setup discover -' finds them");
+            notes, "OVN-Kubernetes",
+            "in its shared gateway mode it changes the source in Open vSwitch, where [snat] "
+            "cannot come before it: fixport-probe says what becomes of a port. In local "
+            "gateway mode [snat] mode = keep works");
+    if (cni->kube_apart)
+        sentence_add(notes, "Kube-OVN",
+                     "%zu pod%s in VPCs other than ovn-cluster %s left out: no node routes to them",
+                     cni->kube_apart, cni->kube_apart == 1 ? "" : "s",
+                     cni->kube_apart == 1 ? "is" : "are");
+    if (cni->kube_ovn && !cni->kube_nat && cni->kube_plain)
+        sentence_add(
+            notes, "Kube-OVN",
+            "no Subnet has natOutgoing: pods leave with their own addresses and ports; say "
+            "[snat] mode = none");
+    else if (cni->kube_ovn)
+        sentence_add(
+            notes, "Kube-OVN",
+            "%s moves every connection to another port (MASQUERADE --random-fully). " KEPT
+            ". To turn it off: natOutgoing: false in the Subnet, with which pods leave with "
+            "their own addresses, and [snat] mode = none",
+            cni->kube_nat ? "a Subnet has natOutgoing, which" : "natOutgoing, if a Subnet has it,");
+}
+
+#define CHANGE                                                                                     \
+    "gives pods single addresses, which change with every pod: what is written here is true of "   \
+    "the pods that run now. "
+
+/* What single addresses mean, and what to do instead of running after them. */
+static void single_notes(const struct discovery *discovery, struct sentences *notes)
+{
+    const struct cni_facts *cni = &discovery->cni;
+    const char *network = cni->aws ? "VPC" : "virtual network";
+    if (is_vpc(cni))
+        sentence_add(notes, cni->aws ? "Amazon VPC CNI" : "Azure CNI",
+                     "it " CHANGE
+                     "They are addresses of the %s, which routes them itself: hosts in "
+                     "it need no routes and not the role host, only a pool (fixport-pool create), "
+                     "and what they see is the pod's own address and port: say [snat] mode = none. "
+                     "If pods have subnets of their own, name these as blocks in [pods], and write "
+                     "each [node NAME] yourself, with its address alone; otherwise let a timer run "
+                     "this with --write, and 'fixport-setup apply'",
+                     network);
+    else
+        sentence_add(notes, cni->kube_ovn ? "Kube-OVN" : NULL,
+                     "%s " CHANGE "Let a timer run this with --write, and 'fixport-setup apply' "
+                     "on all machines; or choose a CNI, or a mode of it, in which each node has a "
+                     "block",
+                     cni->kube_ovn ? "it spreads a subnet's addresses over all nodes, and"
+                                   : "the CNI");
+}
+
+static void pods_notes(const struct discovery *discovery, struct sentences *notes)
+{
+    bool single = false;
+    for (size_t i = 0; !single && i < discovery->claims; i++)
+        single = discovery->claim[i].source == CLAIM_POD;
+    if (is_vpc(&discovery->cni) && discovery->cni.aws)
+        sentence_add(
+            notes, "Amazon VPC CNI",
+            "what leaves the VPC it moves to random source ports. To turn it off: kubectl "
+            "-n kube-system set env daemonset aws-node AWS_VPC_K8S_CNI_RANDOMIZESNAT=none");
+    if (single)
+        single_notes(discovery, notes);
+    else if (!discovery->claims)
+        sentence_add(notes, NULL,
+                     "no node has a block of pods%s: if the CNI gives pods single addresses, "
+                     "'kubectl get nodes,pods -A -o json | fixport-setup discover -' finds them",
+                     discovery->pods ? "" : ", and no pods were read");
+    if (discovery->unproven)
+        sentence_add(notes, NULL,
+                     "the nodes' podCIDRs are taken as they are: no running pods were read, which "
+                     "would show whether the CNI uses them: 'kubectl get nodes,pods -A -o json | "
+                     "fixport-setup discover -' looks");
 }
 
 void cni_notes(const struct discovery *discovery, struct sentences *notes)
@@ -165,12 +245,9 @@ void cni_notes(const struct discovery *discovery, struct sentences *notes)
         flannel_notes(cni, notes);
     if (cni->cilium)
         cilium_notes(cni, notes);
+    ovn_notes(cni, notes);
     other_notes(cni, notes);
-    pods_note(discovery, notes);
-    if (cni->ovn && !discovery->claims)
-        sentence_add(notes, "OVN-Kubernetes",
-                     "its annotation k8s.ovn.org/node-subnets is not read: "
-                     "write its blocks by hand");
+    pods_notes(discovery, notes);
     if (strcmp(cni_names(cni), "none that is known") == 0)
         sentence_add(notes, NULL,
                      "what becomes of source ports, 'fixport-setup doctor' says on a node");

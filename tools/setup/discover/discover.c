@@ -5,11 +5,12 @@
  * (setup/resources/file.c), and not if somebody else has changed it meanwhile.
  */
 #include "discover.h"
-#include "../engine.h"
+#include "../engine/engine.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #ifndef FIXPORT_SYSCONFDIR
@@ -22,30 +23,35 @@ struct work_discover {
     struct discovery discovery;
     struct rewriting rewriting;
     struct sentences notes;
-    struct steps steps;
-    char path[PATH_MAX];
-    char *state; /* of the file, as resource_file has it; NULL: there is none */
+    struct steps steps; /* ours first: a configuration that is there is never begun again */
+    char config[PATH_MAX];
+    char path[PATH_MAX + sizeof(DISCOVER_FILE) + 4]; /* of our file */
+    char *state; /* of our file, as resource_file has it; NULL: there is none */
+    bool begins; /* there is no configuration */
     size_t warned;
 };
 
-/* ---- the configuration's file ---- */
+/* ---- the files ---- */
 
-/* Where the file really is: what a symlink leads to is replaced, not the symlink. */
 static int path_find(struct work_discover *work, const char *config, struct setup_error *error)
 {
     const char *path = config ? config : FIXPORT_SYSCONFDIR "/fixport.conf";
-    char folder[PATH_MAX], real[PATH_MAX];
-    if (realpath(path, work->path))
-        return 0;
-    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
-    size_t length = slash ? (size_t)(name - path) : 0;
-    snprintf(folder, sizeof(folder), "%.*s", (int)length, path);
-    if (errno != ENOENT || !*name || !realpath(slash ? folder : ".", real) ||
-        access(path, F_OK) == 0)
-        return setup_fail(error, "%s: %s", path, strerror(errno));
-    if ((size_t)snprintf(work->path, PATH_MAX, "%s/%s", strcmp(real, "/") == 0 ? "" : real, name) >=
+    char here[PATH_MAX] = "";
+    struct stat st;
+    if (*path != '/' && !getcwd(here, sizeof(here)))
+        return setup_fail(error, "the current folder: %s", strerror(errno));
+    if ((size_t)snprintf(work->config, PATH_MAX, "%s%s%s", here, *here ? "/" : "", path) >=
         PATH_MAX)
         return setup_fail(error, "%.60s...: the path is too long", path);
+    work->begins = lstat(work->config, &st) < 0 && errno == ENOENT;
+    if (!work->begins && stat(work->config, &st) < 0)
+        return setup_fail(error, "%s: %s", path, strerror(errno));
+    if (!work->begins && !S_ISREG(st.st_mode))
+        return setup_fail(error,
+                          "%s: it is no file, so no folder with " DISCOVER_FILE " can be beside "
+                          "it: name the configuration with --config",
+                          path);
+    snprintf(work->path, sizeof(work->path), "%s.d/" DISCOVER_FILE, work->config);
     return 0;
 }
 
@@ -54,17 +60,19 @@ static const char *state_bytes(const char *state)
     return state ? strchr(state, '\n') + 1 : NULL;
 }
 
-/* The new state: rights as they are; of a new file ours, readable by all. */
-static char *state_make(const struct work_discover *work)
+/* The new state: rights as they are; of a new file ours, readable by all. Adds a step. */
+static int step_add(struct work_discover *work, const char *path, const char *from,
+                    const char *text, struct setup_error *error)
 {
     char head[64];
-    const char *text = work->rewriting.text;
     snprintf(head, sizeof(head), "0644 %u %u\n", (unsigned)geteuid(), (unsigned)getegid());
-    size_t length = work->state ? (size_t)(state_bytes(work->state) - work->state) : strlen(head);
+    size_t length = from ? (size_t)(state_bytes(from) - from) : strlen(head);
     char *state = state_grow(NULL, length + strlen(text) + 1);
-    memcpy(state, work->state ? work->state : head, length);
+    memcpy(state, from ? from : head, length);
     strcpy(state + length, text);
-    return state;
+    int result = resource_file.steps(path, from, state, &work->steps, error);
+    free(state);
+    return result;
 }
 
 /* ---- doing it ---- */
@@ -103,17 +111,20 @@ static int work_make(struct work_discover *work, const struct setup_options *opt
     if (path_find(work, options->config, error) < 0 ||
         resource_file.read(work->path, &work->state, error) < 0 ||
         input_read(work, options->discover, error) < 0 ||
-        discovery_resolve(&work->discovery, error) < 0 ||
-        discovery_write(&work->discovery, work->path, state_bytes(work->state), &work->rewriting,
-                        error) < 0)
+        discovery_resolve(&work->discovery, error) < 0)
+        return -1;
+    const struct discover_place place = {.config = work->config,
+                                         .file = work->path,
+                                         .text = state_bytes(work->state),
+                                         .begins = work->begins};
+    if (discovery_write(&work->discovery, &place, &work->rewriting, error) < 0)
         return -1;
     cni_notes(&work->discovery, &work->notes);
-    if (!work->rewriting.text)
-        return 0;
-    char *wanted = state_make(work);
-    int result = resource_file.steps(work->path, work->state, wanted, &work->steps, error);
-    free(wanted);
-    return result;
+    if (work->rewriting.text &&
+        step_add(work, work->path, work->state, work->rewriting.text, error) < 0)
+        return -1;
+    return work->rewriting.begun ? step_add(work, work->config, NULL, work->rewriting.begun, error)
+                                 : 0;
 }
 
 /* ---- for people ---- */
@@ -170,19 +181,22 @@ static void outcome_print(const struct work_discover *work, bool written)
         enum fate fate;
         const char *what;
     } told[] = {{FATE_NEW, "new"}, {FATE_CHANGED, "changed"}, {FATE_GONE, "gone"}};
-    const char *comma = "";
-    if (!work->rewriting.text) {
+    const char *separator = ": ";
+    if (!work->rewriting.text)
         printf("Nothing to change in %s.\n", work->path);
-        return;
-    }
-    printf("\n%s %s: ", work->path, written ? "is written" : "would change");
-    for (size_t i = 0; i < sizeof(told) / sizeof(told[0]); i++) {
+    else
+        printf("\n%s %s", work->path, written ? "is written" : "would change");
+    for (size_t i = 0; work->rewriting.text && i < sizeof(told) / sizeof(told[0]); i++) {
         size_t count = fates_count(&work->rewriting, told[i].fate);
         if (count)
-            printf("%s%s %s", comma, text_count(count, "node"), told[i].what);
-        comma = count ? ", " : comma;
+            printf("%s%s %s", separator, text_count(count, "node"), told[i].what);
+        separator = count ? ", " : separator;
     }
-    printf(".%s\n", written ? "" : " --write does it.");
+    if (work->rewriting.text)
+        printf(".%s\n", written ? "" : " --write does it.");
+    if (work->rewriting.begun)
+        printf("%s %s: what no cluster knows is to be added there, see its comments.\n",
+               work->config, written ? "is begun" : "would be begun");
 }
 
 /* ---- for scripts ---- */
@@ -235,11 +249,12 @@ static void result_json(const struct work_discover *work, const char *result)
     for (size_t i = 0; i < work->rewriting.fates; i++)
         json_array_append_new(nodes, node_json(work, &work->rewriting.fate[i]));
     json_t *step = work->steps.count ? step_json(&work->steps.item[0]) : NULL;
-    json_say(json_pack("{s:o, s:s, s:s, s:o, s:o, s:o, s:O}", "config", json_text(work->path),
-                       "result", result, "cni", cni_names(&work->discovery.cni), "notes",
-                       sentences_json(&work->notes), "warnings",
-                       sentences_json(&work->discovery.warnings), "nodes", nodes, "diff",
-                       step ? json_object_get(step, "diff") : json_null()));
+    json_say(json_pack("{s:o, s:o, s:b, s:s, s:s, s:o, s:o, s:o, s:O}", "config",
+                       json_text(work->config), "file", json_text(work->path), "begins",
+                       work->rewriting.begun != NULL, "result", result, "cni",
+                       cni_names(&work->discovery.cni), "notes", sentences_json(&work->notes),
+                       "warnings", sentences_json(&work->discovery.warnings), "nodes", nodes,
+                       "diff", step ? json_object_get(step, "diff") : json_null()));
     json_decref(step);
 }
 
@@ -256,7 +271,7 @@ static void work_free(struct work_discover *work)
 
 static int work_tell(struct work_discover *work, const struct setup_options *options, bool written)
 {
-    bool changes = work->rewriting.text != NULL;
+    bool changes = work->steps.count;
     if (options->json) {
         result_json(work, !changes ? "unchanged" : written ? "written" : "changes");
     } else {
@@ -278,8 +293,8 @@ int setup_discover(const struct setup_options *options)
     bool writes = options->discover->write;
     int status = SETUP_ERROR;
     int result = work_make(&work, options, &error);
-    if (!result && writes && work.steps.count)
-        result = step_do(&work.steps.item[0], &error);
+    for (size_t i = 0; !result && writes && i < work.steps.count; i++)
+        result = step_do(&work.steps.item[i], &error);
     if (!result) {
         status = work_tell(&work, options, writes && work.steps.count);
     } else {

@@ -7,12 +7,13 @@
  * *claims*, each "this block is behind that node, this object says so" (objects.c,
  * calico.c). Objects may come in any order, so nothing is decided before all are
  * read. Then claims are weighed against each other (resolve.c): which source is the
- * truth in this cluster, what is said twice, what cannot both be true. What is left is brought into
- * the configuration's text (write.c), and the new text goes through the very reader
- * that apply uses before anybody sees it.
+ * truth in this cluster, what is said twice, what cannot both be true. What is left becomes a file
+ * of its own (write.c), and the configuration with it goes through the very reader that apply uses
+ * before anybody sees it.
  *
- * Whose is what in the configuration: each *line* that ends in DISCOVER_MARK is discover's, to
- * change and to take away. All others are a person's: they are compared, never changed.
+ * Whose is what: the file DISCOVER_FILE in the configuration's folder is discover's, and replaced
+ * whole. All other files are a person's: they are compared, never changed. Where there is no
+ * configuration yet, it is begun once.
  *
  * All that comes from the cluster is hostile. Nothing of it reaches the configuration but addresses
  * that were parsed and are printed again, and names of nodes of [a-z0-9._-]. In messages it is
@@ -28,7 +29,7 @@
 #include "../setup.h"
 #include "../../config/site-parts.h"
 
-#define DISCOVER_MARK "; discovered"     /* at the end of a line, after a space */
+#define DISCOVER_FILE "discovered.conf" /* in the folder beside the configuration */
 #define DISCOVER_INPUT_MOST (512u << 20) /* bytes of one input: 5,000 full nodes have 300 MiB */
 #define DISCOVER_SECONDS 60              /* what kubectl may take for one question */
 #define DISCOVER_OBJECT_NAME 200 /* bytes of "IPAMBlock 10-200-1-0-26" that a message shows */
@@ -69,14 +70,14 @@ struct found_node {
     struct address_pair address;
     enum address_source source[2]; /* of IPv4, of IPv6 */
     bool listed;                   /* there is a Node of that name, not only a CiliumNode */
-    bool unusable;                 /* was told why: its section is left as it is */
+    bool unusable;                 /* was told why: a section that it has is left as it is */
     size_t first_claim, claims;    /* discovery_resolve(): of discovery.claim */
 };
 
 /* Who says that a block is behind a node. */
 enum claim_source {
     CLAIM_POD_CIDR,
-    CLAIM_ANNOTATION, /* Cilium's, of a node */
+    CLAIM_ANNOTATION, /* of a node: Cilium's, OVN-Kubernetes' */
     CLAIM_CILIUM,     /* CiliumNode */
     CLAIM_AFFINITY,   /* BlockAffinity */
     CLAIM_BLOCK,      /* IPAMBlock: the truth over BlockAffinity */
@@ -95,7 +96,9 @@ struct claim {
 
 /* What was seen of CNIs and of what they do to source ports. */
 struct cni_facts {
-    bool calico, calico_blocks, flannel, cilium, antrea, kindnet, aws, ovn;
+    bool calico, calico_blocks, flannel, cilium, antrea, kindnet, aws, azure, ovn, kube_ovn;
+    size_t kube_nat, kube_plain; /* Kube-OVN's Subnets with and without natOutgoing */
+    size_t kube_apart;           /* pods in a VPC of their own, which no node routes to */
     char flannel_backend[32];
     const char *calico_group;      /* "crd.projectcalico.org" or "projectcalico.org" */
     size_t nat_pools, plain_pools; /* enabled IPPools with and without natOutgoing */
@@ -123,8 +126,9 @@ struct discovery {
     struct passed_kind *passed;
     size_t passed_kinds;
     size_t listed; /* objects of kind Node */
-    bool whole;    /* nodes came in a list: one that is not there is gone, unless: */
-    bool part;     /* a list, of whatever, was not read to its end */
+    size_t pods;   /* running ones with a network of their own */
+    bool unproven; /* podCIDRs are taken, and no pod says that they are used */
+    bool whole;    /* nodes came in a list: one that is not there is gone */
     bool pod_cidrs;
     bool blocks_asked; /* kubectl was asked for Calico's blocks and may read them */
 };
@@ -195,31 +199,39 @@ int discovery_resolve(struct discovery *discovery, struct setup_error *error);
 /** discovery_node - by the cluster's name; after its nodes are sorted. NULL: there is none. */
 struct found_node *discovery_node(const struct discovery *discovery, const char *name);
 
-/* ---- write.c: into the configuration ---- */
+/* ---- write.c: a part of the configuration ---- */
 
 enum fate { FATE_SAME, FATE_NEW, FATE_CHANGED, FATE_GONE, FATE_LEFT };
 
 /* What becomes of a node's section: for summaries. */
 struct node_fate {
     char name[SITE_NAME];
-    enum fate fate;                /* LEFT: it stays as it is, though the cluster does not say so */
+    enum fate fate;                /* LEFT: it stays as it is: a person's, or not known now */
     const struct found_node *node; /* NULL: the cluster does not have it */
 };
 
+/* Where things are. */
+struct discover_place {
+    const char *config; /* the configuration's file */
+    const char *file;   /* ours: "CONFIG.d/" DISCOVER_FILE */
+    const char *text;   /* of ours, as it is; NULL: it is not there */
+    bool begins;        /* the configuration is not there */
+};
+
 struct rewriting {
-    char *text;             /* the new configuration; NULL: nothing changes */
-    struct node_fate *fate; /* in the file's order, then new ones by name */
+    char *text;             /* of our file; NULL: nothing changes */
+    const char *begun;      /* of the configuration, if it is begun with that; NULL: it is not */
+    struct node_fate *fate; /* by name, then those that the cluster does not have */
     size_t fates;
 };
 
 /**
- * discovery_write - what the configuration becomes.
- * @path: of the configuration, for messages. @text: as it is; NULL: there is none.
+ * discovery_write - what our file becomes.
  * @rewriting: free with rewriting_free(), always.
  * Return: -1 if the configuration that is there is refused, or what it would become: @error says
  * which object it comes from.
  */
-int discovery_write(struct discovery *discovery, const char *path, const char *text,
+int discovery_write(struct discovery *discovery, const struct discover_place *place,
                     struct rewriting *rewriting, struct setup_error *error);
 
 /** rewriting_free - give back; zeros are fine. */

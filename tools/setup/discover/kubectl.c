@@ -25,6 +25,7 @@ struct question {
     const char *space;     /* namespace; NULL: none */
     const char *name[4];   /* only these objects, if they are there; NULL-terminated */
     bool blocks;           /* says where Calico's addresses are */
+    bool pods;             /* of all namespaces, and only if nothing else says where pods are */
 };
 
 static const struct question questions[] = {
@@ -44,6 +45,7 @@ static const struct question questions[] = {
      .otherwise = "felixconfigurations.projectcalico.org",
      .missed = "how Calico chooses source ports"},
     {.type = "ciliumnodes.cilium.io", .missed = "the blocks that Cilium gave to nodes"},
+    {.type = "subnets.kubeovn.io", .missed = "whether Kube-OVN changes the source of what leaves"},
     {.type = "configmaps",
      .missed = "what kube-proxy, ip-masq-agent and Cilium do to source ports",
      .space = "kube-system",
@@ -52,6 +54,9 @@ static const struct question questions[] = {
      .missed = "how Flannel chooses source ports",
      .space = "kube-flannel",
      .name = {"kube-flannel-ds"}},
+    {.type = "pods",
+     .missed = "where pods really are, should the CNI not use the nodes' podCIDRs",
+     .pods = true},
 };
 #define QUESTIONS (sizeof(questions) / sizeof(questions[0]))
 
@@ -101,6 +106,10 @@ static void command_make(struct command *command, const struct discover_options 
         argument_add(command, "--namespace");
         argument_add(command, question->space);
         argument_add(command, "--ignore-not-found");
+    }
+    if (question->pods) {
+        argument_add(command, "--all-namespaces");
+        argument_add(command, "--field-selector=status.phase=Running");
     }
     argument_add(command, "--output=json");
 }
@@ -196,6 +205,15 @@ static int question_settle(struct discovery *discovery, struct asking *asking,
     return 0;
 }
 
+/* They are many: only where a CNI is not known to take the nodes' podCIDRs, or has told its blocks.
+ */
+static bool pods_matter(const struct discovery *discovery)
+{
+    const struct cni_facts *cni = &discovery->cni;
+    return !discovery->pod_cidrs && !cni->calico && !cni->cilium && !cni->flannel &&
+           !cni->kindnet && !cni->ovn;
+}
+
 int discovery_ask(struct discovery *discovery, const struct discover_options *options,
                   struct setup_error *error)
 {
@@ -204,7 +222,8 @@ int discovery_ask(struct discovery *discovery, const struct discover_options *op
     int result = 0;
     asked.seconds = asked.seconds ? asked.seconds : DISCOVER_SECONDS;
     for (; !result && asking.done < QUESTIONS; asking.done++)
-        result = question_settle(discovery, &asking, &questions[asking.done], error);
+        if (!questions[asking.done].pods || pods_matter(discovery))
+            result = question_settle(discovery, &asking, &questions[asking.done], error);
     progress_end(&asking.progress);
     return result;
 }

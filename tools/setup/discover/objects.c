@@ -4,8 +4,9 @@
  * source ports. Calico's are in calico.c.
  *
  * The shapes are those of the projects' sources: kubernetes/api core/v1, flannel-io/flannel
- * pkg/subnet/kube/annotations.go, cilium/cilium pkg/annotation and pkg/k8s/apis/cilium.io/v2. A
- * field of another type than there is one that is not there.
+ * pkg/subnet/kube/annotations.go, cilium/cilium pkg/annotation and pkg/k8s/apis/cilium.io/v2,
+ * ovn-kubernetes go-controller/pkg/util/subnet_annotations.go, kubeovn/kube-ovn pkg/util/const.go
+ * and pkg/apis/kubeovn/v1. A field of another type than there is one that is not there.
  */
 #include "discover.h"
 
@@ -119,9 +120,31 @@ static const char *const cilium_notes[] = {
     "io.cilium.network.ipv6-pod-cidr",
 };
 
+/* OVN-Kubernetes': {"default":"10.244.0.0/24"}, or a list for both families. Other keys are
+ * networks that are not the cluster's. */
+static void ovn_take(struct discovery *discovery, const struct object *object, const char *text)
+{
+    json_t *networks = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+    const json_t *own = json_object_get(networks, "default");
+    discovery->cni.ovn = true;
+    if (json_is_string(own))
+        claim_add(discovery, object, CLAIM_ANNOTATION, object->name, json_string_value(own));
+    else if (json_array_size(own))
+        claims_add_list(discovery, object, CLAIM_ANNOTATION, object->name, own);
+    else
+        sentence_add(&discovery->warnings, object->label,
+                     "its annotation k8s.ovn.org/node-subnets has no block of the network "
+                     "\"default\": \"%.80s\"",
+                     text);
+    json_decref(networks);
+}
+
 static void notes_take(struct discovery *discovery, const struct object *object,
                        struct found_node *node, const json_t *notes)
 {
+    const char *ovn = json_word(notes, "k8s.ovn.org/node-subnets");
+    if (ovn)
+        ovn_take(discovery, object, ovn);
     for (size_t i = 0; i < sizeof(address_notes) / sizeof(address_notes[0]); i++) {
         const char *address = json_word(notes, address_notes[i].key);
         if (address)
@@ -151,9 +174,10 @@ static void cni_take(struct cni_facts *cni, const json_t *notes, const json_t *s
     cni->calico |= json_word(notes, "projectcalico.org/IPv4Address") ||
                    json_word(notes, "projectcalico.org/IPv6Address");
     cni->antrea |= json_word(notes, "node.antrea.io/mac-address") != NULL;
-    cni->ovn |= json_word(notes, "k8s.ovn.org/node-subnets") != NULL;
+    cni->kube_ovn |= json_word(notes, "ovn.kubernetes.io/logical_switch") != NULL;
     cni->kindnet |= begins(provider, "kind://");
     cni->aws |= begins(provider, "aws://");
+    cni->azure |= begins(provider, "azure://");
 }
 
 static void object_node(struct discovery *discovery, const struct object *object)
@@ -181,6 +205,15 @@ static void object_node(struct discovery *discovery, const struct object *object
 
 /* ---- pods ---- */
 
+/* Kube-OVN's: the default VPC is "ovn-cluster". In others addresses may be the same again. */
+static bool pod_is_apart(struct discovery *discovery, const struct object *object)
+{
+    const json_t *notes = json_path(object->json, "metadata", "annotations", NULL);
+    const char *router = json_word(notes, "ovn.kubernetes.io/logical_router");
+    discovery->cni.kube_ovn |= router != NULL;
+    return router && strcmp(router, "ovn-cluster") != 0;
+}
+
 /* Only those that run, and have a network of their own. */
 static void object_pod(struct discovery *discovery, const struct object *object)
 {
@@ -193,6 +226,11 @@ static void object_pod(struct discovery *discovery, const struct object *object)
     if (!node || !phase || strcmp(phase, "Running") != 0 ||
         json_is_true(json_object_get(spec, "hostNetwork")))
         return;
+    if (pod_is_apart(discovery, object)) {
+        discovery->cni.kube_apart++;
+        return;
+    }
+    discovery->pods += one || json_array_size(many);
     json_array_foreach(many, i, item) if (json_word(item, "ip"))
         claim_add(discovery, object, CLAIM_POD, node, json_word(item, "ip"));
     if (one && !json_array_size(many))
@@ -298,6 +336,18 @@ static void object_daemon_set(struct discovery *discovery, const struct object *
     }
 }
 
+/* Kube-OVN's Subnet: its addresses are spread over all nodes, so only the SNAT is of interest. */
+static void object_subnet(struct discovery *discovery, const struct object *object)
+{
+    const json_t *spec = json_object_get(object->json, "spec");
+    const char *vpc = json_word(spec, "vpc");
+    struct cni_facts *cni = &discovery->cni;
+    cni->kube_ovn = true;
+    if ((vpc && strcmp(vpc, "ovn-cluster") != 0) || strcmp(object->name, "join") == 0)
+        return;
+    *(json_is_true(json_object_get(spec, "natOutgoing")) ? &cni->kube_nat : &cni->kube_plain) += 1;
+}
+
 /* ---- which object is whose ---- */
 
 static void object_known(struct discovery *discovery, const struct object *object)
@@ -316,6 +366,7 @@ static const struct {
     {"v1", "ConfigMap", object_config_map},
     {"apps/", "DaemonSet", object_daemon_set},
     {"cilium.io/", "CiliumNode", object_cilium_node},
+    {"kubeovn.io/", "Subnet", object_subnet},
     {"crd.projectcalico.org/", "BlockAffinity", object_affinity},
     {"projectcalico.org/", "BlockAffinity", object_affinity},
     {"crd.projectcalico.org/", "IPAMBlock", object_ipam_block},

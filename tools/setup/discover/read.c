@@ -144,11 +144,11 @@ static int list_take(struct discovery *discovery, const char *where, const json_
     const json_t *items = json_object_get(list, "items"), *item;
     size_t i;
     size_t listed = discovery->listed;
-    discovery->part |= list_is_cut(list);
     if (list_is_cut(list))
-        sentence_add(&discovery->warnings, NULL,
-                     "%s: this is a part of a list (metadata.continue): nothing is taken away",
-                     where);
+        return setup_fail(error,
+                          "%s: this is a part of a list (metadata.continue), and what is in the "
+                          "rest would be missing: ask for all of it, without a limit",
+                          where);
     json_array_foreach(items, i,
                        item) if (any_take(discovery, where, item, items_kind ? group : NULL,
                                           items_kind, depth + 1, error) < 0) return -1;

@@ -4,7 +4,8 @@
  *
  *   nodes    each once, with its addresses from the best source; none with another's address
  *   source   Calico's own blocks, if there are any, else Cilium's, else what the nodes say. What a
- *            node's podCIDR says is no fact where the CNI gives out addresses by itself
+ *            node's podCIDR says is no fact where the CNI gives out addresses by itself: it is left
+ *            out where the pods that were read lie elsewhere
  *   blocks   an IPAMBlock outweighs BlockAffinities of the same block; what is of a node that the
  *            cluster does not have is left out, what is said twice counts once
  *   overlaps one address behind two nodes: only if it is a single one, borrowed from the other's
@@ -200,7 +201,7 @@ static void nodes_check(struct discovery *discovery)
 static bool claims_have(const struct discovery *discovery, enum claim_source source)
 {
     for (size_t i = 0; i < discovery->claims; i++)
-        if (discovery->claim[i].source == source)
+        if (discovery->claim[i].source == source && !discovery->claim[i].left_out)
             return true;
     return false;
 }
@@ -216,7 +217,7 @@ static void claims_drop(struct discovery *discovery, unsigned sources)
 #define SOURCES_CALICO (SOURCE(AFFINITY) | SOURCE(BLOCK) | SOURCE(BORROWED))
 #define SOURCES_NODE (SOURCE(POD_CIDR) | SOURCE(ANNOTATION))
 
-/* A node with an annotation of Cilium's has the blocks that this says. */
+/* A node with an annotation of its CNI's has the blocks that this says. */
 static void annotations_prefer(struct discovery *discovery)
 {
     bool *has = state_grow(NULL, discovery->nodes * sizeof(*has));
@@ -237,6 +238,93 @@ static void annotations_prefer(struct discovery *discovery)
     free(has);
 }
 
+/* What a node's pods say of its podCIDRs, by family: [1] is IPv4. */
+struct proof {
+    const struct claim *cidr[4]; /* more of them no node has */
+    size_t cidrs;
+    const struct claim *pod[2]; /* one that is there */
+    bool used[2];               /* a podCIDR has a pod in it */
+};
+
+static void proof_add(struct proof *proof, const struct claim *claim)
+{
+    bool v4 = block_is_v4(&claim->block);
+    if (claim->source == CLAIM_POD_CIDR && proof->cidrs < 4) {
+        proof->cidr[proof->cidrs++] = claim;
+        return;
+    }
+    proof->pod[v4] = claim;
+    for (size_t i = 0; i < proof->cidrs; i++)
+        proof->used[v4] |= block_has(&proof->cidr[i]->block, claim->block.addr);
+}
+
+/* First all podCIDRs, then pods. Return: malloc'd, one for each node. */
+static struct proof *proofs_make(const struct discovery *discovery)
+{
+    struct proof *proofs = state_grow(NULL, discovery->nodes * sizeof(*proofs));
+    memset(proofs, 0, discovery->nodes * sizeof(*proofs));
+    for (int turn = 0; turn < 2; turn++) {
+        for (size_t i = 0; i < discovery->claims; i++) {
+            const struct claim *claim = &discovery->claim[i];
+            const struct found_node *node =
+                !claim->left_out && claim->source == (turn ? CLAIM_POD : CLAIM_POD_CIDR)
+                    ? discovery_node(discovery, claim->node)
+                    : NULL;
+            if (node)
+                proof_add(&proofs[node - discovery->node], claim);
+        }
+    }
+    return proofs;
+}
+
+static void unused_tell(struct discovery *discovery, const struct claim *first, size_t count,
+                        const struct claim *pod)
+{
+    char block[BLOCK_TEXT], address[BLOCK_TEXT];
+    sentence_add(&discovery->warnings, NULL,
+                 "podCIDRs of %zu node%s, such as %s of %.63s, are left out: none of the pods that "
+                 "were read there lies in them, but for instance %.120s has %s. The CNI does not "
+                 "use them; what is written instead are the pods' own addresses",
+                 count, count == 1 ? "" : "s", block_name(&first->block, block, sizeof(block)),
+                 first->node, pod->object, block_name(&pod->block, address, sizeof(address)));
+}
+
+/*
+ * podCIDRs that the CNI does not use. Those of a node on which pods are, and none in them; if that
+ * is so wherever pods are, those of nodes without pods as well.
+ */
+static void pod_cidrs_prove(struct discovery *discovery)
+{
+    struct proof *proofs = proofs_make(discovery);
+    for (int v4 = 1; v4 >= 0; v4--) {
+        const struct claim *first = NULL, *pod = NULL;
+        size_t count = 0;
+        bool used = false;
+        for (size_t i = 0; i < discovery->nodes; i++) {
+            used |= proofs[i].used[v4];
+            pod = proofs[i].cidrs && proofs[i].pod[v4] && !proofs[i].used[v4] && !pod
+                      ? proofs[i].pod[v4]
+                      : pod;
+        }
+        for (size_t i = 0; pod && i < discovery->claims; i++) {
+            struct claim *claim = &discovery->claim[i];
+            const struct found_node *node = !claim->left_out && claim->source == CLAIM_POD_CIDR &&
+                                                    block_is_v4(&claim->block) == (bool)v4
+                                                ? discovery_node(discovery, claim->node)
+                                                : NULL;
+            const struct proof *proof = node ? &proofs[node - discovery->node] : NULL;
+            if (!proof || proof->used[v4] || (used && !proof->pod[v4]))
+                continue;
+            claim->left_out = true;
+            first = first ? first : claim;
+            count += claim == proof->cidr[0] || block_is_v4(&proof->cidr[0]->block) != (bool)v4;
+        }
+        if (first)
+            unused_tell(discovery, first, count, pod);
+    }
+    free(proofs);
+}
+
 static int sources_choose(struct discovery *discovery, struct setup_error *error)
 {
     const struct cni_facts *cni = &discovery->cni;
@@ -252,8 +340,14 @@ static int sources_choose(struct discovery *discovery, struct setup_error *error
                           "(host-local), say --pod-cidrs");
     } else if (claims_have(discovery, CLAIM_CILIUM)) {
         claims_drop(discovery, SOURCES_NODE);
+    } else if (cni->kube_ovn && !cni->flannel && !cni->kindnet) {
+        claims_drop(discovery, SOURCES_NODE);
     } else {
         annotations_prefer(discovery);
+        pod_cidrs_prove(discovery);
+        discovery->cni.azure &= !claims_have(discovery, CLAIM_POD_CIDR); /* kubenet, overlay */
+        discovery->unproven = !discovery->pods && !cni->flannel && !cni->kindnet &&
+                              claims_have(discovery, CLAIM_POD_CIDR);
     }
     return 0;
 }

@@ -1,31 +1,35 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What was discovered, brought into the configuration's text. The text is taken as lines; each
- * stays byte for byte, but for those that end in DISCOVER_MARK, which may be replaced or taken
- * away, and for what is put behind a line. So comments, order and a person's own keys are kept
- * whatever they are.
+ * What was discovered, as a file of its own: a part of the configuration that is written whole,
+ * each time, in the same order, so that its sections can be compared as texts. What a person wrote
+ * elsewhere wins: a node that has a section there gets none here, and what the cluster says else of
+ * it is reported.
  *
- * In a section that a person wrote, what is missing is added in marked lines; what is there and not
- * in the cluster is told, and stays. A section goes with its node if all of its keys are marked.
- *
- * The new text is read by site_load() before anybody gets it: what apply would refuse is refused
- * here.
+ * The configuration is read with the new text in it, by site_load(), before anybody gets that: what
+ * apply would refuse is refused here.
  */
 #include "discover.h"
 #include "../resources/state.h"
 
-#include <errno.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define WIDTH_NICE 100  /* columns of a line that we write */
 #define WIDTH_MOST 1000 /* of a node that has very many; CONFIG_LINE_MOST */
+#define OLD_MARK "; discovered" /* what fixport 0.1.0 wrote into a person's file ended in this */
 
-static const char template[] =
-    "# What fixport does on this site, see fixport.conf(5). Begun by \"fixport-setup discover\":\n"
-    "# lines that end in \"" DISCOVER_MARK "\" are written by it, all others are yours.\n"
+#define TITLE                                                                                      \
+    "# Written by \"fixport-setup discover\", whole, each time: put nothing of your own here.\n"
+
+static const char title[] =
+    TITLE "# A [node NAME] that stands in the configuration itself is left out here.\n";
+
+static const char begun[] =
+    "# What fixport does on this site, see fixport.conf(5). Begun by \"fixport-setup discover\", "
+    "and\n"
+    "# yours from now on: the nodes and their pods are in a file of their own, in the folder "
+    "beside\n"
+    "# this one, and the two are read together.\n"
     "\n"
     "# The source ports that pods have towards hosts outside of the cluster.\n"
     "[pool]\n"
@@ -52,91 +56,79 @@ static const char template[] =
     ";[machine node1]\n"
     ";roles = node\n";
 
-/* A line of the configuration, and what becomes of it. */
-struct edit {
-    const char *text;
-    size_t length; /* with its newline, if it has one */
-    bool gone;
-    char *after; /* put behind it; NULL: nothing */
+/* A section of the file, as it is or as it becomes. */
+struct part {
+    char name[SITE_NAME];
+    char *text; /* from "[node" to its last newline */
+    bool kept;  /* of those that are there: it is in the new text, too */
 };
 
-struct editing {
+struct parts {
+    struct part *item; /* by name */
+    size_t count;
+};
+
+struct writing {
     struct discovery *discovery;
-    struct config_file file;
-    struct edit *line; /* lines[0] is none: they are counted from 1 */
-    size_t lines;
-    const char *newline;
-    struct found_node **by_name; /* those that can be used or have a name */
-    size_t named;
-    bool *seen; /* of discovery.node: has a section */
+    const struct discover_place *place;
+    struct config_file file; /* what stands elsewhere */
+    struct parts old, new;
     struct rewriting *rewriting;
-    size_t changes;
 };
 
-/* ---- lines ---- */
+/* ---- sections of the file ---- */
 
-static void lines_take(struct editing *editing, const char *text)
+static int part_compare(const void *left, const void *right)
 {
-    const char *line, *at = text;
-    size_t length, room = 1024;
-    editing->line = state_grow(NULL, room * sizeof(*editing->line));
-    editing->line[0] = (struct edit){.text = ""};
-    while ((line = state_line(&at, &length))) {
-        if (editing->lines + 1 == room)
-            editing->line = state_grow(editing->line, (room *= 2) * sizeof(*editing->line));
-        editing->line[++editing->lines] = (struct edit){line, (size_t)(at - line), false, NULL};
+    const struct part *a = left, *b = right;
+    return strcmp(a->name, b->name);
+}
+
+static void part_add(struct parts *parts, const char *name, size_t length, char *text)
+{
+    size_t count = parts->count;
+    if (!(count & (count - 1)))
+        parts->item = state_grow(parts->item, sizeof(*parts->item) * (count ? 2 * count : 1));
+    struct part *part = &parts->item[parts->count++];
+    *part = (struct part){.text = text};
+    snprintf(part->name, sizeof(part->name), "%.*s", (int)length, name);
+}
+
+static void parts_free(struct parts *parts)
+{
+    for (size_t i = 0; i < parts->count; i++)
+        free(parts->item[i].text);
+    free(parts->item);
+}
+
+static struct part *part_find(const struct parts *parts, const char *name)
+{
+    struct part key;
+    if (!parts->count)
+        return NULL;
+    snprintf(key.name, sizeof(key.name), "%s", name);
+    return bsearch(&key, parts->item, parts->count, sizeof(key), part_compare);
+}
+
+/* The sections as we write them; what else stands there is lost, as the title says. */
+static void parts_take(struct parts *parts, const char *text)
+{
+    static const char begin[] = "\n[node ";
+    const char *at = strstr(text, begin);
+    while (at) {
+        const char *name = at + strlen(begin), *next = strstr(name, begin);
+        size_t length = next ? (size_t)(next - at - 1) : strlen(at + 1);
+        char *copy = state_grow(NULL, length + 1);
+        memcpy(copy, at + 1, length);
+        copy[length] = '\0';
+        part_add(parts, name, strcspn(name, "]\n"), copy);
+        at = next;
     }
-    length = strcspn(text, "\n");
-    editing->newline = length && text[length] && text[length - 1] == '\r' ? "\r\n" : "\n";
+    if (parts->count)
+        qsort(parts->item, parts->count, sizeof(*parts->item), part_compare);
 }
 
-/* Of a line without the spaces at its end. */
-static size_t line_length(const struct edit *line)
-{
-    size_t length = line->length;
-    while (length && config_is_space(line->text[length - 1]))
-        length--;
-    return length;
-}
-
-/* The last of the lines that go on with @line by a '\'. */
-static size_t line_end(const struct editing *editing, size_t line)
-{
-    for (; line < editing->lines; line++) {
-        size_t length = line_length(&editing->line[line]);
-        if (!length || editing->line[line].text[length - 1] != '\\')
-            break;
-    }
-    return line;
-}
-
-static bool is_marked(const struct editing *editing, const struct config_value *value)
-{
-    const struct edit *line = &editing->line[value->line];
-    size_t length = line_length(line), mark = strlen(DISCOVER_MARK);
-    return length > mark && memcmp(line->text + length - mark, DISCOVER_MARK, mark) == 0 &&
-           config_is_space(line->text[length - mark - 1]);
-}
-
-static void line_drop(struct editing *editing, size_t line)
-{
-    for (size_t end = line_end(editing, line); line <= end; line++)
-        editing->line[line].gone = true;
-    editing->changes++;
-}
-
-/* Puts text behind a line, and behind what was put there before. Takes @text over. */
-static void line_put(struct editing *editing, size_t line, char *text)
-{
-    struct edit *edit = &editing->line[line];
-    size_t before = edit->after ? strlen(edit->after) : 0;
-    edit->after = state_grow(edit->after, before + strlen(text) + 1);
-    strcpy(edit->after + before, text);
-    free(text);
-    editing->changes++;
-}
-
-/* ---- what a section says ---- */
+/* ---- what a section elsewhere says ---- */
 
 struct blocks {
     struct block *item;
@@ -167,41 +159,14 @@ static void blocks_read(struct blocks *blocks, const char *text)
     free(copy);
 }
 
-/* The section's addresses or pods in marked lines, or in others. */
-static struct blocks section_blocks(const struct editing *editing,
-                                    const struct config_section *section, enum config_key key,
-                                    bool marked)
+/* The section's addresses or pods. */
+static struct blocks section_blocks(const struct config_section *section, enum config_key key)
 {
     struct blocks blocks = {.count = 0};
     for (size_t i = 0; i < section->values; i++)
-        if (section->value[i].key == key && is_marked(editing, &section->value[i]) == marked)
+        if (section->value[i].key == key)
             blocks_read(&blocks, section->value[i].text);
     return blocks;
-}
-
-static int block_compare(const void *left, const void *right)
-{
-    const struct block *a = left, *b = right;
-    int order = memcmp(a->addr, b->addr, sizeof(a->addr));
-    return order ? order : (a->prefix > b->prefix) - (a->prefix < b->prefix);
-}
-
-/* Whether they are the same, in whatever order. */
-static bool blocks_same(const struct blocks *a, const struct blocks *b)
-{
-    struct block *x, *y;
-    bool same = a->count == b->count;
-    if (!same || !a->count)
-        return same;
-    x = memcpy(state_grow(NULL, a->count * sizeof(*x)), a->item, a->count * sizeof(*x));
-    y = memcpy(state_grow(NULL, b->count * sizeof(*y)), b->item, b->count * sizeof(*y));
-    qsort(x, a->count, sizeof(*x), block_compare);
-    qsort(y, b->count, sizeof(*y), block_compare);
-    for (size_t i = 0; same && i < a->count; i++)
-        same = block_compare(&x[i], &y[i]) == 0;
-    free(x);
-    free(y);
-    return same;
 }
 
 static bool block_within(const struct block *block, const struct blocks *outer)
@@ -229,85 +194,56 @@ static struct blocks node_addresses(const struct found_node *node)
     return blocks;
 }
 
-/* Those that @but does not cover. */
-static struct blocks node_pods(const struct discovery *discovery, const struct found_node *node,
-                               const struct blocks *but)
+static struct blocks node_pods(const struct discovery *discovery, const struct found_node *node)
 {
     struct blocks blocks = {.count = 0};
-    for (size_t i = 0; i < node->claims; i++) {
-        const struct block *block = &discovery->claim[node->first_claim + i].block;
-        if (!block_within(block, but))
-            blocks_add(&blocks, block);
-    }
+    for (size_t i = 0; i < node->claims; i++)
+        blocks_add(&blocks, &discovery->claim[node->first_claim + i].block);
     return blocks;
 }
 
-/* "pods = A, B ; discovered", as many lines as are needed. @used: numbers that are a person's.
- * Return: whether the numbers were enough. */
-static bool list_print(FILE *out, const char *key, const struct blocks *blocks, const bool *used,
-                       size_t width, const char *newline)
+/* "pods = A, B", as many lines as are needed. Return: whether there are numbers for them all. */
+static bool list_print(FILE *out, const char *key, const struct blocks *blocks, size_t width)
 {
-    unsigned number = 0;
-    size_t at = 0, column;
-    while (at < blocks->count) {
+    size_t at = 0;
+    for (unsigned number = 1; at < blocks->count; number++) {
         char text[BLOCK_TEXT];
-        do
-            number++;
-        while (number <= CONFIG_NUMBER_MOST && used[number]);
         if (number > CONFIG_NUMBER_MOST)
             return false;
-        column = (size_t)(number > 1 ? fprintf(out, "%s-%u = ", key, number)
-                                     : fprintf(out, "%s = ", key));
+        size_t column = (size_t)(number > 1 ? fprintf(out, "%s-%u = ", key, number)
+                                            : fprintf(out, "%s = ", key));
         for (bool first = true; at < blocks->count; first = false, at++) {
             block_name(&blocks->item[at], text, sizeof(text));
-            if (!first && column + strlen(text) + 2 + strlen(DISCOVER_MARK) > width)
+            if (!first && column + strlen(text) + 2 > width)
                 break;
             column += (size_t)fprintf(out, "%s%s", first ? "" : ", ", text);
         }
-        fprintf(out, " %s%s", DISCOVER_MARK, newline);
+        putc('\n', out);
     }
     return true;
 }
 
-/* Return: malloc'd; NULL: there are too many for what a section can hold. */
-static char *list_text(const char *key, const struct blocks *blocks, const bool *used,
-                       const char *newline)
+/* Return: malloc'd; NULL: its blocks are too many for a section. */
+static char *node_text(const struct discovery *discovery, const struct found_node *node)
 {
     static const size_t widths[] = {WIDTH_NICE, WIDTH_MOST};
-    for (size_t i = 0; i < 2; i++) {
-        char *text;
+    struct blocks addresses = node_addresses(node), pods = node_pods(discovery, node);
+    char *text = NULL;
+    for (size_t i = 0; !text && i < 2; i++) {
         FILE *out = state_open(&text);
-        bool enough = list_print(out, key, blocks, used, widths[i], newline);
+        fprintf(out, "[node %s]\n", node->name);
+        bool enough = list_print(out, "address", &addresses, WIDTH_MOST) &&
+                      list_print(out, "pods", &pods, widths[i]);
         state_close(out);
-        if (enough)
-            return text;
-        free(text);
+        if (!enough) {
+            free(text);
+            text = NULL;
+        }
     }
-    return NULL;
+    free(addresses.item);
+    free(pods.item);
+    return text;
 }
-
-/* A warning about a section of the configuration. */
-static void __attribute__((format(printf, 3, 4)))
-section_warn(struct editing *editing, const struct config_section *section, const char *format, ...)
-{
-    char label[SITE_NAME + 16], text[300];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text, sizeof(text), format, args);
-    va_end(args);
-    snprintf(label, sizeof(label), "[%s]", section->name);
-    sentence_add(&editing->discovery->warnings, label, "%s", text);
-}
-
-static int list_refuse(const struct found_node *node, struct setup_error *error)
-{
-    return setup_fail(error,
-                      "node %s has %zu blocks and single pods: more than a section of the "
-                      "configuration can hold",
-                      node->name, node->claims);
-}
-
-/* ---- a node that has a section ---- */
 
 static void fate_add(struct rewriting *rewriting, const char *name, enum fate fate,
                      const struct found_node *node)
@@ -321,180 +257,100 @@ static void fate_add(struct rewriting *rewriting, const char *name, enum fate fa
     snprintf(to->name, sizeof(to->name), "%s", name);
 }
 
-/* The line of the section's last key, or of its name. */
-static size_t section_last(const struct editing *editing, const struct config_section *section)
+/* ---- nodes that have a section elsewhere ---- */
+
+static void part_say(FILE *out, size_t *said, const char *what, const char *verb)
 {
-    size_t line = section->values ? section->value[section->values - 1].line : section->line;
-    return line_end(editing, line);
+    fprintf(out, "%s that %s %s", (*said)++ ? "," : "; but the cluster says", what, verb);
 }
 
-/* Replaces the marked lines of a key by @text (taken over), in the place of the first one. */
-static void key_replace(struct editing *editing, const struct config_section *section,
-                        enum config_key key, char *text)
+/* What @list has and @in has not: "A and 2 others". Return: whether there is something. */
+static bool missing_print(const struct blocks *list, const struct blocks *in, bool meets, char *buf,
+                          size_t size)
 {
-    size_t place = 0;
-    for (size_t i = 0; i < section->values; i++) {
-        const struct config_value *value = &section->value[i];
-        if (value->key != key || !is_marked(editing, value))
-            continue;
-        line_drop(editing, value->line);
-        place = place ? place : value->line;
+    size_t count = 0;
+    for (size_t i = 0; i < list->count; i++) {
+        bool found = block_within(&list->item[i], in);
+        for (size_t k = 0; meets && !found && k < in->count; k++)
+            found = blocks_overlap(&list->item[i], &in->item[k]);
+        if (!found && !count++)
+            block_name(&list->item[i], buf, size);
     }
-    line_put(editing, place ? place : section_last(editing, section), text);
+    if (count > 1)
+        snprintf(buf + strlen(buf), size - strlen(buf), " and %zu other%s", count - 1,
+                 count > 2 ? "s" : "");
+    return count;
 }
 
-/* An address that a person wrote stays, and is told if the cluster says another one. */
-static void address_update(struct editing *editing, const struct config_section *section,
-                           const struct found_node *node)
+/* A person's section stays as it is, and the cluster's view of the same node is reported. */
+static void section_compare(struct writing *writing, const struct config_section *section,
+                            const struct found_node *node)
 {
-    static const bool none[CONFIG_NUMBER_MOST + 1];
-    struct blocks wanted = node_addresses(node);
-    struct blocks own = section_blocks(editing, section, KEY_ADDRESS, true);
-    struct blocks theirs = section_blocks(editing, section, KEY_ADDRESS, false);
-    char text[BLOCK_TEXT];
-    for (size_t i = 0; theirs.count && i < wanted.count; i++)
-        if (!block_within(&wanted.item[i], &theirs))
-            section_warn(editing, section,
-                         "the cluster says that its address is %s: the line that is there is a "
-                         "person's, and stays",
-                         block_name(&wanted.item[i], text, sizeof(text)));
-    if (!theirs.count && !blocks_same(&own, &wanted))
-        key_replace(editing, section, KEY_ADDRESS,
-                    list_text("address", &wanted, none, editing->newline));
-    free(wanted.item);
-    free(own.item);
-    free(theirs.item);
-}
-
-/* What a person wrote and the cluster does not say. */
-static void pods_compare(struct editing *editing, const struct config_section *section,
-                         const struct blocks *theirs, const struct found_node *node)
-{
-    for (size_t i = 0; i < theirs->count; i++) {
-        char text[BLOCK_TEXT];
-        bool found = false;
-        for (size_t k = 0; !found && k < node->claims; k++)
-            found = blocks_overlap(&theirs->item[i],
-                                   &editing->discovery->claim[node->first_claim + k].block);
-        if (!found)
-            section_warn(editing, section,
-                         "%s is not behind this node, the cluster says: the line is a person's, "
-                         "and stays",
-                         block_name(&theirs->item[i], text, sizeof(text)));
-    }
-}
-
-/* After a part of a list nothing is taken away: what is there may be in the rest of it. */
-static void pods_keep(struct blocks *wanted, const struct blocks *own)
-{
-    for (size_t i = 0; i < own->count; i++)
-        if (!block_within(&own->item[i], wanted))
-            blocks_add(wanted, &own->item[i]);
-}
-
-/* Blocks of a family of which a person's address has none: apply would refuse them. */
-static void pods_fit(struct editing *editing, const struct config_section *section,
-                     struct blocks *wanted)
-{
-    struct blocks address = section_blocks(editing, section, KEY_ADDRESS, false);
-    bool has[2] = {false, false}, told[2] = {false, false};
-    size_t kept = 0;
-    for (size_t i = 0; i < address.count; i++)
-        has[block_is_v4(&address.item[i])] = true;
-    for (size_t i = 0; i < wanted->count; i++) {
-        bool v4 = block_is_v4(&wanted->item[i]);
-        if (!address.count || has[v4])
-            wanted->item[kept++] = wanted->item[i];
-        else if (!told[v4])
-            section_warn(editing, section,
-                         "its pods of IPv%d are left out: the line with its address is a "
-                         "person's, and has none of IPv%d",
-                         v4 ? 4 : 6, v4 ? 4 : 6);
-        told[v4] = !has[v4];
-    }
-    wanted->count = kept;
+    struct blocks address = node_addresses(node), pods = node_pods(writing->discovery, node);
+    struct blocks own_address = section_blocks(section, KEY_ADDRESS);
+    struct blocks own_pods = section_blocks(section, KEY_PODS);
+    char *text, what[BLOCK_TEXT + 40], label[SITE_NAME + 16];
+    size_t said = 0;
+    FILE *out = state_open(&text);
+    if (missing_print(&address, &own_address, false, what, sizeof(what)))
+        part_say(out, &said, what, "is its address");
+    if (missing_print(&pods, &own_pods, false, what, sizeof(what)))
+        part_say(out, &said, what, "is behind it");
+    if (missing_print(&own_pods, &pods, true, what, sizeof(what)))
+        part_say(out, &said, what, "is not");
+    state_close(out);
+    snprintf(label, sizeof(label), "[%s]", section->name);
+    if (said)
+        sentence_add(&writing->discovery->warnings, label,
+                     "it stands in %.200s, line %u, and stays as it is there%s",
+                     section->from->path, section->line, text);
+    free(text);
     free(address.item);
+    free(pods.item);
+    free(own_address.item);
+    free(own_pods.item);
 }
 
-static int pods_update(struct editing *editing, const struct config_section *section,
-                       const struct found_node *node, struct setup_error *error)
+/* Whether a line of it ends in OLD_MARK. */
+static bool section_is_old(const struct writing *writing, size_t index)
 {
-    bool used[CONFIG_NUMBER_MOST + 1] = {false};
-    struct blocks own = section_blocks(editing, section, KEY_PODS, true);
-    struct blocks theirs = section_blocks(editing, section, KEY_PODS, false);
-    struct blocks wanted = node_pods(editing->discovery, node, &theirs);
-    char *text = NULL;
-    if (editing->discovery->part)
-        pods_keep(&wanted, &own);
-    pods_fit(editing, section, &wanted);
-    bool same = blocks_same(&own, &wanted);
-    for (size_t i = 0; i < section->values; i++)
-        if (section->value[i].key == KEY_PODS && !is_marked(editing, &section->value[i]))
-            used[section->value[i].number] = true;
-    pods_compare(editing, section, &theirs, node);
-    if (!same)
-        text = list_text("pods", &wanted, used, editing->newline);
-    if (text)
-        key_replace(editing, section, KEY_PODS, text);
-    free(own.item);
-    free(theirs.item);
-    free(wanted.item);
-    return same || text ? 0 : list_refuse(node, error);
+    const struct config_file *file = &writing->file;
+    const struct config_section *section = file->section[index];
+    const char *at = section->from->bytes + section->offset;
+    const char *end = section->from->bytes + section->from->length;
+    if (index + 1 < file->sections && file->section[index + 1]->from == section->from)
+        end = section->from->bytes + file->section[index + 1]->offset;
+    while ((at = memmem(at, (size_t)(end - at), OLD_MARK, strlen(OLD_MARK)))) {
+        at += strlen(OLD_MARK);
+        at += strspn(at, " \t\r");
+        if (!*at || *at == '\n')
+            return true;
+    }
+    return false;
 }
 
-static int section_update(struct editing *editing, const struct config_section *section,
-                          const struct found_node *node, struct setup_error *error)
+/* Sections that discover wrote into a person's file before it had one of its own. */
+static void old_tell(struct writing *writing)
 {
-    size_t before = editing->changes;
-    address_update(editing, section, node);
-    if (pods_update(editing, section, node, error) < 0)
-        return -1;
-    fate_add(editing->rewriting, section->own,
-             editing->changes == before ? FATE_SAME : FATE_CHANGED, node);
-    return 0;
+    const struct config_section *first = NULL;
+    size_t count = 0;
+    for (size_t i = 0; i < writing->file.sections; i++) {
+        const struct config_section *section = writing->file.section[i];
+        if (section->type != &section_types[SECTION_NODE] || !section_is_old(writing, i))
+            continue;
+        first = first ? first : section;
+        count++;
+    }
+    if (first)
+        sentence_add(&writing->discovery->warnings, NULL,
+                     "%.200s has %zu section%s of nodes, the first in line %u, that an earlier "
+                     "release wrote (\"" OLD_MARK "\") and that nothing brings up to date any "
+                     "more: delete %s there and run this again, and %.200s has %s",
+                     first->from->path, count, count == 1 ? "" : "s", first->line,
+                     count == 1 ? "it" : "them", writing->place->file, count == 1 ? "it" : "them");
 }
 
-/* ---- a section whose node is gone ---- */
-
-static bool line_is_blank(const struct editing *editing, size_t line)
-{
-    return line < 1 || line > editing->lines || !line_length(&editing->line[line]);
-}
-
-/* Its name, its keys, and the empty line before it if there is another one behind. */
-static void section_drop(struct editing *editing, const struct config_section *section)
-{
-    size_t first = section->line, behind = section_last(editing, section) + 1;
-    line_drop(editing, first);
-    for (size_t i = 0; i < section->values; i++)
-        line_drop(editing, section->value[i].line);
-    if (first > 1 && line_is_blank(editing, first - 1) && line_is_blank(editing, behind))
-        editing->line[first - 1].gone = true;
-}
-
-static void section_leave(struct editing *editing, const struct config_section *section)
-{
-    for (size_t i = 0; i < section->values; i++)
-        if (section->value[i].key == KEY_PODS && is_marked(editing, &section->value[i]))
-            line_drop(editing, section->value[i].line);
-    section_warn(editing, section,
-                 "the cluster does not have this node: the lines that a person wrote stay");
-}
-
-static void section_gone(struct editing *editing, const struct config_section *section)
-{
-    bool ours = section->values > 0;
-    bool whole = editing->discovery->whole && !editing->discovery->part;
-    for (size_t i = 0; i < section->values; i++)
-        ours &= is_marked(editing, &section->value[i]);
-    if (whole && ours)
-        section_drop(editing, section);
-    else if (whole)
-        section_leave(editing, section);
-    fate_add(editing->rewriting, section->own, whole && ours ? FATE_GONE : FATE_LEFT, NULL);
-}
-
-/* ---- all sections ---- */
+/* ---- all nodes ---- */
 
 static int name_compare(const void *left, const void *right)
 {
@@ -502,129 +358,120 @@ static int name_compare(const void *left, const void *right)
     return strcmp((*a)->name, (*b)->name);
 }
 
-static void names_sort(struct editing *editing)
+/* Those that can have a section. Return: malloc'd, sorted. */
+static const struct found_node **names_sort(const struct discovery *discovery, size_t *count)
 {
-    struct discovery *discovery = editing->discovery;
-    editing->by_name = state_grow(NULL, (discovery->nodes + 1) * sizeof(*editing->by_name));
-    editing->seen = state_grow(NULL, discovery->nodes + 1);
-    memset(editing->seen, 0, discovery->nodes + 1);
+    const struct found_node **list = state_grow(NULL, (discovery->nodes + 1) * sizeof(*list));
+    *count = 0;
     for (size_t i = 0; i < discovery->nodes; i++)
-        if (!discovery->node[i].unusable)
-            editing->by_name[editing->named++] = &discovery->node[i];
-    qsort(editing->by_name, editing->named, sizeof(struct found_node *), name_compare);
+        if (*discovery->node[i].name)
+            list[(*count)++] = &discovery->node[i];
+    qsort(list, *count, sizeof(*list), name_compare);
+    return list;
 }
 
-static const struct found_node *name_find(const struct editing *editing, const char *name)
+static int node_put(struct writing *writing, const struct found_node *node,
+                    struct setup_error *error)
 {
-    struct found_node key, *at = &key;
-    snprintf(key.name, sizeof(key.name), "%s", name);
-    struct found_node **found =
-        bsearch(&at, editing->by_name, editing->named, sizeof(struct found_node *), name_compare);
-    return found ? *found : discovery_node(editing->discovery, name);
-}
-
-static int section_edit(struct editing *editing, const struct config_section *section,
-                        struct setup_error *error)
-{
-    const struct found_node *node = name_find(editing, section->own);
-    if (!node) {
-        section_gone(editing, section);
+    struct part *old = part_find(&writing->old, node->name);
+    if (node->unusable && !old)
         return 0;
-    }
-    if (node->unusable) {
-        fate_add(editing->rewriting, section->own, FATE_LEFT, node);
-        return 0;
-    }
-    editing->seen[node - editing->discovery->node] = true;
-    return section_update(editing, section, node, error);
+    char *text = node->unusable ? state_copy(old->text) : node_text(writing->discovery, node);
+    if (!text)
+        return setup_fail(error,
+                          "node %s has %zu blocks and single pods: more than a section of the "
+                          "configuration can hold",
+                          node->name, node->claims);
+    enum fate fate = node->unusable                 ? FATE_LEFT
+                     : !old                         ? FATE_NEW
+                     : strcmp(old->text, text) == 0 ? FATE_SAME
+                                                    : FATE_CHANGED;
+    if (old)
+        old->kept = true;
+    part_add(&writing->new, node->name, strlen(node->name), text);
+    fate_add(writing->rewriting, node->name, fate, node);
+    return 0;
 }
 
-static int node_print(const struct editing *editing, const struct found_node *node, FILE *out,
-                      struct setup_error *error)
+/* Those in the file that the cluster does not have: gone, or what was read is not all of it. */
+static void olds_keep(struct writing *writing)
 {
-    static const bool none[CONFIG_NUMBER_MOST + 1];
-    const struct blocks nothing = {.count = 0};
-    struct blocks addresses = node_addresses(node);
-    struct blocks pods = node_pods(editing->discovery, node, &nothing);
-    char *address = list_text("address", &addresses, none, editing->newline);
-    char *list = list_text("pods", &pods, none, editing->newline);
-    if (list)
-        fprintf(out, "%s[node %s]%s%s%s", editing->newline, node->name, editing->newline, address,
-                list);
-    free(addresses.item);
-    free(pods.item);
-    free(address);
-    free(list);
-    return list ? 0 : list_refuse(node, error);
-}
-
-/* Behind the last node's section, or at the end. */
-static size_t new_place(const struct editing *editing)
-{
-    for (size_t i = editing->file.sections; i-- > 0;)
-        if (editing->file.section[i]->type == &section_types[SECTION_NODE])
-            return section_last(editing, editing->file.section[i]);
-    return editing->lines;
-}
-
-static int new_put(struct editing *editing, struct setup_error *error)
-{
-    char *text;
-    int result = 0;
-    size_t before = editing->rewriting->fates;
-    FILE *out = state_open(&text);
-    for (size_t i = 0; !result && i < editing->named; i++) {
-        const struct found_node *node = editing->by_name[i];
-        if (editing->seen[node - editing->discovery->node])
+    for (size_t i = 0; i < writing->old.count; i++) {
+        const struct part *part = &writing->old.item[i];
+        if (part->kept || config_file_named(&writing->file, SECTION_NODE, part->name))
             continue;
-        result = node_print(editing, node, out, error);
-        fate_add(editing->rewriting, node->name, FATE_NEW, node);
+        if (!writing->discovery->whole)
+            part_add(&writing->new, part->name, strlen(part->name), state_copy(part->text));
+        fate_add(writing->rewriting, part->name, writing->discovery->whole ? FATE_GONE : FATE_LEFT,
+                 NULL);
     }
-    state_close(out);
-    if (!result && editing->rewriting->fates > before)
-        line_put(editing, new_place(editing), text);
-    else
-        free(text);
+    if (writing->new.count)
+        qsort(writing->new.item, writing->new.count, sizeof(struct part), part_compare);
+}
+
+/* Sections elsewhere whose nodes the cluster does not have. */
+static void elsewhere_tell(struct writing *writing, const struct found_node **list, size_t count)
+{
+    for (size_t i = 0; writing->discovery->whole && i < writing->file.sections; i++) {
+        const struct config_section *section = writing->file.section[i];
+        struct found_node key;
+        const struct found_node *at = &key;
+        char label[SITE_NAME + 16];
+        if (section->type != &section_types[SECTION_NODE])
+            continue;
+        snprintf(key.name, sizeof(key.name), "%s", section->own);
+        if (bsearch(&at, list, count, sizeof(*list), name_compare))
+            continue;
+        snprintf(label, sizeof(label), "[%s]", section->name);
+        sentence_add(&writing->discovery->warnings, label,
+                     "it stands in %.200s, line %u, and stays as it is there; but the cluster does "
+                     "not have this node",
+                     section->from->path, section->line);
+    }
+}
+
+static int nodes_put(struct writing *writing, struct setup_error *error)
+{
+    size_t count, elsewhere = 0;
+    int result = 0;
+    const struct found_node **list = names_sort(writing->discovery, &count);
+    for (size_t i = 0; !result && i < count; i++) {
+        const struct config_section *section =
+            config_file_named(&writing->file, SECTION_NODE, list[i]->name);
+        elsewhere += section != NULL;
+        if (!section)
+            result = node_put(writing, list[i], error);
+        else if (!list[i]->unusable)
+            section_compare(writing, section, list[i]);
+        if (section)
+            fate_add(writing->rewriting, section->own, FATE_LEFT, list[i]);
+    }
+    if (!result) {
+        olds_keep(writing);
+        elsewhere_tell(writing, list, count);
+        old_tell(writing);
+    }
+    free(list);
+    if (!result && !elsewhere && !writing->new.count)
+        result = setup_fail(error,
+                            "of the cluster's %zu node%s none can be used, for the reasons "
+                            "above: there is nothing to write",
+                            writing->discovery->nodes, writing->discovery->nodes == 1 ? "" : "s");
     return result;
 }
 
-static int sections_edit(struct editing *editing, struct setup_error *error)
-{
-    int result = 0;
-    names_sort(editing);
-    for (size_t i = 0; !result && i < editing->file.sections; i++)
-        if (editing->file.section[i]->type == &section_types[SECTION_NODE])
-            result = section_edit(editing, editing->file.section[i], error);
-    return result ? result : new_put(editing, error);
-}
-
-static char *lines_join(const struct editing *editing)
+static char *text_make(const struct writing *writing)
 {
     char *text;
     FILE *out = state_open(&text);
-    for (size_t i = 0; i <= editing->lines; i++) {
-        const struct edit *line = &editing->line[i];
-        if (!line->gone)
-            fwrite(line->text, 1, line->length, out);
-        if (line->after && !line->gone && line->length && line->text[line->length - 1] != '\n')
-            fputs(editing->newline, out); /* the file's last line had none */
-        if (line->after)
-            fputs(line->after, out);
-    }
+    fputs(title, out);
+    for (size_t i = 0; i < writing->new.count; i++)
+        fprintf(out, "\n%s", writing->new.item[i].text);
     state_close(out);
     return text;
 }
 
-/* ---- reading it again ---- */
-
-static int copy_make(const char *text, char *name, size_t size, struct setup_error *error)
-{
-    int fd = run_input(text);
-    if (fd < 0)
-        return setup_fail(error, "a copy of the configuration: %s", strerror(errno));
-    snprintf(name, size, "/proc/self/fd/%d", fd);
-    return fd;
-}
+/* ---- reading it all ---- */
 
 /* The object that a message is about: the one whose block stands behind the last "\": ". */
 static const char *object_find(const struct discovery *discovery, const char *message)
@@ -639,72 +486,63 @@ static const char *object_find(const struct discovery *discovery, const char *me
     return NULL;
 }
 
-/* What the reader says of a copy, in words about the file. */
-static int copy_refuse(const char *path, const char *copy, const char *said, const char *object,
-                       struct setup_error *error)
-{
-    const char *rest = strncmp(said, copy, strlen(copy)) == 0 ? said + strlen(copy) : said;
-    return setup_fail(error, "%s%.600s%s%.200s%s", path, rest, object ? " (discovered: " : "",
-                      object ? object : "", object ? ")" : "");
-}
-
-static int text_check(const char *path, const char *text, const struct discovery *discovery,
-                      struct setup_error *error)
+/* @text: of our file; NULL: it is not there. */
+static int text_check(const struct writing *writing, const char *text, struct setup_error *error)
 {
     static struct site site;
+    const struct discover_place *place = writing->place;
+    const struct config_overlay over[] = {
+        {place->file, text}, {place->begins ? place->config : NULL, begun}, {NULL, NULL}};
     struct config_error why;
-    char copy[40];
-    int fd = copy_make(text, copy, sizeof(copy), error);
-    if (fd < 0)
-        return -1;
-    int result = site_load(copy, &site, &why) < 0 ? -1 : 0;
-    if (result < 0)
-        copy_refuse(path, copy, why.text, discovery ? object_find(discovery, why.text) : NULL,
-                    error);
+    int result = site_load_over(place->config, over, &site, &why);
+    const char *object = result ? object_find(writing->discovery, why.text) : NULL;
     site_free(&site);
-    close(fd);
-    return result;
+    return result ? setup_fail(error, "%.800s%s%.200s%s", why.text, object ? " (discovered: " : "",
+                               object ? object : "", object ? ")" : "")
+                  : 0;
 }
 
-static int text_edit(struct editing *editing, const char *path, const char *text,
-                     struct setup_error *error)
+/* What is there and not discover's to write; and of discover's, what is there. */
+static int writing_begin(struct writing *writing, struct setup_error *error)
 {
+    const struct discover_place *place = writing->place;
+    const struct config_overlay over[] = {
+        {place->file, NULL}, {place->begins ? place->config : NULL, begun}, {NULL, NULL}};
     struct config_error why;
-    char copy[40];
-    int fd = copy_make(text, copy, sizeof(copy), error);
-    if (fd < 0)
+    if (place->text && strncmp(place->text, TITLE, strlen(TITLE)) != 0)
+        return setup_fail(error,
+                          "%s: its first line does not say that discover has written it, so it "
+                          "stays as it is: give it another name, and run this again",
+                          place->file);
+    if (text_check(writing, NULL, error) < 0)
         return -1;
-    int result = config_file_read(&editing->file, copy, &why) < 0 ? -1 : 0;
-    close(fd);
-    if (result < 0)
-        return copy_refuse(path, copy, why.text, NULL, error);
-    lines_take(editing, text);
-    return sections_edit(editing, error);
+    if (place->text)
+        parts_take(&writing->old, place->text);
+    return config_file_read(&writing->file, place->config, over, &why)
+               ? setup_fail(error, "%s", why.text)
+               : 0;
 }
 
-static void editing_free(struct editing *editing)
-{
-    for (size_t i = 0; editing->line && i <= editing->lines; i++)
-        free(editing->line[i].after);
-    free(editing->line);
-    free(editing->by_name);
-    free(editing->seen);
-    config_file_free(&editing->file);
-}
-
-int discovery_write(struct discovery *discovery, const char *path, const char *text,
+int discovery_write(struct discovery *discovery, const struct discover_place *place,
                     struct rewriting *rewriting, struct setup_error *error)
 {
-    struct editing editing = {.discovery = discovery, .rewriting = rewriting};
+    struct writing writing = {.discovery = discovery, .place = place, .rewriting = rewriting};
     *rewriting = (struct rewriting){.text = NULL};
-    if (text && text_check(path, text, NULL, error) < 0)
-        return -1;
-    int result = text_edit(&editing, path, text ? text : template, error);
-    if (!result && (editing.changes || !text)) {
-        rewriting->text = lines_join(&editing);
-        result = text_check(path, rewriting->text, discovery, error);
+    int result = writing_begin(&writing, error);
+    if (!result)
+        result = nodes_put(&writing, error);
+    if (!result && (place->text || writing.new.count)) {
+        rewriting->text = text_make(&writing);
+        rewriting->begun = place->begins ? begun : NULL;
+        result = text_check(&writing, rewriting->text, error);
     }
-    editing_free(&editing);
+    if (!result && place->text && strcmp(place->text, rewriting->text) == 0) {
+        free(rewriting->text);
+        rewriting->text = NULL;
+    }
+    parts_free(&writing.old);
+    parts_free(&writing.new);
+    config_file_free(&writing.file);
     return result;
 }
 

@@ -64,22 +64,6 @@ const char *fact_set(const struct portset *set)
     return buf;
 }
 
-char *fact_quoted(const char *text)
-{
-    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-                                "_-./:@%+=,";
-    if (*text && !text[strspn(text, plain)])
-        return state_copy(text);
-    char *quoted;
-    FILE *out = state_open(&quoted);
-    fputc('\'', out);
-    for (; *text; text++)
-        fputs(*text == '\'' ? "'\\''" : (char[]){*text, '\0'}, out);
-    fputc('\'', out);
-    state_close(out);
-    return quoted;
-}
-
 struct block fact_single(const uint8_t addr[16])
 {
     struct block block = {.prefix = 128};

@@ -99,8 +99,8 @@ static void boot_disabled(struct findings *findings)
 {
     struct finding *finding = finding_add(findings, "unit-disabled", SEVERITY_ERROR,
                                           "after a reboot nothing of what was applied comes back");
-    char *root = fact_quoted(setup_root),
-         *wants = fact_quoted(setup_path(UNIT_FOLDER "/" UNIT_WANTS));
+    char *root = shell_quoted(setup_root),
+         *wants = shell_quoted(setup_path(UNIT_FOLDER "/" UNIT_WANTS));
     finding_line(finding, "%s: not enabled", setup_path(SETUP_UNIT));
     finding_why(finding,
                 "routes, rules and settings are the kernel's and go with it; the unit sets "
@@ -343,7 +343,7 @@ static void networkd_found(const struct facts *facts, struct findings *findings,
                      "Destination=, Gateway= and Protocol=%d for each in %s/fixport.conf",
                      facts->setup_root, SETUP_ROUTE_PROTOCOL, folder);
     } else {
-        char *quoted = fact_quoted(setup_path(folder));
+        char *quoted = shell_quoted(setup_path(folder));
         finding_mend(finding, "it counts from networkd's next start");
         finding_run(finding, "mkdir -p %s", quoted);
         finding_run(finding, "printf '[Network]\\nKeepConfiguration=yes\\n' >%s/fixport.conf",

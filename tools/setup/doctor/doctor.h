@@ -21,7 +21,9 @@
 #ifndef FIXPORT_TOOLS_SETUP_DOCTOR_H
 #define FIXPORT_TOOLS_SETUP_DOCTOR_H
 
-#include "../engine.h"
+#include "../../common/shell.h"
+#include "../../pool/cmd.h"
+#include "../engine/engine.h"
 #include "../roles/roles.h"
 
 #include <net/if.h>
@@ -70,7 +72,7 @@ struct facts;
 /**
  * finding_run - append a command for a POSIX shell, run as root. Promise: when all of them have
  * been run, in order, the finding is not made again; tests do just that with each. What may have
- * any other character than a name has, goes through fact_quoted() before.
+ * any other character than a name has, goes through shell_quoted() before.
  */
 void finding_run(struct finding *finding, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
@@ -370,9 +372,6 @@ const char *fact_address(const uint8_t addr[16]);
 
 /** fact_block - @block as text, likewise. */
 const char *fact_block(const struct block *block);
-
-/** fact_quoted - @text as one word for a POSIX shell; malloc'd. */
-char *fact_quoted(const char *text);
 
 /** fact_set - @set as text, likewise. */
 const char *fact_set(const struct portset *set);

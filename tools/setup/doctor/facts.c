@@ -40,7 +40,7 @@ static int gather_site(struct facts *facts, const char *config)
 /* Appends " OPTION VALUE". */
 static void setup_option(struct facts *facts, const char *option, const char *value)
 {
-    char *quoted = fact_quoted(value);
+    char *quoted = shell_quoted(value);
     char *longer = text_format("%s %s %s", facts->setup, option, quoted);
     free(quoted);
     free(facts->setup);

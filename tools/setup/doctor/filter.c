@@ -138,14 +138,16 @@ static void pass_iptables(struct finding *finding, const struct drop *drop, cons
 {
     char *from = pass_blocks(drop, flow, false, ","), *to = pass_blocks(drop, flow, true, ",");
     char *ports = pass_ports(flow->dports, false);
-    char *begin = text_format("%s-%s -t %s -w -I %s 1 -p tcp",
-                              block_is_v4(&flow->from) ? "iptables" : "ip6tables",
-                              drop->base->backend == FW_IPTABLES_LEGACY ? "legacy" : "nft",
-                              drop->base->table, drop->base->name);
+    char *table = shell_quoted(drop->base->table), *chain = shell_quoted(drop->base->name);
+    char *begin = text_format(
+        "%s-%s -t %s -w -I %s 1 -p tcp", block_is_v4(&flow->from) ? "iptables" : "ip6tables",
+        drop->base->backend == FW_IPTABLES_LEGACY ? "legacy" : "nft", table, chain);
     finding_run(finding, "%s -s %s -d %s%s -j ACCEPT", begin, from, to, ports);
     if (drop->base->hook == HOOK_FORWARD)
         finding_run(finding, "%s -s %s -d %s -m conntrack --ctstate ESTABLISHED -j ACCEPT", begin,
                     to, from);
+    free(table);
+    free(chain);
     free(begin);
     free(ports);
     free(from);
@@ -157,10 +159,8 @@ static void pass_nft(struct finding *finding, const struct drop *drop, const str
     const char *ip = block_is_v4(&flow->from) ? "ip" : "ip6";
     char *from = pass_blocks(drop, flow, false, ", "), *to = pass_blocks(drop, flow, true, ", ");
     char *ports = pass_ports(flow->dports, true);
-    char *where =
-        text_format("%s %s %s", drop->base->table_family, drop->base->table, drop->base->name);
-    char *quoted = fact_quoted(where);
-    const char *at = strcspn(where, "'\"\\$`;&|<>()*?") == strlen(where) ? where : quoted;
+    char *table = shell_quoted(drop->base->table), *chain = shell_quoted(drop->base->name);
+    char *at = text_format("%s %s %s", drop->base->table_family, table, chain);
     finding_run(finding, "nft insert rule %s '%s saddr { %s } %s daddr { %s }%s accept'", at, ip,
                 from, ip, to, *ports ? ports : " meta l4proto tcp");
     if (drop->base->hook == HOOK_FORWARD)
@@ -168,8 +168,9 @@ static void pass_nft(struct finding *finding, const struct drop *drop, const str
                     "nft insert rule %s '%s saddr { %s } %s daddr { %s } meta l4proto tcp ct state "
                     "established accept'",
                     at, ip, to, ip, from);
-    free(quoted);
-    free(where);
+    free(at);
+    free(table);
+    free(chain);
     free(ports);
     free(from);
     free(to);

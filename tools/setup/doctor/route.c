@@ -46,8 +46,8 @@ static struct way *ways_wanted(const struct facts *facts, size_t *count)
         const struct resource *resource = &facts->wanted.item[i];
         const char *at = resource->wanted, *line;
         size_t length;
-        if (resource->type != &resource_routes || !at)
-            continue;
+        if (resource->type != &resource_routes || !at || strstr(resource->name, " table "))
+            continue; /* what is steered by a mark is no way for all packets */
         while ((line = state_line(&at, &length))) {
             if (!way_read(line, length, &way))
                 continue;
@@ -160,7 +160,7 @@ static bool way_add_to_table(struct finding *finding, const struct way *way,
 {
     if (!route->table[0] || strcmp(route->table, "main") == 0)
         return false;
-    char *table = fact_quoted(route->table);
+    char *table = shell_quoted(route->table);
     finding_mend(finding,
                  "ip rule show says who is sent to table %s; what fills it may have to "
                  "know of the route, too",
@@ -201,7 +201,7 @@ static void way_delete(struct finding *finding, const json_t *route, const struc
     FILE *out = state_open(&command);
     fprintf(out, "ip %s route del", way_family(block));
     for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
-        char *value = fact_quoted(way_value(route, keys[i]));
+        char *value = shell_quoted(way_value(route, keys[i]));
         if (*way_value(route, keys[i]))
             fprintf(out, " %s%s", words[i], value);
         free(value);
@@ -361,6 +361,14 @@ void check_neighbours(struct facts *facts, struct findings *findings)
     free(ways);
 }
 
+/* A name may have a device's in it, which can be anything but a slash and spaces. */
+static void setting_run(struct finding *finding, const char *name, int value)
+{
+    char *quoted = shell_quoted(name);
+    finding_run(finding, "sysctl -w %s=%d", quoted, value);
+    free(quoted);
+}
+
 /* ---- rp_filter ---- */
 
 /* Strict: a packet must come in where the answer would go out. */
@@ -391,7 +399,7 @@ static void rp_look(struct facts *facts, struct findings *findings, const struct
     finding_why(finding, "a strict reverse path filter drops without a word what does not come in "
                          "where the answer would go out");
     finding_mend(finding, FACT_LASTING);
-    finding_run(finding, "sysctl -w %s=2", fact_setting(4, in, "rp_filter"));
+    setting_run(finding, fact_setting(4, in, "rp_filter"), 2);
 }
 
 /* Nobody said which way packets come: so only that it is strict where packets are passed on. */
@@ -463,7 +471,7 @@ static void forwarding_off(const struct facts *facts, struct findings *findings,
         return;
     }
     finding_mend(finding, FACT_LASTING);
-    finding_run(finding, "sysctl -w %s=1", name);
+    setting_run(finding, name, 1);
 }
 
 static bool forwarding_needs(const struct facts *facts, int family)
@@ -506,8 +514,8 @@ static void redirects_line(struct finding *finding, int family, const char *dev,
     finding_line(finding, "%s = %ld (all: %ld)", fact_setting(family, dev, key),
                  fact_conf(family, dev, key, 0), fact_conf(family, "all", key, 0));
     finding_mend(finding, FACT_LASTING);
-    finding_run(finding, "sysctl -w %s=0 %s=0", fact_setting(family, "all", key),
-                fact_setting(family, dev, key));
+    setting_run(finding, fact_setting(family, "all", key), 0);
+    setting_run(finding, fact_setting(family, dev, key), 0);
 }
 
 static bool redirects_are_sent(const char *dev)

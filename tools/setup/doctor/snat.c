@@ -150,8 +150,8 @@ static void snat_replace_nft(struct finding *finding, const struct fw_chain *cha
                              const struct fw_rule *rule, const char *tame)
 {
     const char *text = strstr(tame, ": ");
-    char *table = fact_quoted(chain->table), *name = fact_quoted(chain->name);
-    char *quoted = fact_quoted(text ? text + 2 : "");
+    char *table = shell_quoted(chain->table), *name = shell_quoted(chain->name);
+    char *quoted = shell_quoted(text ? text + 2 : "");
     if (text)
         finding_run(finding, "nft replace rule %s %s %s handle %lld %s", chain->table_family, table,
                     name, (long long)rule->handle, quoted);

@@ -49,7 +49,7 @@ static void pool_unusable(const struct facts *facts, struct findings *findings, 
     finding_why(finding,
                 "without it the shim fails connections, or lets them go out from any port");
     if (!missing) {
-        char *path = fact_quoted(facts->pool_path);
+        char *path = shell_quoted(facts->pool_path);
         finding_mend(finding, "who has connections through it is not known any more: programs that "
                               "run with the shim are to be started again");
         finding_run(finding, "mv -f %s %s.unusable", path, path);
@@ -80,7 +80,7 @@ static void pool_mode(const struct facts *facts, struct findings *findings)
                  (unsigned)(st.st_mode & 07777), (unsigned)st.st_gid);
     finding_why(finding, "a program that may not write the pool gets no port from it; one that "
                          "should not may take all");
-    char *path = fact_quoted(facts->pool_path);
+    char *path = shell_quoted(facts->pool_path);
     if (options->group != (gid_t)-1)
         finding_run(finding, "chgrp %u %s", (unsigned)options->group, path);
     finding_run(finding, "chmod %04o %s", (unsigned)options->mode, path);
@@ -402,7 +402,7 @@ static void manifest_twins(struct findings *findings, const char *path)
                              "copy may win");
         char *from = text_format("%s/%s", folder, entry->d_name);
         char *to = text_format("%s/../not-a-manifest.%s", folder, entry->d_name);
-        char *from_word = fact_quoted(from), *to_word = fact_quoted(to);
+        char *from_word = shell_quoted(from), *to_word = shell_quoted(to);
         finding_run(finding, "mv -n %s %s", from_word, to_word);
         free(from_word);
         free(to_word);

@@ -37,6 +37,22 @@ bool name_is_note(const char *name)
     return strncmp(name, NOTE, strlen(NOTE)) == 0;
 }
 
+/* What is in quotes is a comment's. */
+size_t rule_target(const char *rule, const char **target)
+{
+    bool quoted = false;
+    for (const char *at = rule; *at; at++) {
+        bool begins = !quoted && (at == rule || at[-1] == ' ');
+        if (begins && (strncmp(at, "-j ", 3) == 0 || strncmp(at, "-g ", 3) == 0)) {
+            *target = at + 3;
+            return strcspn(*target, " ");
+        }
+        quoted ^= *at == '"';
+        at += quoted && *at == '\\' && at[1];
+    }
+    return 0;
+}
+
 bool rule_jumps_to_own(const char *rule)
 {
     const char *target;
@@ -123,7 +139,7 @@ static bool line_chain(struct table *table, const char *line, const char *end)
     return true;
 }
 
-/* What is behind "-A ": of a chain that was named before. Others' rules are only counted. */
+/* What is behind "-A ": of a chain that was named before. */
 static bool line_rule(struct table *table, const char *line, const char *end)
 {
     char name[CHAIN_MOST];
@@ -132,11 +148,10 @@ static bool line_rule(struct table *table, const char *line, const char *end)
     if (!chain)
         return false;
     size_t length = (size_t)(end - rest);
-    bool ours = name_is_own(name) || memmem(rest, length, PREFIX, strlen(PREFIX));
-    char *rule = ours ? rule_canonical(table->family, rest, length) : strndup(rest, length);
-    if (rule)
-        chain_append(chain, rule);
-    return rule;
+    char *rule = state_grow(NULL, length + 1);
+    rule[length] = '\0';
+    chain_append(chain, memcpy(rule, rest, length));
+    return true;
 }
 
 /* The number before "-A" in a state; 0 is for DOCKER-USER alone. */
@@ -158,7 +173,7 @@ static bool line_jump(struct table *table, const char *line, const char *end)
     if (!take_position(line, &position, &rest) || !take_name(rest, end, name, &rest) ||
         name_is_own(name) || name_is_note(name) || (!position && !name_is_docker(name)))
         return false;
-    char *rule = rule_canonical(table->family, rest, (size_t)(end - rest));
+    char *rule = strndup(rest, (size_t)(end - rest));
     bool good = rule && rule_jumps_to_own(rule);
     if (good)
         jump_append(table, position, name, rule);
@@ -245,12 +260,4 @@ void state_extract(const struct table *table, struct table *state)
                 jump_append(state, reached ? (unsigned)k + 1 : 0, chain->name,
                             state_copy(chain->rule[k]));
     }
-}
-
-bool table_has_note(const struct table *table)
-{
-    for (size_t i = 0; i < table->chains; i++)
-        if (name_is_note(table->chain[i].name))
-            return true;
-    return false;
 }

@@ -12,15 +12,16 @@
  *
  * A jump from DOCKER-USER to which no packet comes has the position 0.
  *
- * Whoever asks for a state may write the rules as iptables-rule.c understands them, in any
- * order of chains; resources_add() brings them into this form.
+ * Whoever asks for a state writes the rules as iptables-save prints them, in any order of chains;
+ * resources_add() brings these into this form.
  *
- * "Exactly as before" has a catch with iptables-nft: the first rule in a table makes the table,
- * and the first one in FORWARD makes that chain, and both stay. So the same transaction that makes
- * them for us leaves an empty chain as a note, FIXPORT-NEW-TABLE or FIXPORT-NEW-FORWARD, and
- * whoever takes our chains away takes along what was made for them, if nobody else has come to use
- * it. A state that is only a note is "". Deleting tables is nft's work: where it is not installed
- * nothing is noted, and an empty table stays.
+ * With iptables-nft the first rule in a table makes the table, and it stays. So a state says which
+ * it is when nothing of ours is there: absent is no table at all, "" is a table of others. Who goes
+ * back to no table deletes it, if nobody else has come to use it. Others' table keeps the chain
+ * FORWARD that came with our jump: empty, it lets everything pass. Deleting tables is nft's work:
+ * where that is not installed an empty table stays.
+ *
+ * fixport-setup 0.1.0 noted what it had made by empty chains FIXPORT-NEW-...; they go with ours.
  *
  * With iptables-legacy a table that has once been looked at is there until reboot: so it is not
  * looked at if it is not there, and one that came with our rules stays, empty.
@@ -104,8 +105,39 @@ static int legacy_has_table(int family, const char *table, struct setup_error *e
     return 0;
 }
 
-/* What iptables-save says of a table. Return: malloc'd, "" if there is none; NULL: @error says. */
-static char *table_save(int family, const char *table, struct setup_error *error)
+/* Whether nft's chain FORWARD of table filter is what iptables-nft would make, or not there yet. */
+static bool forward_is_plain(const char *family)
+{
+    char *argv[] = {"nft", "list", "chain", (char *)(uintptr_t)family, "filter", "FORWARD", NULL};
+    struct run_result result;
+    bool plain = run_tool(argv, NULL, &result) < 0 ||
+                 strstr(result.output, "type filter hook forward priority filter;") ||
+                 strstr(result.output, "type filter hook forward priority 0;");
+    run_free(&result);
+    return plain;
+}
+
+/* A table of that name may have been made with nft. @save: what iptables-save says of it. */
+static int table_check(int family, const char *table, const char *save, struct setup_error *error)
+{
+    const char *name = family == 6 ? "ip6" : "ip";
+    if (strstr(save, "is incompatible, use 'nft' tool"))
+        return setup_fail(error,
+                          "table %s %s has rules of nft that iptables has no words for, so it cannot "
+                          "read that table, nor tell what is ours in it: let them be in a table of "
+                          "another name ('nft list table %s %s' shows them)",
+                          name, table, name, table);
+    bool odd = strstr(save, "contains incompatible base-chains") || strstr(save, ":FORWARD - [");
+    if (odd && strcmp(table, "filter") == 0 && !forward_is_plain(name))
+        return setup_fail(error,
+                          "table %s filter has a chain FORWARD of nft's that is not 'type filter hook "
+                          "forward priority filter', so iptables cannot add a rule to it: let it be in "
+                          "a table of another name ('nft list table %s filter' shows it)",
+                          name, name);
+    return 0;
+}
+
+char *iptables_table(int family, const char *table, struct setup_error *error)
 {
     char *argv[] = {(char *)(uintptr_t)iptables_tool(family, "save"), "-t",
                     (char *)(uintptr_t)table, NULL};
@@ -116,12 +148,7 @@ static char *table_save(int family, const char *table, struct setup_error *error
     char *text = NULL;
     if (run_tool(argv, NULL, &result) < 0)
         run_explain(argv, &result, error);
-    else if (strstr(result.output, "is incompatible, use 'nft' tool"))
-        setup_fail(error,
-                   "%s cannot read table %s: somebody has put rules there with nft that "
-                   "iptables has no words for",
-                   argv[0], table);
-    else
+    else if (table_check(family, table, result.output, error) == 0)
         text = state_copy(result.output);
     run_free(&result);
     return text;
@@ -135,7 +162,7 @@ static bool backend_has_kubelet(bool want_legacy)
         return false;
     for (int family = 4; family <= 6 && !found; family += 2) {
         struct setup_error ignored;
-        char *text = table_save(family, "mangle", &ignored);
+        char *text = iptables_table(family, "mangle", &ignored);
         found =
             text && (strstr(text, ":KUBE-IPTABLES-HINT ") || strstr(text, ":KUBE-KUBELET-CANARY "));
         free(text);
@@ -166,7 +193,7 @@ int iptables_choose(enum site_iptables which, struct setup_error *error)
 static int table_load(int family, struct table *table, struct setup_error *error)
 {
     *table = (struct table){.family = family};
-    char *text = table_save(family, "filter", error);
+    char *text = iptables_table(family, "filter", error);
     int result = text ? table_parse(text, table, error) : -1;
     free(text);
     if (result < 0)
@@ -205,6 +232,45 @@ bool iptables_has_chain(int family, const char *chain)
     return has;
 }
 
+unsigned iptables_position(int family, const char *name)
+{
+    /* Calico; kube-router; Weave Net; Cilium. They put themselves on top again and again. */
+    static const char *const policies[] = {"cali-", "KUBE-ROUTER-", "KUBE-NWPLCY-", "WEAVE-NPC",
+                                           "CILIUM_"};
+    struct table table;
+    struct setup_error ignored;
+    unsigned position = 1;
+    if (table_load(family, &table, &ignored) < 0)
+        return position;
+    const struct chain *chain = table_find(&table, name);
+    for (size_t i = 0, others = 0; chain && i < chain->count; i++) {
+        const char *target = "";
+        size_t length = rule_target(chain->rule[i], &target);
+        if (rule_jumps_to_own(chain->rule[i]))
+            continue;
+        others++;
+        for (size_t k = 0; k < sizeof(policies) / sizeof(policies[0]); k++)
+            if (length && strncmp(target, policies[k], strlen(policies[k])) == 0)
+                position = (unsigned)others + 1;
+    }
+    table_free(&table);
+    return position;
+}
+
+/* iptables-save tells of a table that is not there as of an empty one. */
+static bool table_exists(int family)
+{
+    char *argv[] = {"nft", "list", "tables", family == 6 ? "ip6" : "ip", NULL};
+    const char *wanted = family == 6 ? "table ip6 filter" : "table ip filter", *line, *at;
+    struct run_result result;
+    size_t length;
+    bool found = run_tool(argv, NULL, &result) < 0; /* no nft: it will not be deleted either */
+    for (at = result.output; !found && (line = state_line(&at, &length));)
+        found = length == strlen(wanted) && strncmp(line, wanted, length) == 0;
+    run_free(&result);
+    return found;
+}
+
 static int iptables_read(const char *name, char **text, struct setup_error *error)
 {
     struct table table, state;
@@ -212,7 +278,7 @@ static int iptables_read(const char *name, char **text, struct setup_error *erro
     if (table_load(name_family(name), &table, error) < 0)
         return -1;
     state_extract(&table, &state);
-    if (state.chains || state.jumps || table_has_note(&table))
+    if (state.chains || state.jumps || (legacy ? table.chains : table_exists(table.family)))
         *text = state_print(&state);
     table_free(&state);
     table_free(&table);
@@ -228,38 +294,6 @@ static int iptables_canonical(const char *name, const char *text, char **canonic
     *canonical = state.chains ? state_print(&state) : NULL;
     table_free(&state);
     return 0;
-}
-
-/* ---- what is there of nft's own: to know what our coming would make ---- */
-
-static const char *nft_family(int family)
-{
-    return family == 6 ? "ip6" : "ip";
-}
-
-/* Whether nft's table filter is there, and in it @chain (NULL: whichever). False without nft. */
-static int nft_has_chain(int family, const char *chain)
-{
-    char *argv[] = {"nft", "list", "chains", (char *)(uintptr_t)nft_family(family), NULL};
-    char head[32], wanted[CHAIN_MOST + 16];
-    struct run_result result;
-    const char *line, *at;
-    size_t length;
-    bool inside = false, found = false;
-    snprintf(head, sizeof(head), "table %s filter {", nft_family(family));
-    snprintf(wanted, sizeof(wanted), "\tchain %s {", chain ? chain : "");
-    if (run_tool(argv, NULL, &result) < 0) {
-        run_free(&result);
-        return -1;
-    }
-    for (at = result.output; (line = state_line(&at, &length)) && !found;) {
-        if (strncmp(line, "table ", 6) == 0)
-            inside = length == strlen(head) && strncmp(line, head, length) == 0;
-        found =
-            inside && (!chain || (length == strlen(wanted) && strncmp(line, wanted, length) == 0));
-    }
-    run_free(&result);
-    return found;
 }
 
 /* ---- steps ---- */
@@ -284,26 +318,6 @@ static bool jumps_equal(const struct table *a, const struct table *b)
             strcmp(a->jump[i].rule, b->jump[i].rule) != 0)
             return false;
     return true;
-}
-
-static void restore_note_chain(FILE *out, const struct table *now, const char *name)
-{
-    const struct chain *chain = table_find(now, name);
-    if (chain && chain->builtin && nft_has_chain(now->family, name) == 0)
-        fprintf(out, ":" NOTE "%s - [0:0]\n", name);
-}
-
-/* The notes for what iptables-nft will make because of us. */
-static void restore_notes(FILE *out, const struct table *to, const struct table *now)
-{
-    int there = legacy || !run_exists("nft") ? -1 : nft_has_chain(to->family, NULL);
-    if (there == 0)
-        fprintf(out, ":%s - [0:0]\n", NOTE_TABLE);
-    for (size_t i = 0; there == 1 && i < to->jumps; i++)
-        if (i == 0 || strcmp(to->jump[i - 1].chain, to->jump[i].chain) != 0)
-            restore_note_chain(out, now, to->jump[i].chain);
-    if (there == 1 && docker_missing(to, now))
-        restore_note_chain(out, now, "FORWARD");
 }
 
 /* Only chains that differ are filled anew: the others keep their counters. */
@@ -370,8 +384,6 @@ static void step_restore(struct steps *steps, int family, const char *text)
 static bool table_is_ours(const struct table *now)
 {
     bool docker = docker_is_ours(now);
-    if (!table_find(now, NOTE_TABLE))
-        return false;
     for (size_t i = 0; i < now->chains; i++) {
         const struct chain *chain = &now->chain[i];
         if (name_is_own(chain->name) || name_is_note(chain->name) ||
@@ -383,55 +395,36 @@ static bool table_is_ours(const struct table *now)
     return true;
 }
 
-/* Whether a note's chain was made for us, and is in nobody's use. */
-static bool note_chain_goes(const struct table *now, const char *note)
+static void notes_away(FILE *out, const struct table *now)
 {
-    const char *name = note + strlen(NOTE);
-    const struct chain *chain = table_find(now, name);
-    return chain && chain->builtin && chain->accepts && !chain_others(now, name) &&
-           nft_has_chain(now->family, name) == 1;
+    for (size_t i = 0; i < now->chains; i++)
+        if (name_is_note(now->chain[i].name))
+            fprintf(out, "-F %s\n-X %s\n", now->chain[i].name, now->chain[i].name);
 }
 
-/* Notes of what stays are simply taken away; the rest is nft's, in one transaction. */
-static void notes_away(FILE *restore, FILE *nft, const struct table *now)
+/* @whole: there was no table before. */
+static void steps_away(const struct table *from, const struct table *now, bool whole,
+                       struct steps *steps)
 {
-    const char *family = nft_family(now->family);
-    for (size_t i = 0; i < now->chains; i++) {
-        const char *note = now->chain[i].name;
-        if (!name_is_note(note))
-            continue;
-        if (note_chain_goes(now, note))
-            fprintf(nft, "delete chain %s filter %s\ndelete chain %s filter %s\n", family,
-                    note + strlen(NOTE), family, note);
-        else
-            fprintf(restore, "-F %s\n-X %s\n", note, note);
-    }
-}
-
-static void steps_away(const struct table *from, const struct table *now, struct steps *steps)
-{
-    char *restore, *nft, whole[48];
+    char *restore;
     struct table nothing = {.family = now->family};
-    if (table_is_ours(now) && run_exists("nft")) {
-        snprintf(whole, sizeof(whole), "delete table %s filter\n", nft_family(now->family));
-        steps_command(steps, whole, "nft", "-f", "-", NULL);
+    if (whole && !legacy && table_is_ours(now) && run_exists("nft")) {
+        steps_command(steps,
+                      now->family == 6 ? "delete table ip6 filter\n" : "delete table ip filter\n",
+                      "nft", "-f", "-", NULL);
         return;
     }
-    FILE *out = state_open(&restore), *more = state_open(&nft);
+    FILE *out = state_open(&restore);
     fputs("*filter\n", out);
     restore_jumps_away(out, from);
     restore_chains_away(out, from, &nothing);
     docker_away(out, now);
-    notes_away(out, more, now);
+    notes_away(out, now);
     fputs("COMMIT\n", out);
     state_close(out);
-    state_close(more);
     if (strcmp(restore, "*filter\nCOMMIT\n") != 0)
         step_restore(steps, now->family, restore);
-    if (*nft)
-        steps_command(steps, nft, "nft", "-f", "-", NULL);
     free(restore);
-    free(nft);
 }
 
 static void steps_to(const struct table *from, const struct table *to, const struct table *now,
@@ -441,8 +434,6 @@ static void steps_to(const struct table *from, const struct table *to, const str
     FILE *out = state_open(&restore);
     bool move = !jumps_equal(from, to);
     fputs("*filter\n", out);
-    if (!from->chains && !table_has_note(now))
-        restore_notes(out, to, now);
     if (docker_missing(to, now))
         docker_make(out, now);
     else if (docker_unreached(to))
@@ -475,7 +466,7 @@ static int iptables_steps(const char *name, const char *from, const char *to, st
     if (result == 0 && want.chains)
         steps_to(&have, &want, &now, steps);
     else if (result == 0)
-        steps_away(&have, &now, steps);
+        steps_away(&have, &now, !to, steps);
     table_free(&want);
     table_free(&have);
     table_free(&now);

@@ -10,14 +10,13 @@
 
 #define PREFIX "FIXPORT-"
 #define NOTE "FIXPORT-NEW-"
-#define NOTE_TABLE NOTE "TABLE"
 #define DOCKER "DOCKER-USER"
 #define DOCKER_JUMP "-j " DOCKER
 #define CHAIN_MOST 128 /* bytes of a chain's name (nft's limit; iptables' is 29), with the NUL */
 
 struct chain {
     char name[CHAIN_MOST];
-    char **rule; /* canonical, what stands behind "-A NAME " */
+    char **rule; /* what stands behind "-A NAME " */
     size_t count;
     bool accepts; /* a built-in chain whose policy is ACCEPT */
     bool builtin;
@@ -45,14 +44,14 @@ bool name_is_own(const char *name);
 /** name_is_note - whether it is a note of what came with us. */
 bool name_is_note(const char *name);
 
+/** rule_target - the chain or target behind -j or -g of a rule. Return: its length, 0. */
+size_t rule_target(const char *rule, const char **target);
+
 /** rule_jumps_to_own - whether @rule, what stands behind "-A CHAIN ", leads to a chain of ours. */
 bool rule_jumps_to_own(const char *rule);
 
 /** table_find - a chain by its name, or NULL. */
 struct chain *table_find(const struct table *table, const char *name);
-
-/** table_has_note - whether anything has been noted. */
-bool table_has_note(const struct table *table);
 
 /** table_parse - what iptables-save has printed. @table: its family is set; table_free() always. */
 int table_parse(const char *text, struct table *table, struct setup_error *error);

@@ -3,898 +3,721 @@
  * One option in the API server's static pod: the value of --service-node-port-range.
  *
  * The manifest is other people's: whatever is not that value stays as it is, byte for byte, with
- * its comments, quotes and line ends. A library that reads YAML and writes it again would lose all
- * that. So the file is scanned for the places where things are, and then cut and pasted. The
- * scanner follows the structure of block style, as far as a Pod needs it (which key belongs to
- * which, what is inside of a quoted, folded or bracketed value and thus no key at all), and what it
- * does not understand where it matters, it refuses. What was pasted is scanned again before it is
- * used.
+ * its comments, quotes and line ends. So it is read with libyaml, whose events say where in the
+ * text things are, and then text is cut out and pasted in. The result is read again, and used only
+ * if its events differ from those before by the option and nothing else.
  *
- * The option is put right behind the program's name: nowhere else can one be sure not to come
- * between an option and its value, or behind a "--".
+ * What is read is what the kubelet reads: the first document of the file. JSON is YAML.
+ *
+ * A new option is put right behind the program's name: nowhere else can one be sure not to come
+ * between an option and its value, or behind a "--". Of several the API server takes the last.
+ *
+ * Positions are taken from the marks' line and column: their index counts characters, too, and
+ * differs between versions of libyaml where lines end in CRLF.
  *
  * The kubelet reads every file in the folder, whatever its name: so the new one is written in the
  * folder above (the same file system), and renamed.
  */
 #include "state.h"
 
-#include <stdio.h>
+#include "../../common/say.h"
+
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <yaml.h>
 
 #define PROGRAM "kube-apiserver"
 #define OPTION "--service-node-port-range"
-#define LEVELS 32
-#define CONTAINERS 64
-#define ITEMS 512   /* a kubeadm's API server has about 30 */
-#define KEY_MOST 16 /* bytes of a key that are remembered: longer ones mean nothing to us */
+#define BYTES_MOST (1u << 20) /* a kubeadm's manifest has 4,000 */
+#define NODES_MOST 16384      /* and 250 */
+#define DEPTH_MOST 64
+#define WORDS_MOST 1024
 #define VALUE_MOST 16
+#define BOM "\xef\xbb\xbf"
+#define NONE SIZE_MAX
 
-/* A string in a list: offsets into the file. */
-struct item {
-    size_t line;           /* where its line begins */
-    size_t raw, raw_end;   /* with the quotes */
-    size_t text, text_end; /* without */
+/* A scalar, an alias, or the begin or the end of a sequence or a mapping. */
+struct node {
+    yaml_event_t event;
+    const char *anchor, *tag; /* in .event; NULL: none. Of an alias: the anchor that it names */
+    size_t parent;            /* NONE: it is the document itself */
+    size_t next;              /* what follows, with all that is in it skipped */
+    size_t target;            /* of an alias: what it stands for; of all others: itself */
+    bool shared;              /* an alias stands for it */
 };
 
-struct list {
-    bool there;
-    bool flow;       /* [a, b] */
-    const char *odd; /* why it cannot be used, or NULL */
-    struct item item[ITEMS];
-    size_t count;
-};
-
-struct container {
-    bool named; /* "kube-apiserver" */
-    struct list command;
-    struct list args;
-};
-
-/* Where we are in the structure: a key of a mapping, or an item of a sequence. */
-struct level {
-    size_t column;
-    bool item;
-    char key[KEY_MOST];
-};
-
-struct scan {
-    const char *text;
+struct document {
+    const char *name;
+    const char *text; /* without a byte order mark */
     size_t length;
-    size_t at;
-    size_t line; /* where the line of .at begins */
-    bool begun;  /* something other than comments was seen */
-    bool ended;  /* "..." was seen */
-    bool fresh;  /* .at is at the begin of a line that nobody has looked at */
-    bool is_pod;
-    struct level level[LEVELS];
-    size_t depth;
-    struct container *container;
-    size_t containers;
-    const char *why; /* refused */
+    struct node *node;
+    size_t count;
+    struct setup_error *error;
 };
 
-/* What was found: the strings behind the program's name, and the option among them. */
+/* One string of the command line: an item of command or args. */
+struct word {
+    size_t list, item; /* nodes */
+    size_t before;     /* the item before it in the list, NONE */
+    bool flow;         /* the list is [a, b] */
+    const char *text;
+};
+
+/* The API server's command line, and the option on it. */
 struct found {
-    struct list *list; /* that the option would be put in */
-    size_t program;    /* index in list of the program's name; list->count: none, put it first */
-    const struct item *option; /* NULL: not there */
-    struct list *option_list;
-    const struct item *value; /* another item if the value is one of its own */
-    struct list *value_list;
-    size_t value_at, value_end;
+    size_t container;
+    struct word word[WORDS_MOST];
+    size_t words;
+    size_t program; /* NONE: the image starts it, and all words are options */
+    size_t option;  /* NONE: not there */
+    size_t options; /* how many there are */
+    size_t value;   /* the word that ends in the value: the option itself or the one behind it */
+    const char *text;
 };
 
-/* ---- characters ---- */
+/* ---- reading ---- */
 
-static char peek(const struct scan *scan, size_t ahead)
+static int __attribute__((format(printf, 3, 4)))
+refuse_line(const struct document *document, size_t line, const char *format, ...)
 {
-    return scan->at + ahead < scan->length ? scan->text[scan->at + ahead] : '\0';
+    char sentence[512];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(sentence, sizeof(sentence), format, args);
+    va_end(args);
+    return setup_fail(document->error, "%s: line %zu: %s", document->name, line, sentence);
 }
 
-static bool at_end(const struct scan *scan)
+#define refuse(document, at, ...) refuse_line(document, node_line(document, at), __VA_ARGS__)
+
+static size_t node_line(const struct document *document, size_t at)
 {
-    return scan->at >= scan->length;
+    return at < document->count ? document->node[at].event.start_mark.line + 1 : 1;
 }
 
-static bool is_blank(char c)
+static yaml_event_type_t node_type(const struct document *document, size_t at)
 {
-    return c == ' ' || c == '\t';
+    return document->node[at].event.type;
 }
 
-/* The end of a line or of the file; "\r" counts only before "\n". */
-static bool at_line_end(const struct scan *scan)
+/* A scalar's text; NULL: it is something else. */
+static const char *node_text(const struct document *document, size_t at)
 {
-    return at_end(scan) || peek(scan, 0) == '\n' ||
-           (peek(scan, 0) == '\r' && peek(scan, 1) == '\n');
+    const yaml_event_t *event = &document->node[at].event;
+    return event->type == YAML_SCALAR_EVENT ? (const char *)event->data.scalar.value : NULL;
 }
 
-static bool ends_word(const struct scan *scan, size_t ahead)
+static void node_name(struct node *node)
 {
-    char c = peek(scan, ahead);
-    return scan->at + ahead >= scan->length || is_blank(c) || c == '\n' || c == '\r';
-}
-
-static void skip_blanks(struct scan *scan)
-{
-    while (is_blank(peek(scan, 0)))
-        scan->at++;
-}
-
-static bool at_comment(const struct scan *scan)
-{
-    return peek(scan, 0) == '#' && (scan->at == scan->line || is_blank(scan->text[scan->at - 1]));
-}
-
-/* To the begin of the next line. */
-static void next_line(struct scan *scan)
-{
-    while (!at_end(scan) && peek(scan, 0) != '\n')
-        scan->at++;
-    if (!at_end(scan))
-        scan->at++;
-    scan->line = scan->at;
-}
-
-static void refuse(struct scan *scan, const char *why)
-{
-    if (!scan->why)
-        scan->why = why;
-}
-
-static size_t column(const struct scan *scan)
-{
-    return scan->at - scan->line;
-}
-
-/* ---- where we are ---- */
-
-static bool level_is(const struct scan *scan, size_t depth, const char *key)
-{
-    const struct level *level = &scan->level[depth];
-    return depth < scan->depth &&
-           (key ? !level->item && strcmp(level->key, key) == 0 : level->item);
-}
-
-/* In an item of spec.containers, at least so deep. */
-static bool in_container(const struct scan *scan, size_t depth)
-{
-    return scan->depth >= depth && scan->containers && level_is(scan, 0, "spec") &&
-           level_is(scan, 1, "containers") && level_is(scan, 2, NULL);
-}
-
-static struct list *list_here(struct scan *scan)
-{
-    if (!in_container(scan, 4))
-        return NULL;
-    struct container *container = &scan->container[scan->containers - 1];
-    if (level_is(scan, 3, "command"))
-        return &container->command;
-    return level_is(scan, 3, "args") ? &container->args : NULL;
-}
-
-static void push(struct scan *scan, size_t at_column, bool item, const char *key, size_t length)
-{
-    struct level *level = &scan->level[scan->depth];
-    if (scan->depth == LEVELS) {
-        refuse(scan, "is nested too deeply");
-        return;
-    }
-    *level = (struct level){.column = at_column, .item = item};
-    if (length < KEY_MOST)
-        memcpy(level->key, key, length);
-    scan->depth++;
-}
-
-/* Leave what does not hold a sequence's item in @at_column; the key before "- a" may be there. */
-static void pop_for_item(struct scan *scan, size_t at_column)
-{
-    while (scan->depth) {
-        const struct level *top = &scan->level[scan->depth - 1];
-        if (top->column < at_column || (top->column == at_column && !top->item))
-            return;
-        scan->depth--;
+    const yaml_event_t *event = &node->event;
+    if (event->type == YAML_SCALAR_EVENT) {
+        node->anchor = (const char *)event->data.scalar.anchor;
+        node->tag = (const char *)event->data.scalar.tag;
+    } else if (event->type == YAML_SEQUENCE_START_EVENT) {
+        node->anchor = (const char *)event->data.sequence_start.anchor;
+        node->tag = (const char *)event->data.sequence_start.tag;
+    } else if (event->type == YAML_MAPPING_START_EVENT) {
+        node->anchor = (const char *)event->data.mapping_start.anchor;
+        node->tag = (const char *)event->data.mapping_start.tag;
+    } else if (event->type == YAML_ALIAS_EVENT) {
+        node->anchor = (const char *)event->data.alias.anchor;
     }
 }
 
-static void pop_for_key(struct scan *scan, size_t at_column)
+/* Where a mark is in the text: lines end where libyaml lets them end. */
+static size_t offset(const struct document *document, const yaml_mark_t *mark)
 {
-    while (scan->depth && scan->level[scan->depth - 1].column >= at_column)
-        scan->depth--;
-}
-
-static void container_begin(struct scan *scan)
-{
-    if (scan->containers == CONTAINERS) {
-        refuse(scan, "has too many containers");
-        return;
+    const char *at = document->text, *end = at + document->length;
+    for (size_t line = 0; line < mark->line && at < end; line++) {
+        while (at < end && *at != '\n' && strncmp(at, "\xc2\x85", 2) != 0 &&
+               strncmp(at, "\xe2\x80\xa8", 3) != 0 && strncmp(at, "\xe2\x80\xa9", 3) != 0)
+            at++;
+        at += *at == '\xc2' ? 2 : *at == '\xe2' ? 3 : 1;
     }
-    struct container *grown =
-        realloc(scan->container, (scan->containers + 1) * sizeof(*scan->container));
-    if (!grown) {
-        refuse(scan, "is too large for the memory that is free");
-        return;
-    }
-    scan->container = grown;
-    memset(&scan->container[scan->containers++], 0, sizeof(*scan->container));
+    for (size_t column = 0; column < mark->column && at < end; column++)
+        for (at++; (*at & 0xc0) == 0x80; at++)
+            ;
+    return at < end ? (size_t)(at - document->text) : document->length;
 }
 
-/* ---- values ---- */
+#define node_from(document, at) offset(document, &(document)->node[at].event.start_mark)
+#define node_to(document, at) offset(document, &(document)->node[at].event.end_mark)
 
-/* The first reason is the one to tell. */
-static void list_odd(struct list *list, const char *why)
+static void document_free(struct document *document)
 {
-    if (!list->odd)
-        list->odd = why;
+    for (size_t i = 0; i < document->count; i++)
+        yaml_event_delete(&document->node[i].event);
+    free(document->node);
 }
 
-static void list_add(struct list *list, const struct item *item)
+static int document_garbled(const struct document *document, const yaml_parser_t *parser)
 {
-    if (list->count == ITEMS)
-        list_odd(list, "has too many strings in command or args");
-    else
-        list->item[list->count++] = *item;
+    bool cut = strstr(parser->problem, "unexpected end of stream") && parser->context;
+    const yaml_mark_t *mark = cut ? &parser->context_mark : &parser->problem_mark;
+    bool tab = !cut && document->text[offset(document, mark)] == '\t';
+    return refuse_line(document, mark->line + 1, "it is not YAML: %s%s%s%s", parser->problem,
+                       tab ? " (a tab)" : "", parser->context ? " " : "",
+                       parser->context ? parser->context : "");
 }
 
-/* Past a quoted string, which may have several lines. */
-static void skip_quoted(struct scan *scan)
+/* Lines are cut out and put in: so their ends have to be plain. */
+static int line_ends_check(const struct document *document)
 {
-    char quote = peek(scan, 0);
-    for (scan->at++; !at_end(scan); scan->at++) {
-        char c = peek(scan, 0);
-        bool pair =
-            (quote == '"' && c == '\\') || (quote == '\'' && c == quote && peek(scan, 1) == c);
-        if (c == quote && !pair)
-            break;
-        scan->at += pair;
-        if (peek(scan, 0) == '\n')
-            scan->line = scan->at + 1;
-    }
-    if (at_end(scan))
-        refuse(scan, "has a quote that is not closed");
-    else
-        scan->at++;
-}
-
-/* Past a plain string of one line; in brackets ',' and brackets end it. Return: its end. */
-static size_t skip_plain(struct scan *scan, bool flow)
-{
-    size_t end = scan->at;
-    while (!at_line_end(scan) && !at_comment(scan)) {
-        char c = peek(scan, 0);
-        if (flow && strchr(",[]{}", c))
-            break;
-        scan->at++;
-        if (!is_blank(c))
-            end = scan->at;
-    }
-    return end;
-}
-
-static struct item string_read(struct scan *scan, bool flow)
-{
-    struct item item = {.line = scan->line, .raw = scan->at};
-    bool quoted = peek(scan, 0) == '"' || peek(scan, 0) == '\'';
-    if (quoted)
-        skip_quoted(scan);
-    item.raw_end = quoted ? scan->at : skip_plain(scan, flow);
-    item.text = item.raw + quoted;
-    item.text_end = item.raw_end > item.text ? item.raw_end - quoted : item.text;
-    return item;
-}
-
-/* A literal or folded text: all lines that are deeper than what it belongs to. */
-static void skip_block(struct scan *scan)
-{
-    size_t parent = scan->depth ? scan->level[scan->depth - 1].column : 0;
-    next_line(scan);
-    while (!at_end(scan)) {
-        while (peek(scan, 0) == ' ')
-            scan->at++;
-        if (!at_line_end(scan) && column(scan) <= parent) {
-            scan->at = scan->line;
-            scan->fresh = true;
-            return;
-        }
-        next_line(scan);
-    }
-}
-
-/* Past blanks, comments and line ends, inside of brackets. */
-static void skip_space(struct scan *scan)
-{
-    for (;;) {
-        skip_blanks(scan);
-        if (at_end(scan) || (!at_line_end(scan) && !at_comment(scan)))
-            return;
-        next_line(scan);
-    }
-}
-
-/* One character, quoted string or comment of {...}: a quote amid a word opens nothing. */
-static void skip_flow_part(struct scan *scan, size_t *depth)
-{
-    char c = peek(scan, 0);
-    bool begins = strchr("[{,: \t\n", scan->text[scan->at - 1]);
-    *depth += c == '[' || c == '{';
-    *depth -= c == ']' || c == '}';
-    if ((c == '"' || c == '\'') && begins)
-        skip_quoted(scan);
-    else
-        scan->at++;
-    if (*depth)
-        skip_space(scan);
-}
-
-/* Past {...} or [...] that is none of ours. */
-static void skip_flow(struct scan *scan)
-{
-    size_t depth = 1;
-    for (scan->at++; depth && !at_end(scan) && !scan->why;)
-        skip_flow_part(scan, &depth);
-    if (depth)
-        refuse(scan, "has a bracket that is not closed");
-}
-
-/* [a, "b", 'c'] */
-static void flow_read(struct scan *scan, struct list *list)
-{
-    list->there = list->flow = true;
-    scan->at++;
-    for (;;) {
-        skip_space(scan);
-        if (peek(scan, 0) == ']')
-            break;
-        if (at_end(scan) || strchr("[{},&*!|>?", peek(scan, 0))) {
-            refuse(scan, "has a list in brackets that is not simply one of strings");
-            return;
-        }
-        struct item item = string_read(scan, true);
-        list_add(list, &item);
-        skip_space(scan);
-        if (peek(scan, 0) == ',')
-            scan->at++;
-        else if (peek(scan, 0) != ']')
-            refuse(scan, "has a list in brackets without a comma between two strings");
-        if (scan->why)
-            return;
-    }
-    scan->at++;
-}
-
-/* What comes after a value in its line: nothing. */
-static void value_end(struct scan *scan)
-{
-    skip_blanks(scan);
-    if (!at_line_end(scan) && !at_comment(scan))
-        refuse(scan, "has text behind the end of a value");
-}
-
-static bool item_is(const struct scan *scan, const struct item *item, const char *text)
-{
-    size_t length = item->text_end - item->text;
-    return strlen(text) == length && memcmp(scan->text + item->text, text, length) == 0;
-}
-
-/* A string in block style: an item of ours, a container's name, the kind, or nothing of interest.
- */
-static void string_value(struct scan *scan)
-{
-    struct item item = string_read(scan, false);
-    struct list *list = list_here(scan);
-    if (scan->depth == 1 && level_is(scan, 0, "kind"))
-        scan->is_pod = item_is(scan, &item, "Pod");
-    if (in_container(scan, 4) && scan->depth == 4 && level_is(scan, 3, "name"))
-        scan->container[scan->containers - 1].named = item_is(scan, &item, PROGRAM);
-    if (list && scan->depth == 5 && level_is(scan, 4, NULL))
-        list_add(list, &item);
-    else if (list)
-        list_odd(list, "has a command or args that is not a list of strings");
-}
-
-static void flow_value(struct scan *scan)
-{
-    struct list *list = list_here(scan);
-    bool ours = (level_is(scan, 0, "spec") && scan->depth == 1) ||
-                (level_is(scan, 1, "containers") && scan->depth == 2) ||
-                (in_container(scan, 3) && scan->depth == 3);
-    if (ours)
-        refuse(scan, "has its containers in brackets (flow style); block style is needed");
-    else if (list && scan->depth == 4 && peek(scan, 0) == '[')
-        flow_read(scan, list);
-    else
-        skip_flow(scan);
-    if (list && !list->flow)
-        list_odd(list, "has a command or args that is not a list of strings");
-}
-
-/* A value, or nothing if it is in the lines to come. */
-static void value_read(struct scan *scan)
-{
-    struct list *list = list_here(scan);
-    char c = peek(scan, 0);
-    if (at_line_end(scan) || at_comment(scan))
-        return;
-    if (list && strchr("|>&*!", c))
-        list_odd(list,
-                 "has a string in a form (block text, anchor, alias, tag) that cannot be changed");
-    if (c == '|' || c == '>') {
-        skip_block(scan);
-        return;
-    }
-    if (c == '[' || c == '{')
-        flow_value(scan);
-    else
-        string_value(scan);
-    value_end(scan);
-}
-
-/* ---- lines ---- */
-
-/* "key:" here? Return: the offset behind the colon, and the key; 0: no. */
-static size_t key_find(const struct scan *scan, size_t *key, size_t *length)
-{
-    struct scan probe = *scan;
-    bool quoted = peek(scan, 0) == '"' || peek(scan, 0) == '\'';
-    size_t line = probe.line;
-    *key = scan->at + quoted;
-    if (quoted) {
-        skip_quoted(&probe);
-        *length = probe.at - *key - 1;
-        skip_blanks(&probe);
-        return probe.line == line && peek(&probe, 0) == ':' && ends_word(&probe, 1) ? probe.at + 1
-                                                                                    : 0;
-    }
-    if (strchr("[{", peek(&probe, 0)))
-        return 0;
-    for (; !at_line_end(&probe) && !at_comment(&probe); probe.at++) {
-        if (peek(&probe, 0) == ':' && ends_word(&probe, 1)) {
-            *length = probe.at - *key;
-            return probe.at + 1;
-        }
+    size_t line = 1;
+    for (const char *at = document->text; *at; at++) {
+        line += *at == '\n';
+        if (*at == '\r' && at[1] != '\n')
+            return refuse_line(document, line, "there is a carriage return without a line feed");
     }
     return 0;
 }
 
-/* A list's string that goes on in another line than it began in. */
-static void continued(struct scan *scan)
+/* What an alias stands for: the last node before it that has the name. */
+static int alias_resolve(struct document *document, size_t alias)
 {
-    struct list *list = list_here(scan);
-    if (list && (scan->depth > 4 || list->there))
-        list_odd(list, "has a string that spreads over several lines");
-}
-
-static void entry_read(struct scan *scan, bool first)
-{
-    size_t key, length, colon = key_find(scan, &key, &length);
-    if (!colon) {
-        if (first) {
-            pop_for_key(scan, column(scan));
-            continued(scan);
+    struct node *node = document->node;
+    for (size_t i = alias; i-- > 0;)
+        if (node[i].anchor && node[i].event.type != YAML_ALIAS_EVENT &&
+            strcmp(node[i].anchor, node[alias].anchor) == 0) {
+            node[alias].target = i;
+            node[i].shared = true;
+            return 0;
         }
-        value_read(scan);
-        return;
+    return refuse(document, alias, "there is no anchor of the name that this alias has");
+}
+
+/* Take over an event as the next node. @parent: what is open. */
+static int document_add(struct document *document, const yaml_event_t *event, size_t *parent,
+                        size_t *depth)
+{
+    size_t at = document->count;
+    bool begins =
+        event->type == YAML_SEQUENCE_START_EVENT || event->type == YAML_MAPPING_START_EVENT;
+    bool ends = event->type == YAML_SEQUENCE_END_EVENT || event->type == YAML_MAPPING_END_EVENT;
+    if ((at & (at + 1)) == 0) /* 0, 1, 3, 7, ...: room for twice as many */
+        document->node = state_grow(document->node, (2 * at + 1) * sizeof(*document->node));
+    struct node *node = &document->node[at];
+    *node = (struct node){.event = *event, .parent = *parent, .next = at + 1, .target = at};
+    node_name(node);
+    document->count++;
+    *depth += begins - ends;
+    if (begins)
+        *parent = at;
+    if (ends) {
+        document->node[*parent].next = at + 1;
+        *parent = document->node[*parent].parent;
     }
-    if (strchr("&*!", peek(scan, 0)))
-        refuse(scan, "has an anchor, an alias or a tag before a key");
-    pop_for_key(scan, column(scan));
-    push(scan, column(scan), false, scan->text + key, length);
-    scan->at = colon;
-    skip_blanks(scan);
-    struct list *list = list_here(scan);
-    if (list && scan->depth == 4 && list->there)
-        list_odd(list, "has command or args twice in one container");
-    value_read(scan);
+    if (at >= NODES_MOST)
+        return refuse(document, at, "there are more than %d values: no manifest has", NODES_MOST);
+    if (*depth > DEPTH_MOST)
+        return refuse(document, at, "it is nested more than %d deep: no manifest is", DEPTH_MOST);
+    return event->type == YAML_ALIAS_EVENT ? alias_resolve(document, at) : 0;
 }
 
-/* "- " and what is behind it. */
-static void dash_read(struct scan *scan)
+/* Return: 0 or -1. document_free() in any case. */
+static int document_read(struct document *document, const char *name, const char *text,
+                         struct setup_error *error)
 {
-    pop_for_item(scan, column(scan));
-    push(scan, column(scan), true, "", 0);
-    if (scan->depth == 3 && level_is(scan, 0, "spec") && level_is(scan, 1, "containers"))
-        container_begin(scan);
-    struct list *list = list_here(scan);
-    if (list && scan->depth == 5)
-        list->there = true;
-    scan->at++;
-    skip_blanks(scan);
-}
-
-/* "---", "...", "%YAML": documents. Return: whether it was that. */
-static bool marker_read(struct scan *scan)
-{
-    if (column(scan) || scan->length - scan->at < 3)
-        return peek(scan, 0) == '%' && !column(scan) && !scan->begun;
-    bool begins = memcmp(scan->text + scan->at, "---", 3) == 0 && ends_word(scan, 3);
-    bool ends = memcmp(scan->text + scan->at, "...", 3) == 0 && ends_word(scan, 3);
-    if (begins && scan->begun)
-        refuse(scan, "has several documents");
-    if (begins || ends) {
-        scan->at += 3;
-        value_end(scan);
+    yaml_parser_t parser;
+    yaml_event_t event;
+    size_t parent = NONE, depth = 0;
+    int result = 0;
+    bool done = false;
+    *document = (struct document){.name = name, .text = text, .error = error};
+    document->text += strncmp(text, BOM, strlen(BOM)) == 0 ? strlen(BOM) : 0;
+    document->length = strlen(document->text);
+    if (document->length > BYTES_MOST)
+        return setup_fail(error, "%s: it is larger than 1 MiB, which no manifest is", name);
+    if (line_ends_check(document) < 0)
+        return -1;
+    if (!yaml_parser_initialize(&parser))
+        return setup_fail(error, "%s: out of memory", name);
+    yaml_parser_set_encoding(&parser, YAML_UTF8_ENCODING);
+    yaml_parser_set_input_string(&parser, (const unsigned char *)document->text, document->length);
+    while (!done && result == 0) {
+        if (!yaml_parser_parse(&parser, &event)) {
+            result = document_garbled(document, &parser);
+        } else if (event.type == YAML_STREAM_START_EVENT ||
+                   event.type == YAML_DOCUMENT_START_EVENT) {
+            yaml_event_delete(&event);
+        } else if (event.type == YAML_DOCUMENT_END_EVENT || event.type == YAML_STREAM_END_EVENT) {
+            yaml_event_delete(&event);
+            done = true;
+        } else {
+            result = document_add(document, &event, &parent, &depth);
+        }
     }
-    scan->ended |= ends;
-    return begins || ends || (peek(scan, 0) == '%' && !scan->begun);
+    yaml_parser_delete(&parser);
+    return result;
 }
 
-static void line_read(struct scan *scan)
+/* ---- finding ---- */
+
+/* The node that @key of mapping @map has. @value: NONE: there is no such key. */
+static int map_find(const struct document *document, size_t map, const char *key, size_t *value)
 {
-    while (peek(scan, 0) == ' ')
-        scan->at++;
-    if (peek(scan, 0) == '\t') {
-        skip_blanks(scan);
-        if (!at_line_end(scan) && peek(scan, 0) != '#')
-            refuse(scan, "has a line that begins with a tab: that is no YAML");
+    const struct node *node = document->node;
+    *value = NONE;
+    if (map == NONE || node_type(document, map) != YAML_MAPPING_START_EVENT)
+        return 0;
+    for (size_t i = map + 1; node_type(document, i) != YAML_MAPPING_END_EVENT;
+         i = node[node[i].next].next) {
+        const char *name = node_text(document, node[i].target);
+        if (name && strcmp(name, "<<") == 0)
+            return refuse(document, i, "\"<<\" takes in another mapping: write out what it has");
+        if (!name || strcmp(name, key) != 0)
+            continue;
+        if (*value != NONE)
+            return refuse(document, i, "\"%s\" is there twice", key);
+        *value = node[node[i].next].target;
     }
-    if (at_line_end(scan) || at_comment(scan) || marker_read(scan))
-        return;
-    if (scan->ended)
-        refuse(scan, "has several documents");
-    if (!scan->begun && (peek(scan, 0) == '{' || peek(scan, 0) == '['))
-        refuse(scan, "is JSON: YAML in block style is needed");
-    if (peek(scan, 0) == '?' && ends_word(scan, 1))
-        refuse(scan, "has a key written with '?'");
-    scan->begun = true;
-    bool first = true;
-    for (; peek(scan, 0) == '-' && ends_word(scan, 1); first = false)
-        dash_read(scan);
-    if (!scan->why && !at_line_end(scan) && !at_comment(scan))
-        entry_read(scan, first);
+    return 0;
 }
 
-/* Return: 0, or -1 with scan->why. Free scan->container in any case. */
-static int scan_text(struct scan *scan, const char *text)
+static bool is_null(const struct document *document, size_t at)
 {
-    *scan = (struct scan){.text = text, .length = strlen(text)};
-    if (strncmp(text, "\xef\xbb\xbf", 3) == 0)
-        scan->at = scan->line = 3;
-    while (!at_end(scan) && !scan->why) {
-        scan->fresh = false;
-        line_read(scan);
-        if (!scan->fresh)
-            next_line(scan);
+    const yaml_event_t *event = &document->node[at].event;
+    const char *text = node_text(document, at);
+    return text && event->data.scalar.style == YAML_PLAIN_SCALAR_STYLE &&
+           (!*text || strcmp(text, "~") == 0 || strcasecmp(text, "null") == 0);
+}
+
+/* Append the strings of command or args. */
+static int words_add(const struct document *document, size_t container, const char *key,
+                     struct found *found)
+{
+    const struct node *node = document->node;
+    size_t list, before = NONE;
+    if (map_find(document, container, key, &list) < 0)
+        return -1;
+    if (list == NONE || is_null(document, list))
+        return 0;
+    if (node_type(document, list) != YAML_SEQUENCE_START_EVENT)
+        return refuse(document, list, "%s is not a list of strings", key);
+    bool flow = node[list].event.data.sequence_start.style == YAML_FLOW_SEQUENCE_STYLE;
+    for (size_t i = list + 1; node_type(document, i) != YAML_SEQUENCE_END_EVENT;
+         before = i, i = node[i].next) {
+        const char *text = node_text(document, node[i].target);
+        const char *tag = node[node[i].target].tag;
+        if (!text || (tag && strcmp(tag, "!") != 0 && strcmp(tag, YAML_STR_TAG) != 0))
+            return refuse(document, i, "%s is not a list of strings", key);
+        if (found->words == WORDS_MOST)
+            return refuse(document, i, "there are more than %d strings in command and args",
+                          WORDS_MOST);
+        found->word[found->words++] = (struct word){list, i, before, flow, text};
     }
-    if (!scan->why && !scan->is_pod)
-        refuse(scan, "is not an API server's manifest: its kind is not Pod");
-    return scan->why ? -1 : 0;
+    return 0;
 }
 
-/* ---- the API server among the containers ---- */
-
-static bool item_is_program(const struct scan *scan, const struct item *item)
+static const char *base_name(const char *path)
 {
-    struct item base = *item;
-    for (size_t at = item->text; at < item->text_end; at++)
-        if (scan->text[at] == '/')
-            base.text = at + 1;
-    return item_is(scan, &base, PROGRAM);
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
 }
 
-/* Return: the index of the program's name in a list; its count if it is not there. */
-static size_t list_program(const struct scan *scan, const struct list *list)
+/* The index of the program's name: behind a starter (/go-runner --x) or hyperkube, too. */
+static size_t words_program(const struct found *found, bool named)
 {
-    size_t at = 0;
-    while (at < list->count && !item_is_program(scan, &list->item[at]))
-        at++;
+    for (size_t i = 0; i < found->words; i++) {
+        const char *before = i ? found->word[i - 1].text : "",
+                   *name = base_name(found->word[i].text);
+        bool hyper = strcmp(base_name(before), "hyperkube") == 0;
+        bool value = *before == '-' && !strchr(before, '='); /* of another program's option */
+        if ((strcmp(name, PROGRAM) == 0 && (named || !value)) ||
+            (hyper && strcmp(name, "apiserver") == 0))
+            return i;
+    }
+    return NONE;
+}
+
+/* "sh -c 'exec kube-apiserver --x'". Return: the word that shows it; NONE: not so. */
+static size_t words_shell(const struct found *found, bool named)
+{
+    const char *first = found->words ? base_name(found->word[0].text) : "";
+    size_t length = strlen(first);
+    bool shell =
+        (length >= 2 && strcmp(first + length - 2, "sh") == 0) || strcmp(first, "busybox") == 0;
+    for (size_t i = 0; i < found->words; i++) {
+        const char *text = found->word[i].text;
+        if (strstr(text, PROGRAM) && (shell || (named && text[strcspn(text, " \t\n")])))
+            return i;
+    }
+    return NONE;
+}
+
+/*
+ * Return: 1 if @container runs the API server, 0 if not, -1 if that or its command line cannot be
+ * told. @found: its words.
+ */
+static int container_read(const struct document *document, size_t container, struct found *found)
+{
+    size_t name, command, shell;
+    found->container = container;
+    found->words = 0;
+    if (map_find(document, container, "name", &name) < 0 ||
+        map_find(document, container, "command", &command) < 0 ||
+        words_add(document, container, "command", found) < 0)
+        return -1;
+    bool alone = !found->words;
+    if (words_add(document, container, "args", found) < 0)
+        return -1;
+    const char *text = name == NONE ? NULL : node_text(document, name);
+    bool named = text && strcmp(text, PROGRAM) == 0;
+    shell = words_shell(found, named);
+    if (shell != NONE)
+        return refuse(document, found->word[shell].item,
+                      PROGRAM " is started through a shell, so its options are no list: start it "
+                              "directly, in command and args");
+    found->program = words_program(found, named);
+    return found->program != NONE || (named && alone);
+}
+
+/* The only container that runs the API server. */
+static int container_find(const struct document *document, size_t containers, struct found *found)
+{
+    struct setup_error unclear = {.text = ""};
+    struct document other = *document;
+    struct found candidate;
+    size_t chosen = NONE;
+    other.error = &unclear; /* what is odd about others is their business, if one is found */
+    for (size_t i = containers + 1; node_type(document, i) != YAML_SEQUENCE_END_EVENT;
+         i = document->node[i].next) {
+        if (container_read(&other, document->node[i].target, &candidate) <= 0)
+            continue;
+        if (chosen != NONE)
+            return refuse(document, i, "two containers run " PROGRAM ": here, and in line %zu",
+                          node_line(document, chosen));
+        chosen = i;
+        *found = candidate;
+    }
+    if (chosen != NONE)
+        return 0;
+    if (*unclear.text)
+        return setup_fail(document->error, "%s", unclear.text);
+    return refuse(document, containers,
+                  "it is not an API server's manifest: no container runs " PROGRAM);
+}
+
+static int words_find(const struct document *document, struct found *found)
+{
+    size_t kind, spec, containers;
+    size_t root = document->count ? document->node[0].target : NONE;
+    if (map_find(document, root, "kind", &kind) < 0 || map_find(document, root, "spec", &spec) < 0)
+        return -1;
+    const char *name = kind == NONE ? NULL : node_text(document, kind);
+    if (!name || strcmp(name, "Pod") != 0)
+        return refuse(document, kind == NONE ? 0 : kind,
+                      "it is not an API server's manifest: the kind is not Pod%s",
+                      name ? "" : " (the kubelet reads the first document of a file)");
+    if (map_find(document, spec, "containers", &containers) < 0)
+        return -1;
+    if (containers == NONE || node_type(document, containers) != YAML_SEQUENCE_START_EVENT)
+        return refuse(document, kind,
+                      "it is not an API server's manifest: spec.containers is not a list");
+    return container_find(document, containers, found);
+}
+
+/* Kubernetes takes '_' for '-' in the names of options. Return: behind the name; NULL: another. */
+static const char *option_match(const char *word)
+{
+    for (size_t i = 0; i < strlen(OPTION); i++)
+        if ((i > 1 && word[i] == '_' ? '-' : word[i]) != OPTION[i])
+            return NULL;
+    return word[strlen(OPTION)] == '=' || !word[strlen(OPTION)] ? word + strlen(OPTION) : NULL;
+}
+
+/* What a range of ports is made of: nothing that YAML or a terminal would read otherwise. */
+static bool value_is_plain(const char *value)
+{
+    size_t length = strlen(value);
+    return length && length < VALUE_MOST && strspn(value, "0123456789-+") == length;
+}
+
+/* The option among the words; of several the last. Return: 0 or -1. */
+static int option_find(const struct document *document, struct found *found)
+{
+    char shown[80];
+    if (words_find(document, found) < 0)
+        return -1;
+    found->option = NONE;
+    found->options = 0;
+    for (size_t i = found->program == NONE ? 0 : found->program + 1; i < found->words; i++) {
+        const char *end = option_match(found->word[i].text);
+        if (strcmp(found->word[i].text, "--") == 0)
+            break;
+        if (!end)
+            continue;
+        found->option = i;
+        found->options++;
+        i += !*end;
+        if (i == found->words)
+            return refuse(document, found->word[i - 1].item, OPTION " is without a value");
+        found->value = i;
+        found->text = *end ? end + 1 : found->word[i].text;
+    }
+    if (found->option == NONE || value_is_plain(found->text))
+        return 0;
+    return refuse(document, found->word[found->value].item,
+                  "the value of " OPTION " is no range of ports such as 30000-32767: '%s'",
+                  say_clean(found->text, 60, false, shown, sizeof(shown)));
+}
+
+/* ---- changing ---- */
+
+/* A change: the text that comes of it is written to .out, and what it does to the nodes. */
+struct edit {
+    const struct document *document;
+    FILE *out;
+    size_t at;      /* how far the old text is taken over, or left out */
+    size_t changed; /* the scalar that has .text then; NONE */
+    size_t behind;  /* the node behind which there is a scalar more, with .text; NONE */
+    size_t gone[2]; /* scalars that are there no more; NONE */
+    char text[80];
+};
+
+/* Take over the old text up to @from, and leave out what is before @to. */
+static void edit_skip(struct edit *edit, size_t from, size_t to)
+{
+    if (from > edit->at)
+        fwrite(edit->document->text + edit->at, 1, from - edit->at, edit->out);
+    edit->at = to;
+}
+
+/* What stands for more than one place cannot be changed for one of them. */
+static int place_check(const struct document *document, size_t at)
+{
+    for (size_t i = at; i != NONE; i = document->node[i].parent)
+        if (document->node[i].shared)
+            return refuse(document, i,
+                          "the anchor \"%.40s\" is used elsewhere, and " OPTION
+                          " would change there, too: write it out in both places",
+                          document->node[i].anchor);
+    return 0;
+}
+
+static size_t line_begin(const struct document *document, size_t at)
+{
+    while (at && document->text[at - 1] != '\n')
+        at--;
     return at;
 }
 
-/* "sh -c 'exec kube-apiserver --x'": the name only amid a longer string. */
-static bool list_hides_program(const struct scan *scan, const struct list *list)
+/* The begin of the line behind @at, the end of a node; block text ends there. */
+static size_t line_behind(const struct document *document, size_t at)
 {
-    bool plain = list_program(scan, list) < list->count;
-    for (size_t i = 0; i < list->count && !plain; i++) {
-        const struct item *item = &list->item[i];
-        const char *name =
-            memmem(scan->text + item->text, item->text_end - item->text, PROGRAM, strlen(PROGRAM));
-        if (name && memchr(scan->text + item->text, ' ', item->text_end - item->text))
-            return true;
-    }
-    return false;
+    const char *newline = strchr(document->text + at, '\n');
+    if (at && document->text[at - 1] == '\n')
+        return at;
+    return newline ? (size_t)(newline - document->text) + 1 : document->length;
 }
 
-static bool container_fits(const struct scan *scan, const struct container *container)
+static int edit_change(struct edit *edit, const struct found *found, const char *to)
 {
-    if (!container->command.there)
-        return container->named;
-    return list_program(scan, &container->command) < container->command.count ||
-           (container->named && container->command.odd);
+    const struct document *document = edit->document;
+    size_t at = document->node[found->word[found->value].item].target;
+    size_t begin = node_from(document, at), end = node_to(document, at);
+    size_t length = strlen(found->text);
+    const char *text = node_text(document, at);
+    while (end > begin && strchr(" \t\r\n", document->text[end - 1])) /* of block text */
+        end--;
+    end -= end > begin && strchr("'\"", document->text[end - 1]);
+    if (end < begin + length || memcmp(document->text + end - length, found->text, length) != 0)
+        return refuse(document, at,
+                      "the value of " OPTION " is no range of ports that is written in digits");
+    edit_skip(edit, end - length, end);
+    fputs(to, edit->out);
+    edit->changed = at;
+    snprintf(edit->text, sizeof(edit->text), "%.*s%s", (int)(strlen(text) - length), text, to);
+    return place_check(document, at);
 }
 
-static struct container *container_choose(struct scan *scan)
+/* A line of its own, like that of the item that it comes behind, or before if it is the @first. */
+static int edit_line(struct edit *edit, size_t item, bool first, const char *quote)
 {
-    struct container *chosen = NULL;
-    for (size_t i = 0; i < scan->containers; i++) {
-        struct container *container = &scan->container[i];
-        if (container->named && list_hides_program(scan, &container->command)) {
-            refuse(scan, "starts kube-apiserver through a shell: its options are no list");
-            return NULL;
-        }
-        if (!container_fits(scan, container))
-            continue;
-        if (chosen) {
-            refuse(scan, "has two containers that run kube-apiserver");
-            return NULL;
-        }
-        chosen = container;
-    }
-    if (!chosen)
-        refuse(scan, "is not an API server's manifest: no container runs kube-apiserver");
-    return chosen;
-}
-
-/* ---- the option among the strings ---- */
-
-/* Kubernetes takes '_' for '-' in the names of options. Return: length of the name, 0: another. */
-static size_t option_match(const struct scan *scan, const struct item *item)
-{
-    size_t length = item->text_end - item->text;
-    const char *text = scan->text + item->text;
-    if (length < strlen(OPTION) || memcmp(text, "--", 2) != 0)
-        return 0;
-    for (size_t i = 2; i < strlen(OPTION); i++)
-        if ((text[i] == '_' ? '-' : text[i]) != OPTION[i])
-            return 0;
-    return length == strlen(OPTION) || text[strlen(OPTION)] == '=' ? strlen(OPTION) : 0;
-}
-
-static int option_take(struct scan *scan, struct list *list, size_t index, struct found *found,
-                       struct list *after)
-{
-    const struct item *item = &list->item[index];
-    if (found->option) {
-        refuse(scan, "has " OPTION " twice");
-        return -1;
-    }
-    found->option = found->value = item;
-    found->option_list = found->value_list = list;
-    found->value_at = item->text + strlen(OPTION) + 1;
-    if (scan->text[item->text + strlen(OPTION)] != '=' ||
-        item->text + strlen(OPTION) == item->text_end) {
-        bool last = index + 1 == list->count;
-        found->value_list = last ? after : list;
-        if (!found->value_list || (last && !after->count)) {
-            refuse(scan, "has " OPTION " without a value");
-            return -1;
-        }
-        found->value = last ? &after->item[0] : item + 1;
-        found->value_at = found->value->text;
-    }
-    found->value_end = found->value->text_end;
+    const struct document *document = edit->document;
+    const char *text = document->text, *newline = strchr(text, '\n');
+    const char *end = newline && newline > text && newline[-1] == '\r' ? "\r\n" : "\n";
+    size_t from = node_from(document, item), line = line_begin(document, from);
+    size_t dash = line + strspn(text + line, " ");
+    if (text[dash] != '-' || dash + 1 + strspn(text + dash + 1, " \t") != from)
+        return refuse(document, item,
+                      "this string has to be in one line with its \"-\": " OPTION
+                      " will come behind it, in the same form");
+    size_t at = first ? line : line_behind(document, node_to(document, item));
+    bool ended = first || (at && text[at - 1] == '\n');
+    edit_skip(edit, at, at);
+    fprintf(edit->out, "%s%.*s%s%s%s%s", ended ? "" : end, (int)(from - line), text + line, quote,
+            edit->text, quote, ended ? end : "");
     return 0;
-}
-
-static int option_find(struct scan *scan, struct list *list, size_t from, struct found *found,
-                       struct list *after)
-{
-    for (size_t i = from; i < list->count; i++) {
-        if (!option_match(scan, &list->item[i]))
-            continue;
-        if (option_take(scan, list, i, found, after) < 0)
-            return -1;
-        if (found->value == &list->item[i] + 1)
-            i++; /* the value, which is no option whatever it looks like */
-    }
-    return 0;
-}
-
-/* Only what a range of ports is made of: no quotes, no escapes, nothing for a terminal. */
-static bool value_is_plain(const struct scan *scan, const struct found *found)
-{
-    size_t length = found->value_end - found->value_at;
-    for (size_t i = 0; i < length; i++)
-        if (!strchr("0123456789-+", scan->text[found->value_at + i]))
-            return false;
-    return length && length < VALUE_MOST;
-}
-
-static int found_option(struct scan *scan, struct container *container, struct found *found)
-{
-    size_t from = container->command.there ? found->program + 1 : 0;
-    struct list *args = &container->args;
-    bool skip = false; /* args begins with the value of command's last string */
-    if (container->command.there) {
-        if (option_find(scan, &container->command, from, found, args) < 0)
-            return -1;
-        skip = found->option && found->value_list == args;
-    }
-    if (option_find(scan, args, skip, found, NULL) < 0)
-        return -1;
-    if (found->option && !value_is_plain(scan, found)) {
-        refuse(scan, "has a value of " OPTION " that is no range of ports");
-        return -1;
-    }
-    return 0;
-}
-
-/* Where the API server's options are. Return: 0, or -1 with scan->why. */
-static int found_in(struct scan *scan, struct found *found)
-{
-    struct container *container = container_choose(scan);
-    *found = (struct found){.program = 0};
-    if (!container)
-        return -1;
-    found->list = container->command.there ? &container->command : &container->args;
-    const char *odd = container->command.odd ? container->command.odd : container->args.odd;
-    if (odd)
-        scan->why = odd;
-    else if (!found->list->count)
-        refuse(scan, "has no options for kube-apiserver");
-    if (scan->why)
-        return -1;
-    found->program = list_program(scan, found->list);
-    return found_option(scan, container, found);
-}
-
-/* ---- cut and paste ---- */
-
-/* Bytes that are replaced by others; several are in the file's order. */
-struct splice {
-    size_t from, to;
-    const char *with;
-};
-
-static char *splice_do(const char *text, const struct splice *splice, size_t count)
-{
-    char *result = NULL;
-    size_t size, at = 0;
-    FILE *out = open_memstream(&result, &size);
-    if (!out)
-        return NULL;
-    for (size_t i = 0; i < count; i++) {
-        size_t from = splice[i].from > at ? splice[i].from : at;
-        fwrite(text + at, 1, from - at, out);
-        fputs(splice[i].with, out);
-        at = splice[i].to;
-    }
-    fputs(text + at, out);
-    if (fclose(out) == 0)
-        return result;
-    free(result);
-    return NULL;
-}
-
-/* A line of a block list; the last of a file without a newline at its end takes the one before. */
-static struct splice cut_line(const struct scan *scan, const struct item *item)
-{
-    struct splice splice = {.from = item->line, .with = ""};
-    const char *newline = strchr(scan->text + item->raw_end, '\n');
-    splice.to = newline ? (size_t)(newline - scan->text) + 1 : scan->length;
-    if (!newline && splice.from && scan->text[splice.from - 1] == '\n')
-        splice.from -= splice.from > 1 && scan->text[splice.from - 2] == '\r' ? 2 : 1;
-    return splice;
-}
-
-/* From @first to @last in brackets, with one comma. */
-static struct splice cut_flow(const struct list *list, const struct item *first,
-                              const struct item *last)
-{
-    struct splice splice = {.from = first->raw, .to = last->raw_end, .with = ""};
-    if (first > list->item)
-        splice.from = first[-1].raw_end;
-    else if (last + 1 < list->item + list->count)
-        splice.to = last[1].raw;
-    return splice;
-}
-
-static struct splice cut_item(const struct scan *scan, const struct list *list,
-                              const struct item *item)
-{
-    return list->flow ? cut_flow(list, item, item) : cut_line(scan, item);
-}
-
-static char *option_remove(const struct scan *scan, const struct found *found)
-{
-    struct splice splice[2];
-    size_t count = 1;
-    bool together = found->option_list == found->value_list && found->option_list->flow;
-    if (together) {
-        splice[0] = cut_flow(found->option_list, found->option, found->value);
-    } else {
-        splice[0] = cut_item(scan, found->option_list, found->option);
-        if (found->value != found->option)
-            splice[count++] = cut_item(scan, found->value_list, found->value);
-    }
-    if (count == 2 && splice[1].from < splice[0].from) { /* args may stand before command */
-        struct splice first = splice[1];
-        splice[1] = splice[0];
-        splice[0] = first;
-    }
-    return splice_do(scan->text, splice, count);
-}
-
-static char *option_replace(const struct scan *scan, const struct found *found, const char *value)
-{
-    struct splice splice = {found->value_at, found->value_end, value};
-    return splice_do(scan->text, &splice, 1);
 }
 
 /* Behind the program's name in its list, or as the first if the list does not have it. */
-static char *option_insert(const struct scan *scan, const struct found *found, const char *value)
+static int edit_insert(struct edit *edit, const struct found *found, const char *to)
 {
-    char with[512];
-    bool first = found->program == found->list->count;
-    const struct item *item = &found->list->item[first ? 0 : found->program];
-    char quote[2] = {item->text > item->raw ? scan->text[item->raw] : '\0'};
-    int indent = (int)(item->raw - item->line);
-    const char *newline = strchr(scan->text + item->raw_end, '\n');
-    const char *end = strstr(scan->text, "\r\n") ? "\r\n" : "\n";
-    size_t at = first ? item->raw : item->raw_end;
-    if (found->list->flow) {
-        snprintf(with, sizeof(with), "%s%s" OPTION "=%s%s%s", first ? "" : ", ", quote, value,
-                 quote, first ? ", " : "");
-    } else {
-        at = first ? item->line : newline ? (size_t)(newline - scan->text) + 1 : scan->length;
-        bool last = !first && !newline;
-        int length =
-            snprintf(with, sizeof(with), "%s%.*s%s" OPTION "=%s%s%s", last ? end : "", indent,
-                     scan->text + item->line, quote, value, quote, last ? "" : end);
-        if (length < 0 || (size_t)length >= sizeof(with))
-            return NULL;
+    const struct document *document = edit->document;
+    bool first = found->program == NONE;
+    if (!found->words)
+        return refuse(document, found->container,
+                      "there is neither command nor args, in which " OPTION " could be put");
+    const struct word *word = &found->word[first ? 0 : found->program];
+    char begin = document->text[node_from(document, word->item)];
+    char quote[2] = {begin == '"' || begin == '\'' ? begin : '\0'};
+    edit->behind = first ? word->list : word->item;
+    snprintf(edit->text, sizeof(edit->text), OPTION "=%s", to);
+    if (place_check(document, word->list) < 0)
+        return -1;
+    if (!word->flow)
+        return edit_line(edit, word->item, first, quote);
+    size_t at = first ? node_from(document, word->item) : node_to(document, word->item);
+    edit_skip(edit, at, at);
+    fprintf(edit->out, "%s%s%s%s%s", first ? "" : ", ", quote, edit->text, quote,
+            first ? ", " : "");
+    return 0;
+}
+
+/* Cut the items from @first to @last out of their list, with a comma or with their lines. */
+static void edit_cut(struct edit *edit, const struct word *first, const struct word *last)
+{
+    const struct document *document = edit->document;
+    const char *text = document->text;
+    size_t from = node_from(document, first->item), to = node_to(document, last->item);
+    size_t next = document->node[last->item].next;
+    if (!first->flow) {
+        from = line_begin(document, from);
+        to = line_behind(document, to);
+        if (text[to - 1] != '\n' && from) /* the file's last line: the end of the one before */
+            from -= from > 1 && text[from - 2] == '\r' ? 2 : 1;
+    } else if (first->before != NONE) {
+        from = node_to(document, first->before);
+    } else if (node_type(document, next) != YAML_SEQUENCE_END_EVENT) {
+        to = node_from(document, next);
     }
-    struct splice splice = {at, at, with};
-    return splice_do(scan->text, &splice, 1);
+    edit_skip(edit, from, to);
+}
+
+static int edit_remove(struct edit *edit, const struct found *found)
+{
+    const struct document *document = edit->document;
+    const struct word *option = &found->word[found->option], *value = &found->word[found->value];
+    bool turned = value->item < option->item; /* args may stand before command */
+    const struct word *first = turned ? value : option, *second = turned ? option : value;
+    if (found->options > 1)
+        return refuse(document, option->item, OPTION " is there more than once: leave one");
+    if (place_check(document, option->list) < 0 || place_check(document, value->list) < 0)
+        return -1;
+    edit->gone[0] = option->item;
+    edit->gone[1] = value->item;
+    edit_cut(edit, first, first->list == second->list ? second : first);
+    if (first->list != second->list)
+        edit_cut(edit, second, second);
+    return 0;
+}
+
+static bool text_same(const char *a, const char *b)
+{
+    return a && b ? strcmp(a, b) == 0 : a == b;
+}
+
+/* Whether @b is what @a was; @text: with this text. */
+static bool node_same(const struct node *a, const struct node *b, const char *text)
+{
+    const yaml_event_t *was = &a->event, *is = &b->event;
+    if (was->type != is->type || !text_same(a->anchor, b->anchor) || !text_same(a->tag, b->tag))
+        return false;
+    if (was->type != YAML_SCALAR_EVENT)
+        return true;
+    size_t length = text ? strlen(text) : was->data.scalar.length;
+    return was->data.scalar.style == is->data.scalar.style && is->data.scalar.length == length &&
+           memcmp(text ? text : (const char *)was->data.scalar.value, is->data.scalar.value,
+                  length) == 0;
+}
+
+/* What was made must read as what was meant, and all else as before. */
+static bool edit_holds(const struct edit *edit, const struct document *made)
+{
+    const struct node *node = edit->document->node;
+    size_t k = 0;
+    for (size_t i = 0; i < edit->document->count; i++) {
+        if (i == edit->gone[0] || i == edit->gone[1])
+            continue;
+        if (k == made->count ||
+            !node_same(&node[i], &made->node[k++], i == edit->changed ? edit->text : NULL))
+            return false;
+        if (i != edit->behind)
+            continue;
+        const char *text = k < made->count ? node_text(made, k++) : NULL;
+        if (!text || strcmp(text, edit->text) != 0)
+            return false;
+    }
+    return k == made->count;
+}
+
+static int edit_check(const struct edit *edit, const char *text)
+{
+    struct document made;
+    struct setup_error ignored;
+    size_t at = edit->changed & edit->behind & edit->gone[0]; /* all but one are NONE */
+    bool holds =
+        document_read(&made, edit->document->name, text, &ignored) == 0 && edit_holds(edit, &made);
+    document_free(&made);
+    return holds
+               ? 0
+               : refuse(edit->document, at, OPTION " cannot be changed here without changing more");
 }
 
 /* ---- the two operations ---- */
 
-/* Return: the value, malloc'd, in @value; NULL: no such option. */
+/* @value: what the option has, malloc'd; NULL: it is not there. */
 static int manifest_get(const char *name, const char *text, char **value, struct setup_error *error)
 {
-    struct scan scan;
-    struct found found = {.option = NULL};
+    struct document document;
+    struct found found;
+    int result = document_read(&document, name, text, error);
     *value = NULL;
-    int result = scan_text(&scan, text);
     if (result == 0)
-        result = found_in(&scan, &found);
-    if (result < 0)
-        setup_fail(error, "%s: %s", name, scan.why);
-    else if (found.option)
-        *value = strndup(text + found.value_at, found.value_end - found.value_at);
-    if (result == 0 && found.option && !*value)
-        result = setup_fail(error, "%s: out of memory", name);
-    free(scan.container);
+        result = option_find(&document, &found);
+    if (result == 0 && found.option != NONE)
+        *value = state_copy(found.text);
+    document_free(&document);
     return result;
 }
 
-/* What was made must read as what was meant. */
-static int manifest_check(const char *name, const char *made, const char *value,
-                          struct setup_error *error)
+static int edit_do(struct edit *edit, const struct found *found, const char *to)
 {
-    char *now;
-    if (manifest_get(name, made, &now, error) < 0)
-        return -1;
-    bool same = state_equal(now, value);
-    free(now);
-    return same ? 0 : setup_fail(error, "%s: " OPTION " cannot be changed there", name);
+    if (!to)
+        return edit_remove(edit, found);
+    if (!value_is_plain(to))
+        return setup_fail(edit->document->error, "%s: that is no range of ports",
+                          edit->document->name);
+    return found->option == NONE ? edit_insert(edit, found, to) : edit_change(edit, found, to);
 }
 
-/* Return: the text with the option set to @value, or without it if that is NULL; malloc'd. */
-static char *manifest_set(const char *name, const char *text, const char *value,
+/* Return: the text with the option set to @to, or without it if that is NULL; malloc'd. */
+static char *manifest_set(const char *name, const char *text, const char *to,
                           struct setup_error *error)
 {
-    struct scan scan;
+    struct document document;
     struct found found;
-    char *made = NULL;
-    if (scan_text(&scan, text) < 0 || found_in(&scan, &found) < 0) {
-        setup_fail(error, "%s: %s", name, scan.why);
-    } else {
-        if (found.option && value)
-            made = option_replace(&scan, &found, value);
-        else if (found.option)
-            made = option_remove(&scan, &found);
-        else
-            made = option_insert(&scan, &found, value);
-        if (!made)
-            setup_fail(error, "%s: out of memory, or a line is too long", name);
-    }
-    free(scan.container);
-    if (made && manifest_check(name, made, value, error) < 0) {
-        free(made);
-        made = NULL;
-    }
-    return made;
+    char *made;
+    struct edit edit = {
+        .document = &document, .changed = NONE, .behind = NONE, .gone = {NONE, NONE}};
+    int result = document_read(&document, name, text, error);
+    if (result == 0)
+        result = option_find(&document, &found);
+    edit.out = state_open(&made);
+    fwrite(text, 1, (size_t)(document.text - text), edit.out); /* the byte order mark */
+    if (result == 0)
+        result = edit_do(&edit, &found, to);
+    edit_skip(&edit, document.length, document.length);
+    state_close(edit.out);
+    if (result == 0)
+        result = edit_check(&edit, made);
+    document_free(&document);
+    if (result == 0)
+        return made;
+    free(made);
+    return NULL;
 }
 
 /* ---- the resource ---- */

@@ -109,7 +109,7 @@ static int nft_load(const struct nft_trial *trial, char **state)
     struct steps steps = {.count = 0};
     int result = nft_steps(trial->name, NULL, trial->text, &steps, trial->error);
     if (result == 0)
-        result = step_do(&steps.item[0], trial->error);
+        result = step_run(&steps.item[0], trial->error);
     steps_free(&steps);
     return result == 0 ? nft_list(trial->name, state, trial->error) : -1;
 }

@@ -13,10 +13,14 @@
  *     ports = 60001-60999
  *     when-exhausted = fail
  *
- * Programs hold leases in the pool, so it is changed in place wherever that can be: other rules by
- * "reload", mode and group by chmod and chgrp. Only other lanes, or more ports than it has room
- * for, need a new one; "fixport-pool remove" refuses that while the old one is in use. An undo
- * takes the pool away in any case: whoever has it mapped goes on with it.
+ * Programs hold leases in the pool, so it is changed in place wherever that can be, by "reload": rules,
+ * mode and group. Only other lanes, or more ports than it has room for, need a new one; "fixport-pool
+ * remove" refuses that while the old one is in use. An undo takes the pool away in any case: whoever
+ * has it mapped goes on with it.
+ *
+ * Pods can write to the pool and to its folder. So what is found there may be anything, and is a
+ * state like another ("damaged: why"); and nothing is done there but by fixport-pool, which looks at
+ * a descriptor before it changes what it is of.
  */
 #include "state.h"
 
@@ -102,19 +106,47 @@ char *pool_state_from_config(const struct config *config)
 
 /* ---- reading ---- */
 
-static int pool_fail(const char *path, int error, struct setup_error *why)
-{
-    const char *words = pool_strerror(error);
-    if (strcmp(words, pool_strerror(0)) == 0)
-        words = strerror(-error);
-    return setup_fail(why, "%s: %s", path, words);
-}
-
 /* The number of pages that it was made for tells what was usual for it then. */
 static uint32_t pool_lanes(const struct pool *pool)
 {
     uint32_t pages = pool->places > POOL_SPARE_PLACES ? pool->places - POOL_SPARE_PLACES : 1;
     return pool->lanes == lanes_usual(pages) ? 0 : pool->lanes;
+}
+
+static const char *pool_words(int error)
+{
+    const char *words = pool_strerror(error);
+    return strcmp(words, pool_strerror(0)) == 0 ? strerror(-error) : words;
+}
+
+/* In our own folder whatever has a pool's name is one, or was. */
+static char *pool_lost_print(const char *name, int error)
+{
+    char *state;
+    FILE *out = state_open(&state);
+    bool ours = error == -EBADMSG || error == -EPROTO || error == -ESTALE ||
+                strncmp(name, "/run/fixport/", strlen("/run/fixport/")) == 0;
+    fprintf(out, "%s: %s\n", ours ? "damaged" : "foreign", pool_words(error));
+    state_close(out);
+    return state;
+}
+
+static enum lost pool_lost(const char *state)
+{
+    return strncmp(state, "damaged:", 8) == 0   ? LOST_DAMAGED
+           : strncmp(state, "foreign:", 8) == 0 ? LOST_FOREIGN
+                                                : LOST_NOT;
+}
+
+/* The errors of pool_open() that are about the file; others are about us. */
+static bool pool_error_is_lost(int error)
+{
+    static const int lost[] = {EMEDIUMTYPE, EPROTO, EBADMSG, ESTALE, ELOOP,
+                               EISDIR,      EINVAL, ENXIO,   EPERM};
+    for (size_t i = 0; i < sizeof(lost) / sizeof(lost[0]); i++)
+        if (error == -lost[i])
+            return true;
+    return false;
 }
 
 static int pool_read(const char *name, char **state, struct setup_error *error)
@@ -128,12 +160,16 @@ static int pool_read(const char *name, char **state, struct setup_error *error)
         return 0;
     if (!result && fstat(snapshot.fd, &st) < 0)
         result = -errno;
+    if (!result && atomic_load(&snapshot.pool.header->state) != POOL_LIVE)
+        result = -ESTALE;
     if (!result)
         *state =
             pool_print(&snapshot.policy, st.st_mode & 07777, st.st_gid, pool_lanes(&snapshot.pool));
+    else if (pool_error_is_lost(result))
+        *state = pool_lost_print(name, result);
     if (snapshot.memory)
         snapshot_free(&snapshot);
-    return result ? pool_fail(path, result, error) : 0;
+    return *state ? 0 : setup_fail(error, "%s: %s", path, pool_words(result));
 }
 
 /* ---- steps ---- */
@@ -172,14 +208,6 @@ static bool pool_line_equal(const char *a, const char *b, const char *key)
     return length_a == length_b && memcmp(value_a, value_b, length_a) == 0;
 }
 
-/* The rules alone: what reload gives to a pool. */
-static bool pool_rules_equal(const char *a, const char *b)
-{
-    const char *rules_a = strstr(a, "\n[rule "), *rules_b = strstr(b, "\n[rule ");
-    return rules_a && rules_b && strcmp(rules_a, rules_b) == 0 &&
-           pool_line_equal(a, b, "quarantine = ");
-}
-
 /* The configuration that a state is. */
 static int pool_config(const char *state, struct config *config, struct setup_error *error)
 {
@@ -209,50 +237,24 @@ static bool pool_has_room(const char *path, const struct policy *policy)
     return room;
 }
 
-static void step_pool(struct steps *steps, const char *verb, const char *path, const char *config)
-{
-    steps_command(steps, config, pool_tool(), verb, "--pool", path, "-c", "/dev/stdin", NULL);
-}
-
-static void step_line(struct steps *steps, const char *tool, const char *key, const char *path,
-                      const char *from, const char *to)
-{
-    const char *value;
-    char word[16];
-    if (pool_line_equal(from, to, key))
-        return;
-    size_t length = pool_line(to, key, &value);
-    snprintf(word, sizeof(word), "%.*s", (int)length, value);
-    steps_command(steps, NULL, tool, "--", word, path, NULL);
-}
-
-/* What can be changed under the feet of those who use it. */
-static void steps_change(const char *path, const char *from, const char *to, struct steps *steps)
-{
-    if (!pool_rules_equal(from, to))
-        step_pool(steps, "reload", path, to);
-    step_line(steps, "chgrp", "group = ", path, from, to);
-    step_line(steps, "chmod", "mode = ", path, from, to);
-}
-
 static int pool_steps(const char *name, const char *from, const char *to, struct steps *steps,
                       struct setup_error *error)
 {
     static struct config config;
-    const char *path = setup_path(name);
+    const char *path = setup_path(name), *tool = pool_tool();
+    bool lost = state_lost(&resource_pool, from);
     if (to && pool_config(to, &config, error) < 0)
         return -1;
-    if (from && to && pool_line_equal(from, to, "lanes = ") &&
-        pool_has_room(path, &config.policy)) {
-        steps_change(path, from, to, steps);
-        return 0;
+    if (!to) {
+        steps_command(steps, NULL, tool, "remove", "--force", "--any", "--pool", path, NULL);
+    } else if (lost || (from && pool_line_equal(from, to, "lanes = ") &&
+                        pool_has_room(path, &config.policy))) {
+        steps_command(steps, to, tool, "reload", "--any", "--pool", path, "-c", "/dev/stdin", NULL);
+    } else {
+        if (from)
+            steps_command(steps, NULL, tool, "remove", "--pool", path, NULL);
+        steps_command(steps, to, tool, "create", "--pool", path, "-c", "/dev/stdin", NULL);
     }
-    if (from && to)
-        steps_command(steps, NULL, pool_tool(), "remove", "--pool", path, NULL);
-    else if (from)
-        steps_command(steps, NULL, pool_tool(), "remove", "--force", "--pool", path, NULL);
-    if (to)
-        step_pool(steps, "create", path, to);
     return 0;
 }
 
@@ -261,4 +263,5 @@ const struct resource_type resource_pool = {
     .lasting = false,
     .read = pool_read,
     .steps = pool_steps,
+    .lost = pool_lost,
 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Our routes: those of table main that carry our protocol's number. "ip -json" says what is there,
- * one "ip -batch" makes what shall be.
+ * Our routes: those of table main, or of a table of ours, that carry our protocol's number. "ip -json"
+ * says what is there, one "ip -batch" makes what shall be.
  *
  * A destination and its metric can have one route. If somebody else's has the place, or one that
  * the kernel would prefer to ours, setup refuses and names it: replacing it would cut off whoever
@@ -79,14 +79,21 @@ static const struct route *routes_find(const struct routes *routes, const struct
 
 /* ---- text ---- */
 
-static const char *family_option(const char *name)
-{
-    return strcmp(name, "ipv6") == 0 ? "-6" : "-4";
-}
-
 static int family_number(const char *name)
 {
-    return strcmp(name, "ipv6") == 0 ? 6 : 4;
+    return strncmp(name, "ipv6", 4) == 0 ? 6 : 4;
+}
+
+static const char *family_option(const char *name)
+{
+    return family_number(name) == 6 ? "-6" : "-4";
+}
+
+/* "ipv4 table 161": what stands behind "table". */
+static const char *table_name(const char *name)
+{
+    const char *table = strstr(name, " table ");
+    return table ? table + strlen(" table ") : "main";
 }
 
 /* What a route has for which no metric was named. */
@@ -368,13 +375,16 @@ static json_t *routes_list(const char *name, bool own, struct setup_error *error
     snprintf(protocol, sizeof(protocol), "%d", SETUP_ROUTE_PROTOCOL);
     char *argv[] = {"ip",    "-json", (char *)(uintptr_t)family_option(name),
                     "route", "show",  "table",
-                    "main",  "proto", protocol,
+                    (char *)(uintptr_t)table_name(name),
+                    "proto", protocol,
                     NULL};
     struct run_result result;
     json_t *list = NULL;
     if (!own)
         argv[7] = NULL;
-    if (run_tool(argv, NULL, &result) < 0)
+    if (run_tool(argv, NULL, &result) < 0 && strstr(result.errors, "table does not exist"))
+        list = json_array(); /* the kernel makes a table with its first route */
+    else if (result.status)
         run_explain(argv, &result, error);
     else
         list = routes_json(result.output, error);
@@ -413,26 +423,26 @@ static bool route_equal(const struct route *a, const struct route *b)
            memcmp(a->via, b->via, sizeof(a->via)) == 0 && strcmp(a->device, b->device) == 0;
 }
 
-static void batch_line(FILE *out, const char *verb, const struct route *route, int family)
+static void batch_line(FILE *out, const char *verb, const struct route *route, const char *name)
 {
     fprintf(out, "route %s ", verb);
-    route_print(out, route, family);
-    fprintf(out, " proto %d table main\n", SETUP_ROUTE_PROTOCOL);
+    route_print(out, route, family_number(name));
+    fprintf(out, " proto %d table %s\n", SETUP_ROUTE_PROTOCOL, table_name(name));
 }
 
 /* Nothing is taken away before what comes instead is there. */
-static char *batch_text(const struct routes *from, const struct routes *to, int family)
+static char *batch_text(const struct routes *from, const struct routes *to, const char *name)
 {
     char *text;
     FILE *out = state_open(&text);
     for (size_t i = 0; i < to->count; i++) {
         const struct route *now = routes_find(from, &to->item[i]);
         if (!now || !route_equal(now, &to->item[i]))
-            batch_line(out, now ? "replace" : "add", &to->item[i], family);
+            batch_line(out, now ? "replace" : "add", &to->item[i], name);
     }
     for (size_t i = 0; i < from->count; i++)
         if (!routes_find(to, &from->item[i]))
-            batch_line(out, "del", &from->item[i], family);
+            batch_line(out, "del", &from->item[i], name);
     state_close(out);
     return text;
 }
@@ -480,7 +490,14 @@ static int routes_free_places(const char *name, const struct routes *from, const
     routes_foreign(list, family_number(name), from, &foreign);
     json_decref(list);
     routes_sort(&foreign);
-    int result = routes_clash(&foreign, from, to, error);
+    int result;
+    if (strcmp(table_name(name), "main") != 0 && foreign.count)
+        result = setup_fail(error,
+                            "routing table %s has a route that is not fixport's ('%s'), and is needed "
+                            "for steered connections alone: use another table for that",
+                            table_name(name), foreign.item[0].foreign);
+    else
+        result = routes_clash(&foreign, from, to, error);
     routes_free(&foreign);
     return result;
 }
@@ -495,7 +512,7 @@ static int routes_steps(const char *name, const char *from, const char *to, stru
     int result = routes_parse(to, family, &wanted, error);
     if (!result && wanted.count)
         result = routes_free_places(name, &now, &wanted, error);
-    char *batch = result == 0 ? batch_text(&now, &wanted, family) : NULL;
+    char *batch = result == 0 ? batch_text(&now, &wanted, name) : NULL;
     if (batch && *batch)
         steps_command(steps, batch, "ip", family_option(name), "-batch", "-", NULL);
     free(batch);

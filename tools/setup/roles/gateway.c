@@ -1,35 +1,39 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The role "gateway": forwarding, and the firewall between the pods' side and everything outside.
+ * The role "gateway": forwarding, and the firewall between pods and hosts.
  *
- * The pods' side are the pods' blocks and, towards hosts, the nodes' addresses, because what a node
- * translates leaves it under the node's address. What passes from one side to the other is ours to
- * decide:
+ * It judges TCP connections between a pod and a host of the configuration. What is not one keeps its
+ * verdict: it is none of our business, and passes on to whatever rules there are.
  *
  *   FORWARD (or DOCKER-USER) ─ FIXPORT-FORWARD
  *       from a pod         ─ FIXPORT-PODS-OUT    to a pod or node: none of our business
- *                                to a host, tcp ─ FIXPORT-PODS-OUT-TCP     ports decide
- *                                else rejected
- *       from a node        ─ FIXPORT-NODES-OUT   to a host ─ FIXPORT-PODS-OUT
- *                                else none of our business
- *       to a pod           ─ FIXPORT-PODS-IN     from a host, tcp ─ FIXPORT-PODS-IN-TCP
- *                                else rejected
- *       to a node          ─ FIXPORT-NODES-IN    from a host, tcp ─ FIXPORT-NODES-IN-TCP
- *                                else none of our business
- *       else               none of our business
+ *                                to a host, tcp ─ FIXPORT-PODS-OUT-TCP     ports decide, else rejected
+ *       from a node        ─ FIXPORT-NODES-OUT
+ *                                to a host, tcp ─ FIXPORT-NODES-OUT-TCP    the pool's ports pass
+ *       to a pod           ─ FIXPORT-PODS-IN
+ *                                from a host, tcp ─ FIXPORT-PODS-IN-TCP    ports decide, else rejected
+ *       to a node          ─ FIXPORT-NODES-IN
+ *                                from a host, tcp ─ FIXPORT-NODES-IN-TCP   node ports, and answers
+ *   INPUT, OUTPUT of a gateway that is a host itself ─ FIXPORT-HOST ─ the same four, for its address
  *
- * A node fetches images and is administrated: so what it does with others than hosts passes on to
- * whatever rules there are. With exclusive = yes nothing is none of our business, and rejected.
+ * What a node translates leaves it under the node's address, and cannot be told from what the node
+ * itself sends; so of that the pool's ports pass, and nothing is rejected: the node has done so
+ * (node.c). With exclusive = yes nothing is none of our business, and everything else is rejected,
+ * also between nodes and hosts.
+ *
+ * A connection that was opened to a NodePort or to whatever else is translated here (conntrack's
+ * state DNAT) is not one to a pod's own address, and none of our business.
+ *
+ * On a node our jump stands behind those to network policies, which must still be able to say no.
  *
  * The first level is reached by "goto": a return from there leaves FIXPORT-FORWARD altogether, so
  * each direction is looked at once. Addresses and ports are matched in different chains, so N
- * addresses and M lists of ports are N + M rules, not N * M. No rule of ours accepts or rejects a
- * packet that is not between the two sides.
+ * addresses and M lists of ports are N + M rules, not N * M.
  *
  * stateful = yes: connection tracking knows the answers. stateful = no: rules for the answers are
  * the requests' mirrored, but a first packet (SYN without ACK) never is an answer, or a pod could
- * open connections to any port of a host from its service's port; and errors of ICMP are let
- * through, without which connections with a smaller MTU on the way hang.
+ * open connections to any port of a host from its service's port. Errors of ICMP are let through to
+ * either side: without them connections with a smaller MTU on the way hang.
  *
  * All text is in the form in which iptables-save prints it (tried with 1.8.9, both backends).
  */
@@ -45,6 +49,8 @@
 /* One family's rules being written. */
 struct firewall {
     const struct roles *roles;
+    const char *pass;      /* the verdict of what passes */
+    bool exclusive;        /* reject what is none of our business */
     const struct site *site;
     struct portset pool; /* source ports of pods */
     int family;
@@ -143,7 +149,7 @@ static void rules_ports(const struct firewall *wall, const char *chain, const st
             target = ports_chunk(to, target, &targets);
             fprintf(wall->out, "-A %s -p tcp", chain);
             ports_match(wall->out, &sources, &targets, answers);
-            rule_end(wall, comment, "-j ACCEPT");
+            rule_end(wall, comment, wall->pass);
         } while (target < to->count);
     } while (source < from->count);
 }
@@ -159,15 +165,16 @@ static struct portset node_ports(const struct firewall *wall)
 
 /* ---- chains ---- */
 
-/* What comes before everything else between the two sides: answers, or errors of ICMP. */
-static void rules_answers(const struct firewall *wall, const char *chain)
+/* Errors about connections that are there, from wherever on the way. */
+static void rules_errors(const struct firewall *wall, const char *chain)
 {
     static const unsigned errors4[] = {3, 11, 12};  /* unreachable, time exceeded, bad parameter */
     static const unsigned errors6[] = {1, 2, 3, 4}; /* and packet too big */
     bool v4 = wall->family == 4;
+    const char *icmp = v4 ? "icmp" : "ipv6-icmp";
     if (wall->site->stateful) {
-        fprintf(wall->out, "-A %s -m conntrack --ctstate RELATED,ESTABLISHED", chain);
-        rule_end(wall, "answers", "-j ACCEPT");
+        fprintf(wall->out, "-A %s -p %s -m conntrack --ctstate RELATED", chain, icmp);
+        rule_end(wall, "errors", wall->pass);
         return;
     }
     for (size_t i = 0; i < (v4 ? sizeof(errors4) : sizeof(errors6)) / sizeof(unsigned); i++) {
@@ -175,76 +182,159 @@ static void rules_answers(const struct firewall *wall, const char *chain)
             fprintf(wall->out, "-A %s -p icmp -m icmp --icmp-type %u", chain, errors4[i]);
         else
             fprintf(wall->out, "-A %s -p ipv6-icmp -m icmp6 --icmpv6-type %u", chain, errors6[i]);
-        rule_end(wall, "errors", "-j ACCEPT");
+        rule_end(wall, "errors", wall->pass);
     }
+}
+
+/* With exclusive: answers of all that is forwarded, as far as they can be known. */
+static void rules_exclusive(const struct firewall *wall, const char *chain)
+{
+    if (!wall->exclusive || !wall->site->stateful)
+        return;
+    fprintf(wall->out, "-A %s -m conntrack --ctstate RELATED,ESTABLISHED", chain);
+    rule_end(wall, "answers", wall->pass);
+}
+
+/* What was translated on this machine was not opened to, or by, a pod's own address. */
+static void rule_translated(const struct firewall *wall, const char *chain, const char *direction)
+{
+    if (!wall->site->stateful && !wall->roles->self)
+        return; /* nothing is translated where nothing is tracked */
+    fprintf(wall->out, "-A %s -p tcp -m conntrack --ctstate DNAT --ctdir %s", chain, direction);
+    rule_end(wall, "not to a pod's own address", "-j RETURN");
+}
+
+static void rule_answers(const struct firewall *wall, const char *chain)
+{
+    if (!wall->site->stateful)
+        return;
+    fprintf(wall->out, "-A %s -p tcp -m conntrack --ctstate RELATED,ESTABLISHED", chain);
+    rule_end(wall, "answers", wall->pass);
 }
 
 static void chain_forward(const struct firewall *wall, const char *chain)
 {
     const struct block_list *pods = &wall->roles->pods, *nodes = &wall->roles->nodes;
     rules_for(wall, chain, "-s", pods, "", "from pods", "-g FIXPORT-PODS-OUT");
-    rules_for(wall, chain, "-s", nodes, "", "from nodes",
-              wall->site->exclusive ? "-g FIXPORT-PODS-OUT" : "-g FIXPORT-NODES-OUT");
+    rules_for(wall, chain, "-s", nodes, "", "from nodes", "-g FIXPORT-NODES-OUT");
     rules_for(wall, chain, "-d", pods, "", "to pods", "-g FIXPORT-PODS-IN");
     rules_for(wall, chain, "-d", nodes, "", "to nodes", "-g FIXPORT-NODES-IN");
-    if (wall->site->exclusive)
+    if (wall->exclusive)
         rule_reject(wall, chain, "nothing else is forwarded");
+}
+
+/* One rule for each pair of a side's block and an address of this machine that is a host's. */
+static void rules_host(const struct firewall *wall, const char *chain,
+                       const struct block_list *side, const char *out, const char *in)
+{
+    char block[BLOCK_TEXT], own[BLOCK_TEXT];
+    for (size_t i = 0; i < wall->roles->machine.count; i++) {
+        struct block one = {.prefix = 128};
+        memcpy(one.addr, wall->roles->machine.item[i].addr, 16);
+        if (block_family(&one) != wall->family || !blocks_with(&wall->roles->hosts, one.addr))
+            continue;
+        block_print(&one, own, sizeof(own));
+        for (size_t k = 0; k < side->count; k++) {
+            if (block_family(&side->item[k]) != wall->family)
+                continue;
+            block_print(&side->item[k], block, sizeof(block));
+            fprintf(wall->out, "-A %s -s %s -d %s -p tcp", chain, block, own);
+            rule_end(wall, "to this host", out);
+            fprintf(wall->out, "-A %s -s %s -d %s -p tcp", chain, own, block);
+            rule_end(wall, "from this host", in);
+        }
+    }
+}
+
+static void chain_host(const struct firewall *wall, const char *chain)
+{
+    rules_host(wall, chain, &wall->roles->pods, "-g FIXPORT-PODS-OUT-TCP",
+               "-g FIXPORT-PODS-IN-TCP");
+    rules_host(wall, chain, &wall->roles->nodes, "-g FIXPORT-NODES-OUT-TCP",
+               "-g FIXPORT-NODES-IN-TCP");
 }
 
 static void chain_nodes_out(const struct firewall *wall, const char *chain)
 {
-    rules_for(wall, chain, "-d", &wall->roles->hosts, "", "to hosts", "-g FIXPORT-PODS-OUT");
-}
-
-static void chain_pods_out(const struct firewall *wall, const char *chain)
-{
-    const char *verdict = wall->site->exclusive ? "-j ACCEPT" : "-j RETURN";
-    rules_for(wall, chain, "-d", &wall->roles->pods, "", "among pods and nodes", verdict);
-    rules_for(wall, chain, "-d", &wall->roles->nodes, "", "among pods and nodes", verdict);
-    rules_answers(wall, chain);
+    rules_exclusive(wall, chain);
+    rules_errors(wall, chain);
     rules_for(wall, chain, "-d", &wall->roles->hosts, " -p tcp", "to hosts",
-              "-j FIXPORT-PODS-OUT-TCP");
-    rule_reject(wall, chain, "pods to anything else");
+              "-g FIXPORT-NODES-OUT-TCP");
+    if (!wall->exclusive)
+        return;
+    rules_for(wall, chain, "-d", &wall->roles->pods, "", "among pods and nodes", wall->pass);
+    rules_for(wall, chain, "-d", &wall->roles->nodes, "", "among pods and nodes", wall->pass);
+    rule_reject(wall, chain, "nodes to anything else");
 }
 
-static void chain_pods_out_tcp(const struct firewall *wall, const char *chain)
+/* Behind the nodes' addresses are pods, whose ports are the pool's, and the nodes themselves. */
+static void chain_nodes_out_tcp(const struct firewall *wall, const char *chain)
 {
     struct portset ports = node_ports(wall);
     const struct site *site = wall->site;
     if (site->host_services.count)
         rules_ports(wall, chain, &wall->pool, &site->host_services, false, "pods to services");
-    if (site->stateful)
-        return;
-    if (site->pod_services.count)
-        rules_ports(wall, chain, &site->pod_services, &site->host_ports, true, "answers of pods");
     if (ports.count)
         rules_ports(wall, chain, &ports, &any_port, true, "answers of node ports");
+    if (wall->exclusive)
+        rule_reject(wall, chain, "nodes to anything else");
+}
+
+static void chain_pods_out(const struct firewall *wall, const char *chain)
+{
+    const char *verdict = wall->exclusive ? wall->pass : "-j RETURN";
+    rules_for(wall, chain, "-d", &wall->roles->pods, "", "among pods and nodes", verdict);
+    rules_for(wall, chain, "-d", &wall->roles->nodes, "", "among pods and nodes", verdict);
+    rules_exclusive(wall, chain);
+    rules_errors(wall, chain);
+    rules_for(wall, chain, "-d", &wall->roles->hosts, " -p tcp", "to hosts",
+              "-g FIXPORT-PODS-OUT-TCP");
+    if (wall->exclusive)
+        rule_reject(wall, chain, "pods to anything else");
+}
+
+static void chain_pods_out_tcp(const struct firewall *wall, const char *chain)
+{
+    const struct site *site = wall->site;
+    rule_translated(wall, chain, "REPLY");
+    rule_answers(wall, chain);
+    if (site->host_services.count)
+        rules_ports(wall, chain, &wall->pool, &site->host_services, false, "pods to services");
+    if (!site->stateful && site->pod_services.count)
+        rules_ports(wall, chain, &site->pod_services, &site->host_ports, true, "answers of pods");
+    rule_reject(wall, chain, "pods to other ports of hosts");
 }
 
 static void chain_pods_in(const struct firewall *wall, const char *chain)
 {
-    rules_answers(wall, chain);
+    rules_exclusive(wall, chain);
+    rules_errors(wall, chain);
     rules_for(wall, chain, "-s", &wall->roles->hosts, " -p tcp", "from hosts",
-              "-j FIXPORT-PODS-IN-TCP");
-    rule_reject(wall, chain, "anything else to pods");
+              "-g FIXPORT-PODS-IN-TCP");
+    if (wall->exclusive)
+        rule_reject(wall, chain, "anything else to pods");
 }
 
 static void chain_pods_in_tcp(const struct firewall *wall, const char *chain)
 {
     const struct site *site = wall->site;
+    rule_translated(wall, chain, "ORIGINAL");
+    rule_answers(wall, chain);
     if (site->pod_services.count)
         rules_ports(wall, chain, &site->host_ports, &site->pod_services, false,
                     "hosts to services");
     if (!site->stateful && site->host_services.count)
         rules_ports(wall, chain, &site->host_services, &wall->pool, true, "answers of hosts");
+    rule_reject(wall, chain, "hosts to other ports of pods");
 }
 
 static void chain_nodes_in(const struct firewall *wall, const char *chain)
 {
-    rules_answers(wall, chain);
+    rules_exclusive(wall, chain);
+    rules_errors(wall, chain);
     rules_for(wall, chain, "-s", &wall->roles->hosts, " -p tcp", "from hosts",
-              "-j FIXPORT-NODES-IN-TCP");
-    if (wall->site->exclusive)
+              "-g FIXPORT-NODES-IN-TCP");
+    if (wall->exclusive)
         rule_reject(wall, chain, "anything else to nodes");
 }
 
@@ -256,11 +346,13 @@ static void chain_nodes_in_tcp(const struct firewall *wall, const char *chain)
     const struct site *site = wall->site;
     if (ports.count)
         rules_ports(wall, chain, &any_port, &ports, false, "hosts to node ports");
-    if (!site->stateful && site->host_services.count)
+    if (site->host_services.count)
         rules_ports(wall, chain, &site->host_services, &wall->pool, true, "answers of hosts");
+    if (wall->exclusive)
+        rule_reject(wall, chain, "anything else to nodes");
 }
 
-enum { HAS_PODS = 1, HAS_NODES = 2, HAS_HOSTS = 4, HAS_OTHERS = 8 };
+enum { HAS_PODS = 1, HAS_NODES = 2, HAS_HOSTS = 4, HAS_SELF = 8 };
 
 /* Sorted. Each is there if something of its family leads to it: one of @sides, and all of @and. */
 static const struct {
@@ -270,22 +362,35 @@ static const struct {
     void (*rules)(const struct firewall *wall, const char *chain);
 } chains[] = {
     {SETUP_CHAIN, 0, 0, chain_forward},
+    {"FIXPORT-HOST", HAS_SELF, HAS_SELF, chain_host},
     {"FIXPORT-NODES-IN", HAS_NODES, 0, chain_nodes_in},
     {"FIXPORT-NODES-IN-TCP", HAS_NODES, HAS_HOSTS, chain_nodes_in_tcp},
-    {"FIXPORT-NODES-OUT", HAS_NODES, HAS_OTHERS, chain_nodes_out},
+    {"FIXPORT-NODES-OUT", HAS_NODES, 0, chain_nodes_out},
+    {"FIXPORT-NODES-OUT-TCP", HAS_NODES, HAS_HOSTS, chain_nodes_out_tcp},
     {"FIXPORT-PODS-IN", HAS_PODS, 0, chain_pods_in},
     {"FIXPORT-PODS-IN-TCP", HAS_PODS, HAS_HOSTS, chain_pods_in_tcp},
-    {"FIXPORT-PODS-OUT", HAS_PODS | HAS_NODES, 0, chain_pods_out},
-    {"FIXPORT-PODS-OUT-TCP", HAS_PODS | HAS_NODES, HAS_HOSTS, chain_pods_out_tcp},
+    {"FIXPORT-PODS-OUT", HAS_PODS, 0, chain_pods_out},
+    {"FIXPORT-PODS-OUT-TCP", HAS_PODS, HAS_HOSTS, chain_pods_out_tcp},
 };
 #define CHAINS (sizeof(chains) / sizeof(chains[0]))
+
+/* Whether this machine is itself one of the hosts, in this family. */
+static bool gateway_is_host(const struct firewall *wall)
+{
+    const struct machine *machine = &wall->roles->machine;
+    for (size_t i = 0; wall->roles->roles & ROLE_HOST && i < machine->count; i++)
+        if (address_is_v4(machine->item[i].addr) == (wall->family == 4) &&
+            blocks_with(&wall->roles->hosts, machine->item[i].addr))
+            return true;
+    return false;
+}
 
 static bool chain_used(const struct firewall *wall, size_t i)
 {
     unsigned has = (blocks_have_family(&wall->roles->pods, wall->family) ? HAS_PODS : 0) |
                    (blocks_have_family(&wall->roles->nodes, wall->family) ? HAS_NODES : 0) |
                    (blocks_have_family(&wall->roles->hosts, wall->family) ? HAS_HOSTS : 0) |
-                   (wall->site->exclusive ? 0 : HAS_OTHERS);
+                   (gateway_is_host(wall) ? HAS_SELF : 0);
     return (!chains[i].sides || has & chains[i].sides) && (has & chains[i].and) == chains[i].and;
 }
 
@@ -297,8 +402,12 @@ static void jump_print(const struct firewall *wall)
 {
     bool docker = run_exists("dockerd") || iptables_has_chain(wall->family, "DOCKER-USER");
     const char *from = docker ? "DOCKER-USER" : "FORWARD";
-    fprintf(wall->out, "1 -A %s", from);
+    fprintf(wall->out, "%u -A %s", docker ? 1 : iptables_position(wall->family, from), from);
     rule_end(wall, "between pods and hosts", "-j " SETUP_CHAIN);
+    for (size_t i = 0; gateway_is_host(wall) && i < 2; i++) {
+        fprintf(wall->out, "1 -A %s", i ? "OUTPUT" : "INPUT");
+        rule_end(wall, "between pods and this host", "-j FIXPORT-HOST");
+    }
 }
 
 static char *firewall_text(struct firewall *wall)
@@ -328,6 +437,8 @@ static int gateway_rules(struct roles *roles, int family, const struct portset *
     struct firewall wall = {
         .roles = roles,
         .site = roles->site,
+        .pass = "-j ACCEPT",
+        .exclusive = roles->site->exclusive,
         .pool = *pool,
         .family = family,
     };
@@ -338,6 +449,60 @@ static int gateway_rules(struct roles *roles, int family, const struct portset *
                           "let pass what the configuration names between pods and hosts, and "
                           "nothing else");
     free(text);
+    return result;
+}
+
+/* ---- source addresses ---- */
+
+static void translates_table(FILE *out, const struct roles *roles, int family)
+{
+    const struct block_list *from[] = {&roles->pods, &roles->hosts};
+    const char *ip = family == 4 ? "ip" : "ip6";
+    fprintf(out,
+            "table %s " SETUP_TABLE " {\n\tchain postrouting {\n"
+            "\t\ttype nat hook postrouting priority srcnat - 10; policy accept;\n",
+            ip);
+    for (size_t i = 0; i < 2; i++) {
+        fprintf(out, "\t\t%s saddr ", ip);
+        nft_addresses(out, from[i], family);
+        fprintf(out, " %s daddr ", ip);
+        nft_addresses(out, from[!i], family);
+        fprintf(out, " meta l4proto tcp snat to %s saddr comment \"fixport: as it is\"\n", ip);
+    }
+    fputs("\t}\n}\n", out);
+}
+
+/*
+ * A gateway that masquerades would give pods on two nodes one address, and the second one another
+ * port. Between pods and hosts, which have routes to each other, nothing needs to be translated: a
+ * rule of ours ahead of the others' leaves address and port. Behind nodes' addresses we cannot
+ * know whether hosts have a way back, so that is only said.
+ */
+static int gateway_translates(struct roles *roles)
+{
+    int result = 0;
+    for (int family = 4; family <= 6 && result == 0; family += 2) {
+        char rule[200], *text = NULL;
+        if (!roles->site->stateful || !blocks_have_family(&roles->pods, family) ||
+            !blocks_have_family(&roles->hosts, family) ||
+            !machine_translates(family, rule, sizeof(rule)))
+            continue;
+        resources_note(roles->resources,
+                       "this gateway translates source addresses (%s): connections between pods "
+                       "and hosts are kept out of that%s",
+                       rule,
+                       roles->snat == SNAT_NONE
+                           ? ""
+                           : ", but those that arrive under a node's address ([snat] mode = keep) "
+                             "are not, and two nodes that use one port will meet: mode = none "
+                             "avoids it");
+        FILE *out = state_open(&text);
+        translates_table(out, roles, family);
+        state_close(out);
+        result = role_add(roles, &resource_nft, family == 4 ? "ip" : "ip6", text,
+                          "leave address and port of connections between pods and hosts");
+        free(text);
+    }
     return result;
 }
 
@@ -368,7 +533,7 @@ static int devices_towards(struct roles *roles, const struct block_list *list, i
         if (block_family(&list->item[i]) != family)
             continue;
         block_sample(&list->item[i], addr);
-        if (machine_path(addr, &path, roles->error) < 0)
+        if (machine_path(addr, NULL, &path, roles->error) < 0)
             return -1;
         if (path.found && !path.local)
             devices_add(devices, path.device);
@@ -496,6 +661,14 @@ static int gateway_forwarding(struct roles *roles)
 /* The [gateway] address is this machine's; if another has it now, it is at least a neighbour. */
 static int gateway_check_address(struct roles *roles)
 {
+    bool own = !roles->site->gateways.count;
+    for (size_t i = 0; i < roles->site->gateways.count; i++)
+        own = own || machine_has(&roles->machine, roles->site->gateways.item[i].addr);
+    if (!own)
+        resources_note(roles->resources,
+                       "role gateway: this machine has none of [gateway] address now, so nothing "
+                       "is sent through it: right only if it takes such an address over later "
+                       "(VRRP); else give the machine's own");
     for (int family = 4; family <= 6; family += 2) {
         const uint8_t *addr = role_gateway(roles, family);
         if (addr && role_next_hop(roles, "[gateway] address", addr) < 0)
@@ -533,7 +706,7 @@ int gateway_want(struct roles *roles)
     /* On a node the CNI has made the routes to all pods already. */
     if (!roles->self && role_pod_routes(roles, false) < 0)
         return -1;
-    if (gateway_forwarding(roles) < 0)
+    if (gateway_forwarding(roles) < 0 || (!roles->self && gateway_translates(roles) < 0))
         return -1;
     return gateway_rules(roles, 4, &pool) < 0 ? -1 : gateway_rules(roles, 6, &pool);
 }

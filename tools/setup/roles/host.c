@@ -73,7 +73,7 @@ static int host_redirects(struct roles *roles)
     const uint8_t *via = role_gateway(roles, 6);
     if (!via || !blocks_have_family(&roles->pods, 6))
         return 0;
-    if (machine_path(via, &path, roles->error) < 0)
+    if (machine_path(via, NULL, &path, roles->error) < 0)
         return -1;
     machine_sysctl(6, path.device, "accept_redirects", name, sizeof(name));
     return role_sysctl(roles, name, "0", "stay on the way through the gateway");

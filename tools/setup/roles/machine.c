@@ -159,15 +159,21 @@ static void path_why(const char *errors, struct machine_path *path)
     snprintf(path->why, sizeof(path->why), "%.*s", (int)strcspn(why, "\n"), why);
 }
 
-int machine_path(const uint8_t addr[16], struct machine_path *path, struct setup_error *error)
+/* @from, @device: of a packet that is forwarded; NULL: this machine's own. */
+static int path_ask(const uint8_t addr[16], const char *from, const char *device,
+                    struct machine_path *path, struct setup_error *error)
 {
     char text[ADDR_TEXT];
     char *argv[] = {(char *)"ip",  (char *)(address_is_v4(addr) ? "-4" : "-6"),
                     (char *)"-j",  (char *)"route",
                     (char *)"get", text,
+                    NULL,          (char *)(uintptr_t)from,
+                    (char *)"iif", (char *)(uintptr_t)device,
                     NULL};
     struct run_result result;
     int status = 0;
+    if (from)
+        argv[6] = (char *)"from";
     addr_print(addr, text, sizeof(text));
     *path = (struct machine_path){.found = false};
     if (run_tool(argv, NULL, &result) == 0) {
@@ -185,6 +191,148 @@ int machine_path(const uint8_t addr[16], struct machine_path *path, struct setup
     }
     run_free(&result);
     return status;
+}
+
+int machine_path(const uint8_t addr[16], const uint8_t *from, struct machine_path *path,
+                 struct setup_error *error)
+{
+    char text[ADDR_TEXT];
+    struct machine_path pod;
+    if (!from)
+        return path_ask(addr, NULL, NULL, path, error);
+    if (path_ask(from, NULL, NULL, &pod, error) < 0)
+        return -1;
+    /* Before the network of pods is there, or if nothing is forwarded yet, the kernel refuses. */
+    if (pod.found && !pod.local && path_ask(addr, addr_print(from, text, sizeof(text)), pod.device,
+                                            path, error) == 0 &&
+        path->found)
+        return 0;
+    return path_ask(addr, NULL, NULL, path, error);
+}
+
+/* Routes of table main that @how ("match", "exact") selects; a JSON list, or NULL. */
+static json_t *routes_select(const char *how, const struct block *to, struct setup_error *error)
+{
+    char text[BLOCK_TEXT];
+    char *argv[] = {(char *)"ip",
+                    (char *)(block_is_v4(to) ? "-4" : "-6"),
+                    (char *)"-j",
+                    (char *)"route",
+                    (char *)"show",
+                    (char *)"table",
+                    (char *)"main",
+                    (char *)(uintptr_t)how,
+                    text,
+                    NULL};
+    struct run_result result;
+    json_t *list = NULL;
+    block_print(to, text, sizeof(text));
+    if (run_tool(argv, NULL, &result) < 0) {
+        run_explain(argv, &result, error);
+    } else {
+        list = result.output[strspn(result.output, " \n")] ? json_loads(result.output, 0, NULL)
+                                                            : json_array();
+        if (!list)
+            setup_fail(error, "ip route show: its answer is not understood");
+    }
+    run_free(&result);
+    return list;
+}
+
+static bool route_is_ours(const json_t *route)
+{
+    char protocol[16], number[8];
+    copy_word(route, "protocol", protocol, sizeof(protocol));
+    snprintf(number, sizeof(number), "%d", SETUP_ROUTE_PROTOCOL);
+    return strcmp(protocol, number) == 0 || strcmp(protocol, "fixport") == 0;
+}
+
+/* How long the prefix of a route's destination is: "10.0.0.0/8" 8, an address 128, "default" 0. */
+static int route_length(const json_t *route)
+{
+    char to[BLOCK_TEXT];
+    copy_word(route, "dst", to, sizeof(to));
+    const char *slash = strchr(to, '/');
+    return strcmp(to, "default") == 0 ? 0 : slash ? atoi(slash + 1) : 128;
+}
+
+/* The first pod that has a route of its own in the block, as Calico gives each. */
+static bool pod_routed(const struct block *pods, uint8_t addr[16])
+{
+    struct setup_error ignored;
+    size_t i;
+    json_t *route, *list = routes_select("root", pods, &ignored);
+    bool found = false;
+    json_array_foreach(list, i, route)
+    {
+        char to[BLOCK_TEXT], via[64];
+        copy_word(route, "dst", to, sizeof(to));
+        copy_word(route, "gateway", via, sizeof(via));
+        found = !*via && !strchr(to, '/') && address_parse(to, strlen(to), addr);
+        if (found)
+            break;
+    }
+    json_decref(list);
+    return found;
+}
+
+void machine_pod(const struct machine *machine, const struct block *pods, uint8_t addr[16])
+{
+    struct setup_error ignored;
+    struct machine_path path;
+    uint8_t routed[16];
+    block_sample(pods, addr);
+    while (machine_has(machine, addr) && addr[15] < 254) /* the bridge's own */
+        addr[15]++;
+    if (machine_path(addr, NULL, &path, &ignored) < 0 || !path.found || !path.direct)
+        if (pod_routed(pods, routed))
+            memcpy(addr, routed, 16);
+}
+
+int machine_path_unrouted(const uint8_t addr[16], struct machine_path *path,
+                          struct setup_error *error)
+{
+    struct block one = {.prefix = 128};
+    const json_t *best = NULL;
+    bool ours = false;
+    size_t i;
+    json_t *route;
+    memcpy(one.addr, addr, 16);
+    json_t *list = routes_select("match", &one, error);
+    if (!list)
+        return -1;
+    json_array_foreach(list, i, route)
+    {
+        if (route_is_ours(route))
+            ours = true;
+        else if (!best || route_length(route) > route_length(best))
+            best = route;
+    }
+    if (ours) {
+        *path = (struct machine_path){.why = "Network is unreachable"};
+        if (best)
+            path_fill(best, path);
+    }
+    json_decref(list);
+    return ours ? 0 : machine_path(addr, NULL, path, error);
+}
+
+int machine_has_route(const struct block *to, const uint8_t via[16], struct setup_error *error)
+{
+    char router[64], wanted[ADDR_TEXT];
+    bool found = false, ours = false;
+    size_t i;
+    json_t *route, *list = routes_select("exact", to, error);
+    if (!list)
+        return -1;
+    json_array_foreach(list, i, route)
+    {
+        copy_word(route, "gateway", router, sizeof(router));
+        ours = ours || route_is_ours(route);
+        found = found || strcmp(router, addr_print(via, wanted, sizeof(wanted))) == 0;
+    }
+    json_decref(list);
+    return found && !ours;
 }
 
 const char *machine_sysctl(int family, const char *device, const char *setting, char *buf,
@@ -220,5 +368,52 @@ bool machine_ra_device(const char *device)
         json_decref(list);
     }
     run_free(&result);
+    return found;
+}
+
+/* The first line of nft's ruleset outside of our table that translates sources. */
+static bool ruleset_translates(const char *ruleset, int family, char *rule, size_t size)
+{
+    const char *line, *at = ruleset;
+    size_t length;
+    bool concerned = false, source = false;
+    while ((line = state_line(&at, &length))) {
+        char text[400];
+        snprintf(text, sizeof(text), "%.*s", (int)length, line);
+        if (strncmp(text, "table ", 6) == 0)
+            concerned = (strncmp(text, family == 4 ? "table ip " : "table ip6 ", 9) == 0 ||
+                         strncmp(text, "table inet ", 11) == 0) &&
+                        !strstr(text, " " SETUP_TABLE " {");
+        source = strstr(text, "masquerade") || strstr(text, "snat to ") ||
+                 strstr(text, "snat ip to ") || strstr(text, "snat ip6 to ") ||
+                 strstr(text, "\"MASQUERADE\"") || strstr(text, "\"SNAT\"");
+        if (concerned && source && !strstr(text, "chain ")) {
+            snprintf(rule, size, "%s", text + strspn(text, " \t"));
+            return true;
+        }
+    }
+    return false;
+}
+
+bool machine_translates(int family, char *rule, size_t size)
+{
+    char *nft[] = {(char *)"nft", (char *)"-s", (char *)"list", (char *)"ruleset", NULL};
+    struct run_result result;
+    bool found = run_tool(nft, NULL, &result) == 0 &&
+                 ruleset_translates(result.output, family, rule, size);
+    bool installed = result.status == 0;
+    run_free(&result);
+    if (found || !installed)
+        return found;
+    /* Older nft has no word for what ip6tables-nft has made. */
+    struct setup_error ignored;
+    char *text = iptables_table(family, "nat", &ignored);
+    const char *line, *at = text ? text : "";
+    size_t length;
+    while (!found && (line = state_line(&at, &length)))
+        found = *line == '-' && (memmem(line, length, "-j MASQUERADE", 13) ||
+                                 memmem(line, length, "-j SNAT", 7)) &&
+                snprintf(rule, size, "%.*s", (int)length, line) > 0;
+    free(text);
     return found;
 }

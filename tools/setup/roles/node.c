@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The role "node": its pods' connections to the hosts must leave it with the source port that they
- * have.
+ * have, and pass the gateway if there is one. All of it is a table of our own in nft.
  *
- * Most of what translates pods' addresses picks another port, always. A nat chain of our own ahead
- * of theirs (priority srcnat - 10) decides first: once an address translation is set up for a
- * connection, later rules do not change it.
+ * postrouting. Most of what translates pods' addresses picks another port, always. A nat chain of
+ * our own ahead of theirs (priority srcnat - 10) decides first: once an address translation is set
+ * up for a connection, later rules do not change it.
  *   keep     masquerade: to the node's address; the port stays while it is free there, and the
  *            pool, which all pods of the node share, sees to that. The range that it is in must be
  *            named: else a port that the same pod used towards another address shortly before gets
@@ -15,6 +15,17 @@
  *   confine  keep, and any other port of a pod is moved into the range, so that programs without
  *            the shim get through the firewall too. One rule can give one range only: the longest,
  *            because it runs out last
+ *
+ * prerouting, where the way to the hosts is not by the gateway anyway: the first packet of a
+ * connection that a pod opens to a host, or a host to a pod's own address, puts a bit on the
+ * connection (ct mark), and its packets from the pod get the same bit, which leads them to a routing
+ * table of ours. It looks behind everybody's address translation (priority dstnat + 10): a pod may
+ * have asked for a Service that is a host; a NodePort's connection was not opened to a pod's address
+ * (ct original). What was open before has no bit and keeps its way; so does everything that is not
+ * between a pod and a host.
+ *
+ * forward, with keep and a gateway: a pod's connection to a host that the gateway is to reject is
+ * rejected here, because behind the node's address the gateway cannot tell it from the node's own.
  */
 #include "roles.h"
 
@@ -39,7 +50,7 @@ static void range_print(FILE *out, struct portrange range)
 static void rule_begin(FILE *out, const struct roles *roles, int family)
 {
     const char *ip = family == 4 ? "ip" : "ip6";
-    fprintf(out, "\t\t%s saddr ", ip);
+    fprintf(out, "%s saddr ", ip);
     nft_addresses(out, &roles->pods, family);
     fprintf(out, " %s daddr ", ip);
     nft_addresses(out, &roles->hosts, family);
@@ -48,6 +59,7 @@ static void rule_begin(FILE *out, const struct roles *roles, int family)
 
 static void rule_keep(FILE *out, const struct roles *roles, struct portrange range, int family)
 {
+    fputs("\t\t", out);
     rule_begin(out, roles, family);
     fputs("tcp sport ", out);
     range_print(out, range);
@@ -56,37 +68,97 @@ static void rule_keep(FILE *out, const struct roles *roles, struct portrange ran
     fputs(" comment \"fixport: keep the port\"\n", out);
 }
 
-static void rules_print(FILE *out, const struct roles *roles, const struct portset *ports,
-                        int family)
+static void rules_snat(FILE *out, const struct roles *roles, const struct portset *ports,
+                       int family)
 {
-    if (roles->site->snat == SNAT_NONE) {
+    fputs("\tchain postrouting {\n"
+          "\t\ttype nat hook postrouting priority srcnat - 10; policy accept;\n",
+          out);
+    if (roles->snat == SNAT_NONE) {
+        fputs("\t\t", out);
         rule_begin(out, roles, family);
         fprintf(out, "meta l4proto tcp snat to %s saddr comment \"fixport: as it is\"\n",
                 family == 4 ? "ip" : "ip6");
-        return;
+    } else {
+        for (uint32_t i = 0; i < ports->count; i++)
+            rule_keep(out, roles, ports->range[i], family);
     }
-    for (uint32_t i = 0; i < ports->count; i++)
-        rule_keep(out, roles, ports->range[i], family);
-    if (roles->site->snat != SNAT_CONFINE)
-        return;
-    rule_begin(out, roles, family);
-    fputs("meta l4proto tcp masquerade to :", out);
-    range_print(out, longest(ports));
-    fputs(" comment \"fixport: into the range\"\n", out);
+    if (roles->snat == SNAT_CONFINE) {
+        fputs("\t\t", out);
+        rule_begin(out, roles, family);
+        fputs("meta l4proto tcp masquerade to :", out);
+        range_print(out, longest(ports));
+        fputs(" comment \"fixport: into the range\"\n", out);
+    }
+    fputs("\t}\n", out);
 }
 
-/* As "nft -s list table" prints it. */
+static void rules_steer(FILE *out, const struct roles *roles, int family)
+{
+    const char *ip = family == 4 ? "ip" : "ip6";
+    unsigned mark = roles->site->mark;
+    fputs("\tchain prerouting {\n"
+          "\t\ttype filter hook prerouting priority dstnat + 10; policy accept;\n"
+          "\t\tct state new ct direction original ",
+          out);
+    rule_begin(out, roles, family);
+    fprintf(out,
+            "meta l4proto tcp ct mark set ct mark | 0x%08x comment \"fixport: pod to host\"\n"
+            "\t\tct state new ct direction original ct original %s daddr ",
+            mark, ip);
+    nft_addresses(out, &roles->pods, family);
+    fprintf(out, " %s saddr ", ip);
+    nft_addresses(out, &roles->hosts, family);
+    fprintf(out, " %s daddr ", ip);
+    nft_addresses(out, &roles->pods, family);
+    fprintf(out,
+            " meta l4proto tcp ct mark set ct mark | 0x%08x comment \"fixport: host to pod\"\n"
+            "\t\tct mark & 0x%08x == 0x%08x %s saddr ",
+            mark, mark, mark, ip);
+    nft_addresses(out, &roles->pods, family);
+    fprintf(out,
+            " meta mark set meta mark | 0x%08x comment \"fixport: by the gateway\"\n"
+            "\t}\n",
+            mark);
+}
+
+/* One rule: pods' connections to hosts whose "sport" or "dport" is none of @ports. */
+static void rule_reject(FILE *out, const struct roles *roles, const char *what,
+                        const struct portset *ports, const char *comment, int family)
+{
+    fputs("\t\tct state new ct direction original ", out);
+    rule_begin(out, roles, family);
+    fputs(ports->count ? "tcp " : "meta l4proto tcp", out);
+    for (uint32_t i = 0; i < ports->count; i++) {
+        fprintf(out, i ? ", " : "%s != { ", what);
+        range_print(out, ports->range[i]);
+    }
+    fprintf(out, "%s reject comment \"fixport: %s\"\n", ports->count ? " }" : "", comment);
+}
+
+static void rules_reject(FILE *out, const struct roles *roles, const struct portset *ports,
+                         int family)
+{
+    fputs("\tchain forward {\n"
+          "\t\ttype filter hook forward priority filter - 5; policy accept;\n",
+          out);
+    rule_reject(out, roles, "sport", ports, "not from the pool", family);
+    rule_reject(out, roles, "dport", &roles->site->host_services, "not to a service", family);
+    fputs("\t}\n", out);
+}
+
+/* Nearly as "nft -s list table" prints it. */
 static char *table_text(const struct roles *roles, const struct portset *ports, int family)
 {
     char *text = NULL;
     FILE *out = state_open(&text);
-    fprintf(out,
-            "table %s " SETUP_TABLE " {\n"
-            "\tchain postrouting {\n"
-            "\t\ttype nat hook postrouting priority srcnat - 10; policy accept;\n",
-            family == 4 ? "ip" : "ip6");
-    rules_print(out, roles, ports, family);
-    fputs("\t}\n}\n", out);
+    fprintf(out, "table %s " SETUP_TABLE " {\n", family == 4 ? "ip" : "ip6");
+    if (roles->steers[family == 6])
+        rules_steer(out, roles, family);
+    if (roles->judged && roles->snat == SNAT_KEEP && !(roles->roles & ROLE_GATEWAY))
+        rules_reject(out, roles, ports, family);
+    rules_snat(out, roles, ports, family);
+    fputs("}\n", out);
     state_close(out);
     return text;
 }
@@ -100,19 +172,24 @@ static int node_table(struct roles *roles, const struct portset *ports, int fami
                                         "not there: install nftables");
     char *text = table_text(roles, ports, family);
     int result = role_add(roles, &resource_nft, family == 4 ? "ip" : "ip6", text,
-                          roles->site->snat == SNAT_NONE
+                          roles->steers[family == 6]
+                              ? "steer connections between pods and hosts through the gateway, and "
+                                "leave them their address and port"
+                          : roles->snat == SNAT_NONE
                               ? "leave address and port of pods' connections to the hosts"
                               : "keep the source port of pods' connections to the hosts");
     free(text);
     return result;
 }
 
-/* A route to @block via the gateway must not catch what is between us and the gateway. */
-static int node_route_check(struct roles *roles, const struct block *block, const uint8_t *via)
+/* ---- the way through the gateway ---- */
+
+/* A block of hosts that has nodes in it would steer what is for the nodes as well. */
+static int steer_check(struct roles *roles, const struct block *block)
 {
     char text[BLOCK_TEXT], addr[ADDR_TEXT];
-    const char *whose = block_has(block, via) ? "[gateway] address" : NULL;
-    const uint8_t *inside = via;
+    const char *whose = NULL;
+    const uint8_t *inside = NULL;
     for (size_t i = 0; i < roles->machine.count && !whose; i++) {
         inside = roles->machine.item[i].addr;
         whose = block_has(block, inside) ? "this machine's address" : NULL;
@@ -130,27 +207,97 @@ static int node_route_check(struct roles *roles, const struct block *block, cons
                        addr_print(inside, addr, sizeof(addr)));
 }
 
-static int node_routes_family(struct roles *roles, int family, const uint8_t *via)
+/*
+ * Answers come from the gateway's interface. If this machine's own way to the host is by another
+ * one, a strict check of the source address (ip-sysctl, rp_filter) drops them.
+ */
+static int steer_check_filter(struct roles *roles, const struct block *block, const char *device,
+                              const char *gateway_device)
 {
-    int result = role_next_hop(roles, "[gateway] address", via);
-    for (size_t i = 0; i < roles->hosts.count && result == 0; i++) {
-        const struct block *block = &roles->hosts.item[i];
-        if (block_family(block) != family)
-            continue;
-        result = node_route_check(roles, block, via);
-        if (result == 0)
-            role_route(roles, block, via);
+    char text[BLOCK_TEXT], name[SYSCTL_NAME];
+    const char *const devices[] = {"all", gateway_device};
+    int most = 0;
+    if (block_family(block) == 6 || !*device || strcmp(device, gateway_device) == 0)
+        return 0;
+    for (size_t i = 0; i < 2; i++) {
+        char *value = NULL;
+        machine_sysctl(4, devices[i], "rp_filter", name, sizeof(name));
+        if (resource_sysctl.read(name, &value, roles->error) < 0)
+            return -1;
+        most = value && atoi(value) > most ? atoi(value) : most;
+        free(value);
     }
-    return result;
+    if (most != 1)
+        return 0;
+    return role_refuse(roles,
+                       "%s is 1 here, and the way to [hosts] addresses = %s is by %s: answers that "
+                       "come through the gateway on %s would be dropped; set it to 2 (loose)",
+                       name, block_print(block, text, sizeof(text)), device, gateway_device);
+}
+
+/*
+ * How pods' packets to a block of hosts go by themselves decides what is to be done. To the gateway:
+ * nothing. Nowhere: a route for all, which takes nothing away from anybody. Elsewhere, be it straight
+ * to the host: only connections between pods and hosts are taken to the gateway (table_steer()).
+ */
+static int node_way(struct roles *roles, const struct block *block, const uint8_t *via,
+                    const struct machine_path *gateway)
+{
+    uint8_t addr[16], pod[16];
+    char router[ADDR_TEXT], text[BLOCK_TEXT];
+    struct machine_path own, pods;
+    int family = block_family(block);
+    const struct block *from = NULL;
+    block_sample(block, addr);
+    if (block_has(block, via))
+        memcpy(addr, via, 16); /* the host that is the gateway */
+    for (size_t i = 0; i < roles->self->pods.count && !from; i++)
+        if (block_family(&roles->self->pods.item[i]) == family)
+            from = &roles->self->pods.item[i];
+    if (from)
+        machine_pod(&roles->machine, from, pod);
+    if (machine_path_unrouted(addr, &own, roles->error) < 0)
+        return -1;
+    if (!own.found) {
+        if (steer_check(roles, block) < 0)
+            return -1;
+        role_route(roles, block, via, false);
+        return 0;
+    }
+    if (machine_path(addr, from ? pod : NULL, &pods, roles->error) < 0)
+        return -1;
+    if (block->prefix == 128 && memcmp(block->addr, via, 16) == 0)
+        return 0;
+    addr_print(via, router, sizeof(router));
+    if (strcmp(own.router, router) == 0 && strcmp(pods.router, router) == 0)
+        return 0;
+    if (steer_check(roles, block) < 0 ||
+        steer_check_filter(roles, block, own.device, gateway->device) < 0)
+        return -1;
+    if (strcmp(own.router, router) == 0)
+        resources_note(roles->resources,
+                       "a rule of policy routing (ip rule) sends pods' packets for %s elsewhere than "
+                       "this machine's: to the gateway they are steered ahead of it",
+                       block_print(block, text, sizeof(text)));
+    role_route(roles, block, via, true);
+    roles->steers[family == 6] = true;
+    return 0;
 }
 
 static int node_routes(struct roles *roles)
 {
     for (int family = 4; family <= 6; family += 2) {
         const uint8_t *via = role_gateway(roles, family);
-        if (via && blocks_have_family(&roles->hosts, family) &&
-            node_routes_family(roles, family, via) < 0)
+        struct machine_path gateway;
+        if (!via || !blocks_have_family(&roles->hosts, family))
+            continue;
+        if (role_next_hop(roles, "[gateway] address", via) < 0 ||
+            machine_path(via, NULL, &gateway, roles->error) < 0)
             return -1;
+        for (size_t i = 0; i < roles->hosts.count; i++)
+            if (block_family(&roles->hosts.item[i]) == family &&
+                node_way(roles, &roles->hosts.item[i], via, &gateway) < 0)
+                return -1;
     }
     return role_hosts_path(roles, true);
 }

@@ -75,19 +75,22 @@ int role_pool(struct roles *roles, const struct config *config, const char *why)
 
 /* ---- routes ---- */
 
-void role_route(struct roles *roles, const struct block *to, const uint8_t via[16])
+void role_route(struct roles *roles, const struct block *to, const uint8_t via[16], bool steered)
 {
     size_t at = roles->routes++;
     if ((at & (at + 1)) == 0) /* 0, 1, 3, 7, ...: room for twice as many */
         roles->route = state_grow(roles->route, (2 * at + 1) * sizeof(*roles->route));
     roles->route[at].to = *to;
+    roles->route[at].steered = steered;
     memcpy(roles->route[at].via, via, 16);
 }
 
 static int route_compare(const void *left, const void *right)
 {
     const struct role_route *a = left, *b = right;
-    int order = memcmp(a->to.addr, b->to.addr, sizeof(a->to.addr));
+    int order = a->steered - b->steered;
+    if (!order)
+        order = memcmp(a->to.addr, b->to.addr, sizeof(a->to.addr));
     return order ? order : a->to.prefix - b->to.prefix;
 }
 
@@ -112,45 +115,79 @@ static int routes_tidy(struct roles *roles)
     return 0;
 }
 
-static int routes_add_family(struct roles *roles, int family)
+/* Those of one family and table, "ADDRESS/PREFIX via ROUTER" a line. */
+static int routes_add_table(struct roles *roles, int family, bool steered)
 {
-    char *text = NULL, block[BLOCK_TEXT], via[ADDR_TEXT];
+    char *text = NULL, block[BLOCK_TEXT], via[ADDR_TEXT], name[32];
     FILE *out = state_open(&text);
     for (size_t i = 0; i < roles->routes; i++)
-        if (block_family(&roles->route[i].to) == family)
+        if (block_family(&roles->route[i].to) == family && roles->route[i].steered == steered)
             fprintf(out, "%s via %s\n", block_print(&roles->route[i].to, block, sizeof(block)),
                     addr_print(roles->route[i].via, via, sizeof(via)));
     state_close(out);
     int result = 0;
+    snprintf(name, sizeof(name), "ipv%d%s", family, steered ? " table " STEER_TABLE : "");
     if (*text)
-        result = role_add(roles, &resource_routes, family == 4 ? "ipv4" : "ipv6", text,
-                          roles->roles & (ROLE_HOST | ROLE_GATEWAY)
+        result = role_add(roles, &resource_routes, name, text,
+                          steered ? "the way to the hosts by the gateway, for connections that are "
+                                    "steered there"
+                          : roles->roles & (ROLE_HOST | ROLE_GATEWAY)
                               ? "send what is for pods to the nodes that they are on"
                               : "send what is for the hosts through the gateway");
+    if (*text && steered && result == 0) {
+        char rule[80];
+        snprintf(rule, sizeof(rule), STEER_PRIORITY ": fwmark 0x%x/0x%x lookup " STEER_TABLE,
+                 roles->site->mark, roles->site->mark);
+        result = role_add(roles, &resource_rule, family == 4 ? "ipv4" : "ipv6", rule,
+                          "steered connections, and no others, use that table");
+    }
     free(text);
     return result;
 }
 
+/* A route that somebody else has made already does as well as ours (bird, NetworkManager, you). */
+static int routes_leave(struct roles *roles)
+{
+    char block[BLOCK_TEXT];
+    size_t kept = 0;
+    for (size_t i = 0; i < roles->routes; i++) {
+        const struct role_route *route = &roles->route[i];
+        int there = route->steered ? 0 : machine_has_route(&route->to, route->via, roles->error);
+        if (there < 0)
+            return -1;
+        if (there)
+            resources_note(roles->resources,
+                           "the route to %s that is wanted is there already, and not of fixport's "
+                           "making: it is left to whoever made it",
+                           block_print(&route->to, block, sizeof(block)));
+        else
+            roles->route[kept++] = *route;
+    }
+    roles->routes = kept;
+    return 0;
+}
+
 static int routes_add(struct roles *roles)
 {
+    if (roles->routes && (routes_tidy(roles) < 0 || routes_leave(roles) < 0))
+        return -1;
     if (!roles->routes)
         return 0;
-    if (routes_tidy(roles) < 0)
-        return -1;
     char *state = file_state(0644, NUMBER(SETUP_ROUTE_PROTOCOL) " fixport\n");
     int result = role_add(roles, &resource_file, PROTOCOL_FILE, state,
                           "give the routes' protocol number a name that ip(8) shows");
     free(state);
-    if (result == 0)
-        result = routes_add_family(roles, 4);
-    return result == 0 ? routes_add_family(roles, 6) : -1;
+    for (int family = 4; family <= 6 && result == 0; family += 2)
+        for (int steered = 0; steered < 2 && result == 0; steered++)
+            result = routes_add_table(roles, family, steered);
+    return result;
 }
 
 int role_next_hop(struct roles *roles, const char *what, const uint8_t addr[16])
 {
     char text[ADDR_TEXT], networks[400];
     struct machine_path path;
-    if (machine_path(addr, &path, roles->error) < 0)
+    if (machine_path(addr, NULL, &path, roles->error) < 0)
         return -1;
     if (path.direct)
         return 0;
@@ -188,7 +225,7 @@ static int routes_to_node(struct roles *roles, const struct site_node *node, int
     int result = role_next_hop(roles, what, via);
     for (size_t i = 0; i < node->pods.count && result == 0; i++)
         if (block_family(&node->pods.item[i]) == family)
-            role_route(roles, &node->pods.item[i], via);
+            role_route(roles, &node->pods.item[i], via, false);
     return result;
 }
 
@@ -198,7 +235,7 @@ static int routes_via_gateway(struct roles *roles, int family, const uint8_t *vi
     int result = role_next_hop(roles, "[gateway] address", via);
     for (size_t i = 0; i < roles->pods.count && result == 0; i++)
         if (block_family(&roles->pods.item[i]) == family)
-            role_route(roles, &roles->pods.item[i], via);
+            role_route(roles, &roles->pods.item[i], via, false);
     return result;
 }
 
@@ -226,7 +263,7 @@ int role_hosts_path(struct roles *roles, bool gateway)
         if (gateway && role_gateway(roles, block_family(&roles->hosts.item[i])))
             continue;
         block_sample(&roles->hosts.item[i], addr);
-        if (machine_path(addr, &path, roles->error) < 0)
+        if (machine_path(addr, NULL, &path, roles->error) < 0)
             return -1;
         if (!path.found)
             return role_refuse(roles,
@@ -423,6 +460,19 @@ static int check_addresses(struct roles *roles)
     return 0;
 }
 
+/* The gateway lets nothing through for a host that the configuration does not know. */
+static int check_host(struct roles *roles)
+{
+    char networks[400];
+    for (size_t i = 0; i < roles->machine.count; i++)
+        if (blocks_with(&roles->hosts, roles->machine.item[i].addr))
+            return 0;
+    return role_refuse(roles,
+                       "role host: [hosts] addresses has none of this machine's addresses: add the "
+                       "one that pods connect to; this machine is connected to %s",
+                       machine_networks(&roles->machine, 4, networks, sizeof(networks)));
+}
+
 static int check_roles(struct roles *roles)
 {
     if (roles->roles & ROLE_HOST && roles->roles & ROLE_NODE)
@@ -433,6 +483,8 @@ static int check_roles(struct roles *roles)
                            "this machine cannot have the role host: its address is that of "
                            "[node %s]",
                            roles->self->name);
+    if (roles->roles & ROLE_HOST && check_host(roles) < 0)
+        return -1;
     if (roles->roles & ~(unsigned)ROLE_CONTROL_PLANE)
         return check_addresses(roles);
     return 0;
@@ -460,7 +512,7 @@ static int each_role(struct roles *roles)
 static int rank(const struct resource *resource)
 {
     const struct resource_type *const order[] = {
-        &resource_file,     &resource_link, &resource_pool,   &resource_routes,
+        &resource_file,     &resource_link, &resource_pool,   &resource_routes,   &resource_rule,
         &resource_iptables, &resource_nft,  &resource_sysctl, &resource_nodeports,
     };
     int at = 0;
@@ -487,10 +539,11 @@ static int want_all(struct roles *roles)
         return -1;
     look_self(roles);
     look_site(roles);
-    if (check_roles(roles) < 0 || each_role(roles) < 0 || routes_add(roles) < 0 ||
+    if (check_roles(roles) < 0 || topology_look(roles) < 0 || each_role(roles) < 0 || routes_add(roles) < 0 ||
         reserved_add(roles) < 0 || unit_add(roles) < 0)
         return -1;
     put_in_order(roles->resources);
+    topology_note(roles);
     return 0;
 }
 

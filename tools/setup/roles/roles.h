@@ -11,6 +11,7 @@
 #define FIXPORT_TOOLS_SETUP_ROLES_H
 
 #include "../resources/state.h"
+#include "want.h"
 
 #include "../../../pool/address.h"
 
@@ -57,8 +58,37 @@ void machine_choose_gateway(const struct machine *machine, struct site *site);
 /** machine_networks - "192.168.31.0/24 (eth0), ..." for messages, "none". Return: @buf. */
 const char *machine_networks(const struct machine *machine, int family, char *buf, size_t size);
 
-/** machine_path - ask the kernel ("ip route get"). Return: -1 only if ip(8) could not be asked. */
-int machine_path(const uint8_t addr[16], struct machine_path *path, struct setup_error *error);
+/**
+ * machine_path - ask the kernel how it would send to @addr ("ip route get").
+ * @from: a packet of this pod, which is forwarded: rules of policy routing for pods' addresses
+ *        count (ip-rule(8)); NULL: one of this machine's own.
+ * Return: -1 only if ip(8) could not be asked.
+ */
+int machine_path(const uint8_t addr[16], const uint8_t *from, struct machine_path *path,
+                 struct setup_error *error);
+
+/** machine_pod - an address in a block of this node's pods, of a pod that is there if that can be seen. */
+void machine_pod(const struct machine *machine, const struct block *pods, uint8_t addr[16]);
+
+/**
+ * machine_path_unrouted - as machine_path(), for a packet of this machine, if table main had none of
+ * our routes: what was there before us decides, also when we come a second time.
+ */
+int machine_path_unrouted(const uint8_t addr[16], struct machine_path *path,
+                          struct setup_error *error);
+
+/**
+ * machine_has_route - whether somebody else's route to exactly @to leads by @via, in table main.
+ * Return: 1 or 0, -1 if ip(8) could not be asked.
+ */
+int machine_has_route(const struct block *to, const uint8_t via[16], struct setup_error *error);
+
+/**
+ * machine_translates - whether somebody else's rules here translate source addresses (masquerade,
+ * snat); false where that cannot be read, or nft is not installed to come before them.
+ * @rule: the first such rule, for a sentence.
+ */
+bool machine_translates(int family, char *rule, size_t size);
 
 /**
  * machine_sysctl - "net.ipv6.conf.eth0.accept_ra": the name of an interface's setting. @buf.
@@ -106,6 +136,17 @@ void nft_addresses(FILE *out, const struct block_list *list, int family);
 struct role_route {
     struct block to;
     uint8_t via[16];
+    bool steered; /* in the table for steered connections, not in table main */
+};
+
+/* topology.c: what each is. */
+enum topology {
+    TOPOLOGY_OPEN,
+    TOPOLOGY_NODES,
+    TOPOLOGY_INLINE,
+    TOPOLOGY_ROUTED,
+    TOPOLOGY_ONE_ARM,
+    TOPOLOGY_HOST_GATEWAY,
 };
 
 struct roles {
@@ -118,6 +159,12 @@ struct roles {
     struct block_list hosts;      /* tidy */
     struct block_list nodes;      /* the nodes' addresses: tidy */
     const struct site_node *self; /* the [node] that this machine is, or NULL */
+    enum topology topology;
+    bool one_arm;        /* hosts and nodes reach each other past the gateway */
+    bool judged;         /* some machine has the role gateway */
+    uint8_t sample[16];  /* one_arm: who is that near */
+    enum site_snat snat; /* as the configuration says, or as the topology needs */
+    bool steers[2];      /* of IPv4, IPv6: connections are steered through the gateway */
     struct role_route *route;
     size_t routes;
     bool reserve[65536]; /* ports for ip_local_reserved_ports */
@@ -126,11 +173,27 @@ struct roles {
     struct setup_error *error;
 };
 
+/* ---- topology.c ---- */
+
+/**
+ * topology_look - recognise the site's kind, and decide on [snat] mode where it is not given.
+ * Refuses a mode that would have answers go past the gateway.
+ */
+int topology_look(struct roles *roles);
+
+/** topology_note - say which kind it is, and what in it passes no firewall. */
+void topology_note(struct roles *roles);
+
 /* What each role adds; host.c, gateway.c, node.c, control-plane.c. */
 int host_want(struct roles *roles);
 int gateway_want(struct roles *roles);
 int node_want(struct roles *roles);
 int control_plane_want(struct roles *roles);
+
+/* Of connections that a node steers through the gateway: their routing table, and the priority of the
+ * rule that leads there: ahead of AWS' 512 and more, behind Cilium's 9 to 111. */
+#define STEER_TABLE "161"
+#define STEER_PRIORITY "161"
 
 /** role_refuse - "FILE: sentence". Return: -1. */
 int role_refuse(struct roles *roles, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -146,7 +209,7 @@ int role_sysctl(struct roles *roles, const char *name, const char *wanted, const
  * role_route - remember a route for the routes resource. The same twice is one; one destination via
  * two routers is refused when all are known.
  */
-void role_route(struct roles *roles, const struct block *to, const uint8_t via[16]);
+void role_route(struct roles *roles, const struct block *to, const uint8_t via[16], bool steered);
 
 /** role_reserve - remember ports for ip_local_reserved_ports. */
 void role_reserve(struct roles *roles, const struct portset *ports);

@@ -5,13 +5,15 @@
  * pipe in its hand cannot keep us waiting. Files in memory have a size that we set before; what
  * goes beyond that cannot be written.
  */
-#include "resources/state.h"
+#include "run.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdarg.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -22,6 +24,7 @@
 #define OUTPUT_MOST (64l << 20)
 #define ERRORS_MOST 65536
 #define NOT_STARTED 127
+#define RUN_SECONDS 30 /* a tool that has not ended by then waits for something */
 
 int setup_keep_fd = -1;
 
@@ -189,15 +192,45 @@ static int run_wait(pid_t pid)
 static long run_clock(void)
 {
     struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_gettime(CLOCK_BOOTTIME, &now);
     return now.tv_sec;
+}
+
+/* Killed with its children; one that waits for a disk that does not answer stays behind. */
+static void run_kill(pid_t pid)
+{
+    static const struct timespec pause = {0, 10000000};
+    siginfo_t state = {.si_pid = 0};
+    kill(-pid, SIGKILL);
+    for (int i = 0; i < 200; i++) {
+        if (waitid(P_PID, (id_t)pid, &state, WEXITED | WNOHANG) < 0 || state.si_pid)
+            return;
+        nanosleep(&pause, NULL);
+    }
+}
+
+static long run_end_at; /* 0: none */
+
+void run_until(unsigned seconds)
+{
+    run_end_at = seconds ? run_clock() + (long)seconds : 0;
+}
+
+/* What one tool may take. */
+static unsigned run_seconds(void)
+{
+    const char *text = getenv("FIXPORT_SETUP_SECONDS");
+    long left, seconds = text ? strtol(text, NULL, 10) : 0;
+    if (seconds < 1 || seconds > 3600)
+        seconds = RUN_SECONDS;
+    left = run_end_at ? run_end_at - run_clock() : seconds;
+    return left < 1 ? 1 : (unsigned)(left < seconds ? left : seconds);
 }
 
 /* A signal for us is one for the tool and its children, which are in a group of their own. */
 static void run_end(pid_t pid, int signal, const sigset_t *before)
 {
-    kill(-pid, SIGKILL);
-    run_wait(pid);
+    run_kill(pid);
     sigprocmask(SIG_SETMASK, before, NULL);
     raise(signal);
 }
@@ -213,8 +246,7 @@ static int run_wait_within(pid_t pid, const struct run_limits *limits, const sig
         if (waitid(P_PID, (id_t)pid, &state, WEXITED | WNOHANG | WNOWAIT) < 0 || state.si_pid)
             return run_wait(pid);
         if (limits->seconds && run_clock() >= until) {
-            kill(-pid, SIGKILL);
-            run_wait(pid);
+            run_kill(pid);
             return -1;
         }
         int signal = sigtimedwait(set, NULL, &tick);
@@ -251,8 +283,10 @@ static int run_watch(pid_t pid, const struct run_limits *limits, const sigset_t 
 {
     int status =
         limits->seconds || limits->tick ? run_wait_within(pid, limits, set, before) : run_wait(pid);
-    if (status < 0)
+    if (status < 0) {
         result->errno_ = ETIMEDOUT;
+        result->seconds = limits->seconds;
+    }
     return status < 0 ? NOT_STARTED : status;
 }
 
@@ -262,7 +296,7 @@ static void run_block(const struct run_limits *limits, sigset_t *set, sigset_t *
     static const int signals[] = {SIGCHLD, SIGINT, SIGTERM, SIGHUP};
     sigemptyset(set);
     for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
-        if (limits->seconds || limits->tick)
+        if (limits->tick || (limits->seconds && signals[i] == SIGCHLD))
             sigaddset(set, signals[i]);
     sigprocmask(SIG_BLOCK, set, before);
 }
@@ -295,7 +329,7 @@ int run_tool_within(char *const argv[], const char *input, const struct run_limi
 
 int run_tool(char *const argv[], const char *input, struct run_result *result)
 {
-    static const struct run_limits limits = {.output = OUTPUT_MOST};
+    struct run_limits limits = {.seconds = run_seconds(), .output = OUTPUT_MOST};
     return run_tool_within(argv, input, &limits, result);
 }
 
@@ -328,6 +362,16 @@ static const char *run_complaint(const char *errors, size_t *length)
     return line && *length ? line : NULL;
 }
 
+static void __attribute__((format(printf, 2, 3))) text_append(struct setup_error *error,
+                                                              const char *format, ...)
+{
+    size_t used = strlen(error->text);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(error->text + used, sizeof(error->text) - used, format, args);
+    va_end(args);
+}
+
 int run_explain(char *const argv[], const struct run_result *result, struct setup_error *error)
 {
     const char *slash = strrchr(argv[0], '/'), *tool = slash ? slash + 1 : argv[0];
@@ -337,8 +381,15 @@ int run_explain(char *const argv[], const struct run_result *result, struct setu
         return setup_fail(error, "'%s' is needed here and not installed", tool);
     if (result->errno_ == EFBIG)
         return setup_fail(error, "%s: it writes more than %zu MiB", tool, result->length >> 20);
-    if (result->errno_ == ETIMEDOUT)
-        return setup_fail(error, "%s: it did not end in time", tool);
+    if (result->errno_ == ETIMEDOUT) {
+        setup_fail(error, "'%s", tool);
+        for (char *const *arg = argv + 1; *arg; arg++)
+            text_append(error, " %s", *arg);
+        text_append(error, "' had not ended after %u s and was stopped: what it waits for may be a "
+                    "lock that another process holds (lslocks(8) shows them), or a disk or a "
+                    "network that does not answer", result->seconds);
+        return -1;
+    }
     if (result->errno_)
         return setup_fail(error, "%s: it cannot be started: %s", tool, strerror(result->errno_));
     if (line)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the subcommands of fixport-setup share, over the resources of setup.h: the lock, the work
+ * What the subcommands of fixport-setup share, over the resources of resource.h: the lock, the work
  * that plan and apply begin with, doing and checking one change, rolling back, the watcher behind
  * --confirm.
  *
@@ -10,9 +10,11 @@
 #ifndef FIXPORT_TOOLS_SETUP_ENGINE_H
 #define FIXPORT_TOOLS_SETUP_ENGINE_H
 
-#include "resources/state.h"
-
-#include "../pool/cmd.h"
+#include "../../common/say.h"
+#include "../base/path.h"
+#include "../base/run.h"
+#include "../setup.h"
+#include "journal.h"
 
 /* ---- text.c ---- */
 
@@ -68,38 +70,41 @@ bool lock_is_held(void);
 /** lock_forget - close the lock: in a forked child, whose parent keeps it, or when all is done. */
 void lock_forget(void);
 
-/* ---- journal.c, beyond setup.h ---- */
+/* ---- step.c ---- */
 
 /**
- * journal_look - as journal_load(), for commands that only show: who may not read it gets the copy
- * that has only what everybody can read anyway (.partial).
+ * step_print - what a person sees: "[#] ip -batch -" and its input indented, or a unified diff.
+ * @out: stdout for plan, stderr for apply.
  */
-int journal_look(struct journal *journal, struct setup_error *error);
+void step_print(const struct step *step, FILE *out);
 
-/** journal_hidden - whether there may be a journal that only root can see. */
-bool journal_hidden(void);
-
-/** journal_add - append an entry; the texts are copied. Return: it, until the next is added. */
-struct journal_entry *journal_add(struct journal *journal, const struct resource_type *type,
-                                  const char *name, const char *why);
+/** step_json - {"command": [...], "input": "..."} or {"file": ..., "diff": "..."}; new reference. */
+json_t *step_json(const struct step *step);
 
 /**
- * journal_keep - the apply is to stay: save the journal as applied, without what is needed to roll
- * back: dropped entries (they are the last) and the earlier journal. In memory they remain.
+ * json_shown - a JSON string, or null for NULL; what is no UTF-8 has no place in JSON and becomes '?'.
+ * New reference. For what people and scripts see; what the journal keeps is json_text()'s.
  */
-int journal_keep(struct journal *journal, struct setup_error *error);
+json_t *json_shown(const char *text);
 
-/** journal_equal - whether two journals ask for the same: all but times and what was read. */
-bool journal_equal(const struct journal *a, const struct journal *b);
+/** step_do - do it. Files: written whole to a temporary file, fsync, rename, fsync of the folder. */
+int step_do(const struct step *step, struct setup_error *error);
 
-/** journal_to_json - the journal without its .earlier. New reference. */
-json_t *journal_to_json(const struct journal *journal);
+/* One resource that is not as it shall be. */
+struct change {
+    const struct resource_type *type;
+    char *name;
+    char *why;
+    char *now; /* state */
+    char *wanted;
+    struct steps steps;
+};
 
-/** journal_restore - put back what .earlier says: that journal, or none. */
-int journal_restore(const struct journal *journal, struct setup_error *error);
-
-/** journal_use - choose the iptables backend that the entries were made with, if there are any. */
-int journal_use(const struct journal *journal, struct setup_error *error);
+struct plan {
+    struct change *change; /* only what differs */
+    size_t count;
+    size_t looked_at; /* resources that were read */
+};
 
 /* ---- change.c: one resource, changed and checked ---- */
 
@@ -190,8 +195,19 @@ void work_end(struct work *work);
 /** work_json - {"role": ..., "config": ..., "changes": [...]}. New reference. */
 json_t *work_json(const struct work *work);
 
+/** plan_site - say on stderr what the roles have noted of the site and this machine. */
+void plan_site(const struct work *work);
+
 /** plan_snippet - for people: what kubeadm must know, if the plan changes a manifest. */
 void plan_snippet(const struct work *work, FILE *out);
+
+/* ---- roles/nodeports.c ---- */
+
+/**
+ * nodeports_check - if @work changes the range of node ports: do Services have others? Where the
+ * cluster cannot be asked, that is said on stderr and is no error. Takes some seconds at most.
+ */
+int nodeports_check(const struct work *work, struct setup_error *error);
 
 /* ---- persist.c: persist = distribution ---- */
 
@@ -281,10 +297,5 @@ void systemd_stop(const struct journal *journal);
  * after whoever manages the network has been at work.
  */
 void systemd_notes(const struct work *work);
-
-/* ---- fixport-setup.c ---- */
-
-/** need_root - 0, or SETUP_ERROR after one line that says so. */
-int need_root(const char *command);
 
 #endif

@@ -132,6 +132,7 @@ static int apply_said(const struct setup_options *options, const struct work *wo
                       const char *result)
 {
     json_t *object = work_json(work);
+    plan_site(work);
     if (work->plan.count)
         systemd_notes(work);
     if (!work->next.deadline)
@@ -193,6 +194,8 @@ static int apply_all(const struct setup_options *options, struct work *work)
     if (work->next.persist == PERSIST_DISTRIBUTION && work->plan.count &&
         persist_check(options->force, &error) < 0)
         return say_error(SETUP_ERROR, "%s", error.text);
+    if (!options->force && nodeports_check(work, &error) < 0)
+        return say_error(SETUP_ERROR, "%s", error.text);
     if (!work->plan.count)
         return apply_nothing(options, work);
     if (apply_begin(work, options->confirm, &error) < 0)
@@ -222,8 +225,6 @@ int setup_apply(const struct setup_options *options)
     struct setup_error error = {.text = ""};
     struct journal journal = {.count = 0};
     bool has = false;
-    if (need_root("apply"))
-        return SETUP_ERROR;
     signals_watch();
     int status = lock_take(LOCK_TRY, &error);
     if (status == 0)

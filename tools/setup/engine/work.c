@@ -7,6 +7,7 @@
  * What an earlier apply made and nobody wants any more goes back to what it was before, after all
  * else and last first.
  */
+#include "../roles/want.h"
 #include "engine.h"
 
 #include <errno.h>
@@ -115,7 +116,12 @@ int work_entry(struct work *work, const struct resource_type *type, const char *
 {
     const struct journal_entry *old = journal_find(&work->old, type, name);
     struct journal_entry *entry = journal_add(&work->next, type, name, why);
-    if (work_read(work, entry, error) < 0 || work_before(entry, old, error) < 0)
+    if (work_read(work, entry, error) < 0)
+        return -1;
+    if (!old && state_lost(type, entry->previous) == LOST_FOREIGN)
+        return setup_fail(error, "%s is there, and nothing of ours (%.*s): remove it, or have "
+                          "another path", name, (int)strcspn(entry->previous, "\n"), entry->previous);
+    if (work_before(entry, old, error) < 0)
         return -1;
     return state_merge(type, name, NULL, wanted, entry->before, &entry->wanted, error);
 }
@@ -179,7 +185,8 @@ static int work_folders(struct work *work, struct setup_error *error)
     for (size_t i = 0; i < wanted->count; i++)
         all.item[all.count++] = wanted->item[i];
     free(wanted->item);
-    *wanted = all;
+    wanted->item = all.item;
+    wanted->count = all.count;
     return result;
 }
 

@@ -2,6 +2,7 @@
 /*
  * Words and values for people and for scripts.
  */
+#include "../resources/state.h"
 #include "engine.h"
 
 #include <stdlib.h>

@@ -9,9 +9,10 @@
  *
  * It is a look before a use: DIR must not be somebody's who moves its folders meanwhile.
  */
-#include "resources/state.h"
+#include "path.h"
 
-#include "../pool/cmd.h"
+#include "../../common/say.h"
+#include "base.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -35,6 +35,8 @@ static const char *word_applied(const struct journal_entry *entry, const char *n
         return "as applied";
     if (!now && entry->after)
         return "missing";
+    if (state_lost(entry->type, now))
+        return "damaged";
     return state_fits(now, entry->before) ? "as before apply" : "changed since";
 }
 

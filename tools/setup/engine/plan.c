@@ -24,9 +24,13 @@ json_t *work_json(const struct work *work)
     json_t *changes = json_array();
     for (size_t i = 0; i < work->plan.count; i++)
         json_array_append_new(changes, change_json(&work->plan.change[i]));
-    return json_pack("{s:o, s:o, s:I, s:b, s:o}", "config", json_shown(work->config), "roles",
-                     json_roles(work->next.roles), "resources", (json_int_t)work->plan.looked_at,
-                     "guessed", work->guessed, "changes", changes);
+    json_t *notes = json_array();
+    for (size_t i = 0; i < work->resources.notes; i++)
+        json_array_append_new(notes, json_shown(work->resources.note[i]));
+    return json_pack("{s:o, s:o, s:o, s:o, s:I, s:b, s:o}", "config", json_shown(work->config),
+                     "roles", json_roles(work->next.roles), "topology",
+                     json_shown(work->resources.topology), "notes", notes, "resources",
+                     (json_int_t)work->plan.looked_at, "guessed", work->guessed, "changes", changes);
 }
 
 /* What kubeadm would undo with its next upgrade. */
@@ -58,9 +62,16 @@ static void plan_print(const struct plan *plan)
         printf("# systemd reads its units again\n[#] systemctl daemon-reload\n\n");
 }
 
+void plan_site(const struct work *work)
+{
+    for (size_t i = 0; i < work->resources.notes; i++)
+        say_error(0, "note: %s", work->resources.note[i]);
+}
+
 /* What apply would do or say before it came to this plan. */
 static void plan_notes(const struct work *work)
 {
+    struct setup_error error;
     if (work->has_old && work->old.phase == JOURNAL_APPLYING && !lock_is_held())
         say_error(0, "note: an apply was interrupted here; apply rolls that back first");
     if (work->has_old && work->old.phase == JOURNAL_UNDOING && !lock_is_held())
@@ -68,9 +79,12 @@ static void plan_notes(const struct work *work)
     if (work->has_old && work->old.phase == JOURNAL_UNCONFIRMED)
         say_error(0, "note: an apply waits here for 'fixport-setup confirm' until %s",
                   text_when(work->old.deadline));
+    plan_site(work);
     if (work->plan.count && geteuid() == 0)
         persist_note(work);
     systemd_notes(work);
+    if (nodeports_check(work, &error) < 0)
+        say_error(0, "note: apply will refuse: %s", error.text);
     if (work->guessed)
         say_error(0, "note: not everything can be read without root; what cannot is shown as if it "
                      "were not there");
@@ -78,6 +92,8 @@ static void plan_notes(const struct work *work)
 
 static void plan_say(const struct work *work)
 {
+    if (work->resources.topology)
+        printf("# Topology: %s.\n\n", work->resources.topology);
     plan_print(&work->plan);
     plan_snippet(work, stdout);
     if (!work->plan.count)

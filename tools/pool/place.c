@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Where a pool lies. Its folder may be one that others write to: a node's is mounted into pods,
+ * whose root can rename and link there as ours can. So the folder is opened once, and what is done
+ * there is done in that very folder, by names that are not followed if they are symlinks; and
+ * rights are given to descriptors only, after a look at what they are (target.c).
+ */
+#include "cmd.h"
+
+#include "../../pool/layout_size.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Whether nobody but root and this user can have put the link @st into the folder. */
+static bool place_link_trusted(int folder, const struct stat *st)
+{
+    struct stat in;
+    return (st->st_uid == 0 || st->st_uid == geteuid()) && fstat(folder, &in) == 0 &&
+           (in.st_uid == 0 || in.st_uid == geteuid()) &&
+           (!(in.st_mode & 022) || in.st_mode & S_ISVTX);
+}
+
+/* One component further; a symlink is put before the rest of the way instead. @from is closed. */
+static int place_step(int from, const char *name, char rest[PATH_MAX])
+{
+    struct stat st;
+    char target[PATH_MAX], all[2 * PATH_MAX];
+    int to = openat(from, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    int error = to < 0 || fstat(to, &st) < 0 ? errno : 0;
+    if (!error && S_ISDIR(st.st_mode)) {
+        close(from);
+        return to;
+    }
+    ssize_t length = -1;
+    if (!error && !S_ISLNK(st.st_mode))
+        error = ENOTDIR;
+    else if (!error && !place_link_trusted(from, &st))
+        error = ELOOP;
+    else if (!error && (length = readlinkat(to, "", target, sizeof(target) - 1)) < 0)
+        error = errno;
+    if (!error && snprintf(all, sizeof(all), "%.*s/%s", (int)length, target, rest) >= PATH_MAX)
+        error = ENAMETOOLONG;
+    if (to >= 0)
+        close(to);
+    if (!error) {
+        strcpy(rest, all);
+        to = openat(from, *rest == '/' ? "/" : ".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+        error = to < 0 ? errno : 0;
+    }
+    close(from);
+    return error ? -error : to;
+}
+
+static int place_walk(const char *folder)
+{
+    char rest[PATH_MAX], name[NAME_MAX + 1];
+    snprintf(rest, sizeof(rest), "%s", folder);
+    int at = open(*rest == '/' ? "/" : ".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    for (int i = 0; at >= 0; i++) {
+        size_t begin = strspn(rest, "/"), length = strcspn(rest + begin, "/");
+        if (!length)
+            return at;
+        if (length > NAME_MAX || i > PATH_MAX) { /* or links in a circle */
+            close(at);
+            return length > NAME_MAX ? -ENAMETOOLONG : -ELOOP;
+        }
+        memcpy(name, rest + begin, length);
+        name[length] = '\0';
+        memmove(rest, rest + begin + length, strlen(rest + begin + length) + 1);
+        at = place_step(at, name, rest);
+    }
+    return at == -1 && errno ? -errno : at;
+}
+
+int place_open(const char *path, struct place *place)
+{
+    char folder[PATH_MAX];
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    snprintf(folder, sizeof(folder), "%.*s", (int)(name - path), path);
+    if (!*name || strlen(name) > NAME_MAX)
+        return *name ? -ENAMETOOLONG : -EISDIR;
+    place->folder = place_walk(folder);
+    if (place->folder < 0)
+        return place->folder;
+    snprintf(place->path, sizeof(place->path), "/proc/self/fd/%d/%s", place->folder, name);
+    place->name = strrchr(place->path, '/') + 1;
+    return access("/proc/self/fd", X_OK) < 0 ? -ENOSYS : 0;
+}
+
+void place_close(struct place *place)
+{
+    close(place->folder);
+}
+
+/* Only what is nobody else's, and looks like a pool in more than one way, is written to. */
+static void place_retire(const struct place *place)
+{
+    struct pool_header header;
+    struct stat st;
+    uint32_t state = POOL_RETIRED;
+    int fd =
+        openat(place->folder, place->name, O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0)
+        return;
+    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_nlink == 1 &&
+        (st.st_uid == 0 || st.st_uid == geteuid()) &&
+        pread(fd, &header, sizeof(header), 0) == (ssize_t)sizeof(header) &&
+        (header.magic == POOL_MAGIC || header.file_size == (uint64_t)st.st_size) &&
+        header.header_size == sizeof(header))
+        (void)!pwrite(fd, &state, sizeof(state), offsetof(struct pool_header, state));
+    close(fd);
+}
+
+int place_clear(const struct place *place)
+{
+    char aside[NAME_MAX + 1];
+    place_retire(place);
+    if (unlinkat(place->folder, place->name, 0) == 0 || errno == ENOENT)
+        return 0;
+    if (errno != EISDIR && errno != EPERM)
+        return -errno;
+    if (unlinkat(place->folder, place->name, AT_REMOVEDIR) == 0)
+        return 0;
+    if (errno != ENOTEMPTY && errno != EEXIST)
+        return -errno;
+    /* Whatever is in it: nothing of that is for us to walk through. */
+    snprintf(aside, sizeof(aside), ".%.200s.%ld", place->name, (long)getpid());
+    return renameat(place->folder, place->name, place->folder, aside) < 0 ? -errno : 0;
+}
