@@ -178,9 +178,10 @@ char *roles_elsewhere(const struct site *site, unsigned roles)
     return NULL;
 }
 
-int nodeports_check(const struct work *work, struct setup_error *error)
+int nodeports_check(const struct plan *plan, const struct portrange *ports,
+                    struct setup_error *error)
 {
-    (void)work, (void)error;
+    (void)plan, (void)ports, (void)error;
     return 0;
 }
 

@@ -214,7 +214,7 @@ static int apply_all(const struct setup_options *options, struct work *work)
     if (work->next.persist == PERSIST_DISTRIBUTION && work->plan.count &&
         persist_check(options->force, &error) < 0)
         return say_error(SETUP_ERROR, "%s", error.text);
-    if (!options->force && nodeports_check(work, &error) < 0)
+    if (!options->force && nodeports_check(&work->plan, &work->site.node_ports, &error) < 0)
         return say_error(SETUP_ERROR, "%s", error.text);
     if (!work->plan.count)
         return apply_nothing(options, work);

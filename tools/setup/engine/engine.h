@@ -206,14 +206,6 @@ void plan_site(const struct work *work);
 /** plan_snippet - for people: what kubeadm must know, if the plan changes a manifest. */
 void plan_snippet(const struct work *work, FILE *out);
 
-/* ---- roles/nodeports.c ---- */
-
-/**
- * nodeports_check - if @work changes the range of node ports: do Services have others? Where the
- * cluster cannot be asked, that is said on stderr and is no error. Takes some seconds at most.
- */
-int nodeports_check(const struct work *work, struct setup_error *error);
-
 /* ---- persist.c: persist = distribution ---- */
 
 /** persist_check - refuse if the distribution's tool would save other people's chains as well. */
@@ -329,5 +321,14 @@ void systemd_stop(const struct journal *journal);
  * after whoever manages the network has been at work.
  */
 void systemd_notes(const struct work *work);
+
+/* ---- nodeports.c ---- */
+
+/**
+ * nodeports_check - if @plan sets the API server's range to @ports: do Services have others? kubectl
+ * is asked, for some seconds at most. Where it cannot be, that is said on stderr and is no error.
+ */
+int nodeports_check(const struct plan *plan, const struct portrange *ports,
+                    struct setup_error *error);
 
 #endif

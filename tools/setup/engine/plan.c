@@ -101,7 +101,7 @@ static void plan_notes(const struct work *work)
     if (work->plan.count && geteuid() == 0)
         persist_note(work);
     systemd_notes(work);
-    if (nodeports_check(work, &error) < 0)
+    if (nodeports_check(&work->plan, &work->site.node_ports, &error) < 0)
         say_error(0, "note: apply will refuse: %s", error.text);
     if (work->guessed)
         say_error(0, "note: not everything can be read without root; what cannot is shown as if it "
