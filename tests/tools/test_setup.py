@@ -380,6 +380,35 @@ def test_life(test):
     test.expect(machine("undo"), 0, "a second undo", r"^Nothing to undo", "stdout")
 
 
+def test_rules_and_hosts(test):
+    """What [rule] and [hosts] do not agree about is said by plan and by apply, or refused."""
+    machine = test.machine
+    whole = read(machine.config)
+    plain = whole.replace("address = 192.168.31.2, fd00:31::2\n", "")
+    argv = [machine.setup, "--root", machine.root, "--config", machine.config, "--role", "node"]
+    for rule, note in (("192.168.31.0/24, fd00:31::67", None),
+                       ("192.168.31.0/24, fd00:31::67, 10.9.9.9",
+                        r"line \d+: \[rule r\] has 10\.9\.9\.9, but the addresses of \[hosts\], line \d+"),
+                       ("192.168.31.0/24:60001, fd00:31::67",
+                        r"line \d+: no \[rule\] is for 192\.168\.31\.67:60002")):
+        write(machine.config, f"{plain}[rule r]\nto = {rule}\n")
+        done = run([*argv, "plan"], env=machine.environment(False))
+        found = [line for line in done.stderr.splitlines() if "[rule" in line]
+        test.tap.point(done.returncode == 2 and len(found) == bool(note) and
+                       (not note or re.search(note, found[0])), f"plan: to = {rule}", told(done))
+        said = [n for n in json.loads(run([*argv, "plan", "--json"], env=machine.environment(False)).stdout)["notes"]
+                if "[rule" in n]
+        test.tap.equal(len(said), bool(note), "plan --json: the same note")
+    done = run([*argv, "apply"], env=machine.environment(False))
+    test.expect(done, 0, "apply says it, too", r"^fixport-setup: note: .*no \[rule\] is for")
+    test.expect(machine("undo"), 0, "undo")
+    write(machine.config, f"{whole}[rule r]\nto = 192.168.31.67:22\n[rule rest]\n")
+    done = run([*argv, "plan"], env=machine.environment(False))
+    test.one_line(done, "a port that the gateway rejects is refused",
+                  r'\[rule r\] to = "192\.168\.31\.67:22": .* none of the services of \[hosts\], line \d+')
+    write(machine.config, whole)
+
+
 def test_other_configuration(test):
     """What an earlier apply made and nobody wants any more goes back."""
     machine = test.machine
