@@ -551,30 +551,5 @@ def test_library_installed(test):
     shutil.rmtree(folder)
 
 
-def main():
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    test_setup.in_own_machine()
-    scratch = os.environ["FIXPORT_TEST_SCRATCH"]
-    done = run(["sh", "-c", test_setup.BEFORE, "sh", scratch])
-    if done.returncode:
-        sys.exit(f"the machine cannot be made: {done.stderr}")
-    subprocess.run(["iptables-nft-restore"], input=test_setup.RULES, text=True, check=True)
-    tap = fptest.Tap()
-    machine = Machine(scratch)
-    for name, function in list(globals().items()):
-        if not name.startswith("test_") or not callable(function) or not (
-                len(sys.argv) < 2 or any(word in name for word in sys.argv[1:])):
-            continue
-        print(f"# {name[5:]}")
-        function(Test(tap, machine))
-        machine.unwrap()
-        machine("undo", "--force")
-        machine.roles = test_setup.ROLES
-        machine.clear()
-        machine.site()
-    tap.end()
-
-
 if __name__ == "__main__":
-    main()
+    test_setup.main(globals(), test_setup.SITE)
