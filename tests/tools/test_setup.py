@@ -1609,7 +1609,8 @@ def test_distribution_saves_another(test):
     shutil.rmtree("/etc/iptables")
 
 
-def main():
+def main(tests, site=SITE):
+    """Runs the functions test_... among @tests, each on the machine with @site."""
     # A shell that runs this in the background has SIGINT ignored, and fixport-setup would respect it.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
@@ -1621,8 +1622,9 @@ def main():
     subprocess.run(["iptables-nft-restore"], input=RULES, text=True, check=True)
     tap = fptest.Tap()
     machine = Machine(scratch)
-    for name, function in list(globals().items()):
-        if not name.startswith("test_") or not (
+    write(machine.config, site)
+    for name, function in list(tests.items()):
+        if not name.startswith("test_") or not callable(function) or not (
                 len(sys.argv) < 2 or any(word in name for word in sys.argv[1:])):
             continue
         print(f"# {name[5:]}")
@@ -1631,9 +1633,9 @@ def main():
         machine("undo", "--force")
         machine.roles = ROLES
         machine.clear()
-        machine.site()
+        write(machine.config, site)
     tap.end()
 
 
 if __name__ == "__main__":
-    main()
+    main(globals())

@@ -232,6 +232,7 @@ bool persist_is_saved(const struct journal_entry *entry, enum site_persist persi
 /**
  * rollback_run - bring everything to where it was when the journal's apply began, last first, and
  * restore the earlier journal. On failure the journal stays, and the next one tries again.
+ * Return: 0; -1; 1: there is no room for the earlier journal, and all else is done.
  */
 int rollback_run(const struct journal *journal, struct setup_error *error);
 
