@@ -13,6 +13,14 @@
 #include <linux/close_range.h>
 #include <netinet/tcp.h>
 
+/* Newer than glibc 2.31 and its kernel's headers. */
+#ifndef IPPROTO_MPTCP
+#define IPPROTO_MPTCP 262
+#endif
+#ifndef CLOSE_RANGE_CLOEXEC
+#define CLOSE_RANGE_CLOEXEC (1U << 2)
+#endif
+
 #define LOOK_EVERY 16u
 #define BELIEVE_AFTER 4u
 

@@ -157,6 +157,7 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
     attempt->fd = fd;
     attempt->sure = attempt->waiting = attempt->bound = attempt->again = false;
     attempt->held = attempt->recycled = attempt->soon = attempt->has_source = false;
+    attempt->asked = false;
     attempt->refusals = attempt->rounds = 0;
     if (!find_netns(attempt, fd))
         return faulty(fd, &attempt->dest);
@@ -589,14 +590,18 @@ static enum port_answer exhausted(struct attempt *attempt)
 /*
  * Ports that were refused only because their last connection is just closing, or because another
  * thread is just connecting from them, come free any moment: a connection that may block looks a
- * few times more. Return: search again?
+ * few times more. A search tries some of those that are closing only: so before it is refused, the
+ * kernel is asked about all of them, however short a while ago that was. Return: search again?
  */
 static bool try_again(struct attempt *attempt)
 {
-    if (!attempt->soon || attempt->refusals > REFUSALS_MANY || attempt->rounds >= ROUNDS ||
-        !blocking(attempt->fd))
+    if (!attempt->soon || attempt->asked || !blocking(attempt->fd))
         return false;
     attempt->soon = false;
+    if (attempt->refusals > REFUSALS_MANY || attempt->rounds >= ROUNDS) {
+        attempt->asked = true;
+        return reconcile(attempt, sys_now_ms()) > 0;
+    }
     SYS(nanosleep, &(struct timespec){.tv_nsec = ROUND_NAP_NS << attempt->rounds++}, NULL);
     return true;
 }

@@ -17,6 +17,8 @@
  *   -w FILE      writes what it made: CLOCK_MONOTONIC in ns before connect(), port
  *   -s SECONDS   short: ends after so long, at the latest; SIGTERM ends it earlier
  *   -a           short: close() at once, as the first; otherwise shut down, and wait for the server
+ *   -m MOST      with -a: waits while the namespace has more sockets, TIME_WAITs aside; a connection
+ *                that the client has closed, and the server has not, is two
  *   -z           short: reset instead, which leaves no TIME_WAIT
  *   -k           send an H (server.c)
  *   -b           begin when a line comes in
@@ -35,6 +37,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
@@ -69,6 +72,7 @@ static struct {
     long first, destinations, each, threads;
     unsigned lo, hi;
     uint8_t tag;
+    long most; /* sockets in the namespace; 0: any number */
     double seconds;
     const char *log;
 } options = {
@@ -178,6 +182,20 @@ static bool open_one(uint32_t destination, struct connection *one)
     return false;
 }
 
+/* Waits until not more sockets of the namespace are in use, TIME_WAITs aside: closing ones are. */
+static void wait_for_room(void)
+{
+    char line[128];
+    for (long used = LONG_MAX; used > options.most; usleep(100)) {
+        FILE *file = fopen("/proc/self/net/sockstat", "re");
+        while (file && fgets(line, sizeof(line), file))
+            sscanf(line, "TCP: inuse %ld", &used);
+        if (!file || used == LONG_MAX)
+            die("sockstat");
+        fclose(file);
+    }
+}
+
 static void close_one(const struct connection *one)
 {
     char byte;
@@ -188,6 +206,8 @@ static void close_one(const struct connection *one)
             ;
     }
     close(one->fd);
+    if (options.most && made % 16 == 0)
+        wait_for_room();
 }
 
 static void reset_one(const struct connection *one)
@@ -343,6 +363,9 @@ static void option_read(int letter, char *value)
     case 'k':
         options.keep = true;
         break;
+    case 'm':
+        options.most = atol(value);
+        break;
     case 'x':
         unwanted[(uint16_t)atoi(value)] = true;
         break;
@@ -380,7 +403,7 @@ int main(int argc, char **argv)
     if (argc < 2 || (strcmp(argv[1], "hold") != 0 && strcmp(argv[1], "short") != 0))
         return 2;
     options.hold = strcmp(argv[1], "hold") == 0;
-    while ((letter = getopt(argc - 1, argv + 1, "p:d:f:n:t:r:l:g:c:w:s:abekzx:")) != -1)
+    while ((letter = getopt(argc - 1, argv + 1, "p:d:f:n:t:r:l:g:c:m:w:s:abekzx:")) != -1)
         option_read(letter, optarg);
     prepare();
     if (options.barrier)

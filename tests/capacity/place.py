@@ -70,6 +70,9 @@ class Place:
         """The server closes what it was told to keep."""
         os.killpg(self.server.pid, signal.SIGUSR1)
 
+    def signal(self, number):
+        os.killpg(self.server.pid, number)
+
     def states(self):
         """{source port: state} of the client's ends."""
         out = self.run(["ss", "-Htan", "dport", "=", f":{PORT}"]).stdout

@@ -253,6 +253,7 @@ global
 defaults
     mode http
     timeout connect 10s
+    timeout check 10s
     timeout client 30s
     timeout server 30s
     option http-server-close

@@ -5,6 +5,7 @@ A port that the program was told to use stays, an address that it was told to us
 and Unix sockets stay untouched.
 """
 
+import re
 import socket
 import threading
 
@@ -131,7 +132,8 @@ def socat_relay(t):
                     sock.sendall(b"hello %d\n" % number)
                     sock.shutdown(socket.SHUT_WR)
                     t.equal(sock.makefile("rb").read(), b"hello %d\n" % number, "what came back")
-            t.equal(relay.said(), "", "what socat complained of")
+            said = re.sub(r"^.* W exiting on signal 15\n", "", relay.said(), flags=re.M)  # 1.8 says so
+            t.equal(said, "", "what socat complained of")
         (t.from_range if shim else t.from_kernel)(server.take(), at_least=10)
 
 

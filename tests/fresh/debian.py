@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 sys.dont_write_bytecode = True  # the source tree stays as it is
@@ -109,14 +110,16 @@ class Fresh:
 
     def __init__(self, release):
         self.release = release
+        self.archives = CACHE / f"{release}-packages"
         self.folder = None
+        self.began = 0  # when the last command was started
 
     def __enter__(self):
         archive = base(self.release)
         self.folder = tempfile.TemporaryDirectory(dir=CACHE)  # pylint: disable=consider-using-with
         os.chmod(self.folder.name, 0o755)
         unpack(archive, Path(self.folder.name))
-        (CACHE / "archives").mkdir(exist_ok=True)
+        self.archives.mkdir(exist_ok=True)
         return self
 
     def __exit__(self, *_):
@@ -127,11 +130,15 @@ class Fresh:
         env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
                "HOME": "/root", "LANG": "C.UTF-8", "TERM": "dumb", **variables}
         env |= {name: value for name, value in os.environ.items() if name.endswith("_proxy")}
+        self.began = time.monotonic()
         return subprocess.run(
             ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc", "sh", "-c",
-             ENTER, "sh", self.folder.name, str(CACHE / "archives"), "env", "-C", f"/{HOME}", *argv],
+             ENTER, "sh", self.folder.name, str(self.archives), "env", "-C", f"/{HOME}", *argv],
             env=env, text=True, check=False, stdin=subprocess.DEVNULL,
             **({"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if quiet else {}))
+
+    def took(self):
+        return f"{time.monotonic() - self.began:.0f} s"
 
 
 def said(done):
@@ -145,7 +152,7 @@ def check(tap, fresh, name, stages, who=(), **variables):
     done = fresh.run([*who, "./bootstrap", "check", *stages], **variables)
     count = re.search(r"^(\d+) passed, (\d+) failed, (\d+) skipped\n\Z", done.stdout, re.M)
     good = done.returncode == 0 and count and int(count[1]) > 100 and count[2] == "0"
-    tap.point(good, f"{name}: {count[0].strip() if count else 'no count'}",
+    tap.point(good, f"{name}: {count[0].strip() if count else 'no count'} ({fresh.took()})",
               *([] if good else [said(done)]))
 
 
@@ -153,7 +160,7 @@ def demo(tap, fresh, name, who=(), **variables):
     done = fresh.run([*who, "./bootstrap", "demo"], **variables)
     rows = re.findall(r"^.* {2}\d+(?: \d+)* +61\d\d\d(?: 61\d\d\d)* *$", done.stdout, re.M)
     good = done.returncode == 0 and len(rows) >= 4
-    tap.point(good, f"{name}: {len(rows)} programs are shown with ports of the range",
+    tap.point(good, f"{name}: {len(rows)} programs are shown with ports of the range ({fresh.took()})",
               *([] if good else [said(done)]))
 
 

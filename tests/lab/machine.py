@@ -98,7 +98,7 @@ class Machine:
         return ["nsenter", f"--target={self.process.pid}", *(what or ("--mount", "--net", "--uts")),
                 "--"]
 
-    def run(self, argv, stdin="", env=None, timeout=30):
+    def run(self, argv, stdin="", env=None, timeout=120):
         """Runs a command here. Return: as subprocess.run(), with text."""
         return subprocess.run([*self.inside(), *argv], input=stdin, env=env or environment(),
                               capture_output=True, text=True, timeout=timeout, check=False)

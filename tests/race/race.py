@@ -105,7 +105,7 @@ def environment(pool):
 
 def stopped(process):
     """Waits until every thread of a process group is stopped."""
-    limit = time.monotonic() + 10
+    limit = time.monotonic() + 60
     while time.monotonic() < limit:
         out = subprocess.run(["ps", "-o", "stat=", "-s", str(process.pid)], capture_output=True,
                              text=True, check=False).stdout.split()

@@ -254,14 +254,26 @@ Test(resources_file, symlinks_do_not_leave_the_root)
     free(state);
 }
 
-Test(resources_file, a_symlink_to_nothing_under_the_root_ends_it, .exit_code = SETUP_ERROR)
+/* How a process ends that looks up @path; Criterion's .exit_code would not let a test be skipped. */
+static int end_of_lookup(const char *path)
+{
+    int status = 0;
+    pid_t child = fork();
+    if (child == 0) {
+        (void)setup_path(path);
+        _exit(0);
+    }
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+Test(resources_file, a_symlink_to_nothing_under_the_root_ends_it)
 {
     setup_root = state_copy(scratch);
     mkdir(inside("there"), 0755);
     cr_assert_eq(symlink("/tmp", inside("out")), 0);
-    (void)setup_path("/there/x");
-    (void)setup_path("/out/x");
-    cr_assert_fail("it was followed");
+    cr_assert_eq(end_of_lookup("/there/x"), 0);
+    cr_assert_eq(end_of_lookup("/out/x"), SETUP_ERROR);
 }
 
 Test(resources_file, attributes_stay)
@@ -327,15 +339,14 @@ Test(resources_file, without_openat2_the_root_is_not_left_either)
     free(state);
 }
 
-Test(resources_file, without_openat2_symlinks_end_it, .exit_code = SETUP_ERROR)
+Test(resources_file, without_openat2_symlinks_end_it)
 {
     setup_root = state_copy(scratch);
     mkdir(inside("etc"), 0755);
     cr_assert_eq(symlink("etc", inside("conf")), 0);
     forbid(SYS_openat2);
-    (void)setup_path("/etc/x");
-    (void)setup_path("/conf/x");
-    cr_assert_fail("it was followed");
+    cr_assert_eq(end_of_lookup("/etc/x"), 0);
+    cr_assert_eq(end_of_lookup("/conf/x"), SETUP_ERROR);
 }
 
 /* The folder in which a replacement is written first, and one that is a symlink itself. */
