@@ -343,6 +343,12 @@ ip6tables-legacy -w -t nat -A POSTROUTING -p udp -j MASQUERADE
 ip6tables-legacy -w -t nat -A POSTROUTING -o lan -p tcp -m comment --comment "no --random x" \\
     -j MASQUERADE --random
 """, ("snat-random", "error", "^ip6tables-legacy -t nat -w -R POSTROUTING 2 ")),
+    Case("SNAT: words that are made for a shell", "host", """
+iptables-nft -t nat -N 'a;id'
+iptables-nft -t nat -A POSTROUTING -j 'a;id'
+iptables-nft -t nat -A 'a;id' -m comment --comment "it's \\"\\$(id)\\"; #x" -j MASQUERADE --random-fully
+""", ("snat-random", "error", r"iptables-nft -t nat -w -R 'a;id' 1 -m comment --comment "
+      r"'it'\\''s \"\$\(id\)\"; #x' -j MASQUERADE")),
     Case("SNAT: a rule of nft ahead of ours", "node", """
 nft add table ip mine
 nft 'add chain ip mine post { type nat hook postrouting priority srcnat - 20; }'
