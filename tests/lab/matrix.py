@@ -20,6 +20,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 
+import siteconf
 import state
 from machine import WORK, Machine
 from trial import CONFIG, environment
@@ -31,7 +32,7 @@ SERVICE, IDLE, POD_SERVICE, CLOSED = 60001, 5432, 8080, 9090
 NODE_PORT, LOCAL_PORT = 30080, 30081  # externalTrafficPolicy: Cluster, and Local
 POD_PORTS, HOST_PORTS = range(61001, 62000), range(60101, 61000)
 PORTS = {"host": (SSH, NFS, DNS, SERVICE, CLOSED), "node": (SSH, DNS), "gw": (SSH,),
-         "pod": (POD_SERVICE, CLOSED), "other": (SSH, WEB, DNS)}
+         "pod": (POD_SERVICE, CLOSED, 8088), "other": (SSH, WEB, DNS)}
 CLUSTER = {4: "10.200.0.0/16", 6: "fd00:200::/32"}
 SERVICE_ADDRESS = {4: "10.96.0.10", 6: "fd00:96::10"}  # a Service whose endpoint is host-a
 
@@ -441,6 +442,68 @@ def case(tap, name, stateful, which):
             play_order(tap, site, tasks, order, before)
 
 
+# ---- README's site, word for word ----
+
+CONNECT = """
+import socket, sys
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5) as it:
+    it.sendall(b"who\\n")
+    print(it.getsockname()[1], it.recv(200).decode().replace("::ffff:", ""))
+"""
+README = os.path.join(HERE, "..", "..", "README.md")
+
+
+def readme_config():
+    with open(README, encoding="utf-8") as file:
+        blocks = file.read().split("```ini\n")
+    return next(block.split("```")[0] for block in blocks if "[machine host-a]" in block)
+
+
+def case_readme(tap):
+    """The configuration and the commands of README's "The whole site", as they stand there."""
+    topology = Topology({31: ALL}, {"host-a": "", "node1": "", "node2": ""})
+    with Site(topology, True) as site:
+        for name in topology.roles:
+            with open(site[name].path(CONFIG), "w", encoding="utf-8") as file:
+                file.write(readme_config())
+        manifest = site["node1"].path("/etc/kubernetes/manifests/kube-apiserver.yaml")
+        os.makedirs(os.path.dirname(manifest), exist_ok=True)
+        with open(manifest, "w", encoding="ascii") as file:
+            file.write(siteconf.MANIFEST)
+        before = {name: state.of_machine(site[name]) for name in topology.roles}
+        tasks = [*tasks_of(site), *sessions_open(site)]
+        check(tap, site, tasks, "README, before")
+
+        def command(name, *argv, wanted=0):
+            done = site[name].run(["fixport-setup", *argv], env=environment(), timeout=60)
+            tap.point(done.returncode == wanted, f"README: {name}$ fixport-setup {' '.join(argv)}",
+                      done.stdout, done.stderr)
+        for name in topology.roles:
+            command(name, wanted=2)
+            command(name, "apply", "--confirm", "60")
+            command(name, "confirm")
+            command(name, "status")
+            found = json.loads(site[name].run(["fixport-setup", "doctor", "--json"],
+                                              env=environment(), timeout=60).stdout)
+            wrong = [finding for finding in found if finding["severity"] != "info" and
+                     finding["id"] not in ("no-systemd", "library-missing")]  # true, in a lab
+            tap.point(not wrong, f"README: {name}$ fixport-setup doctor", *wrong)
+            check(tap, site, tasks, f"README, {name} applied")
+        for a, b, port, ports in (("pod-c", "host-a", SERVICE, range(61001, 62000)),
+                                  ("host-a", "pod-c", 8088, range(61001, 62000))):
+            done = site[a].run([sys.executable, "-c", CONNECT, site.address(b, 4), str(port)],
+                               env=environment(shim=True))
+            left = done.stdout.split()
+            tap.point(done.returncode == 0 and int(left[0]) in ports and left[2] == left[0],
+                      f"README: {a} → {b}:{port} with the library, from its range", done.stdout,
+                      done.stderr)
+        for name in topology.roles:
+            command(name, "undo")
+            changed = state.difference(before[name], state.of_machine(site[name]))
+            tap.point(not changed, f"README: after undo {name} is as before", *changed)
+        check(tap, site, tasks, "README, after undo")
+
+
 # ---- sites that are not so plain ----
 
 MASQUERADE = "-A POSTROUTING -o {device} -j MASQUERADE\n"
@@ -521,6 +584,7 @@ def case_routes_there(tap):
 
 
 def cases():
+    yield "readme", case_readme
     yield "masquerade", case_masquerade
     yield "source_routing", case_source_routing
     yield "routes_there", case_routes_there

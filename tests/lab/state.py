@@ -19,7 +19,7 @@ COMMANDS = {
     "rules (IPv6)": ["ip", "-6", "rule"],
     "addresses": ["ip", "-o", "addr"],
 }
-LOCKS = {"/run/fixport-setup.lock", "/run/xtables.lock"}  # empty, and may stay
+LOCKS = {"/run/xtables.lock"}  # empty, and may stay
 FOLDERS = ("/etc", "/var/lib", "/run")
 # Counters, the time of day, and what the kernel counts by itself.
 VOLATILE = re.compile(r"\[\d+:\d+\]|^# (Generated|Completed|Warning).*\n|"

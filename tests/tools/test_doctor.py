@@ -703,6 +703,13 @@ sed -i /node-port-range/d "$ROOT/etc/kubernetes/manifests/kube-apiserver.yaml"
 """, ("manifest-range", "error", "is missing")),
     Case("a configuration that cannot work here", "host", "ip address flush dev lan",
          ("cannot-apply", "error", "192.168.31.2")),
+    Case("a rule for somebody who is no host", "host", "",
+         ("rules-and-hosts", "warning", r"line \d+: \[rule r\] has 192\.168\.31\.68"),
+         site=("ports = 62000-62999\n", "ports = 62000-62999\n[rule r]\nto = 192.168.31.64/30, "
+               "192.168.31.68, fd00:31::67\n")),
+    Case("a host for which there is no rule", "host", "",
+         ("rules-and-hosts", "warning", r"no \[rule\] is for \[fd00:31::67\]:60001"),
+         site=("ports = 62000-62999\n", "ports = 62000-62999\n[rule r]\nto = 192.168.31.67\n")),
     Case("nothing applied yet", "bare", MACHINES["host"], ("not-applied", "info", "apply"),
          ("pool-missing", "error", "pool"), ("route-missing", "error", "10.200.36.0/24"),
          command=("--config", "SITE", "--role", "host")),

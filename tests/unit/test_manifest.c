@@ -451,6 +451,9 @@ Test(manifest, what_it_cannot_read)
             "through a shell");
     refused(HEAD "  - command: [sh, -c]\n    args: [kube-apiserver --a]\n", "through a shell");
     refused(HEAD "  - command: [bash, -c, kube-apiserver, --a]\n", "through a shell");
+    refused(HEAD "  - command: [/wrap, 'exec kube-apiserver --a']\n    name: kube-apiserver\n",
+            "through a shell");
+    refused(HEAD "  - command: [/bin/sh, -c, /hyperkube apiserver --a]\n", "through a shell");
     refused(HEAD "  - command:\n    - kube-apiserver\n    args: *common\n",
             "line 7: there is no anchor");
     refused(HEAD "  - command: [kube-apiserver, [a]]\n", "list of strings");
@@ -565,6 +568,8 @@ Test(manifest, what_starts_the_program)
         "args:\n    - kube-apiserver\n    - --a=b\n",
         "args:\n    - --a=b\n    name: kube-apiserver\n    command: null\n",
         "command: ~\n    args: [--a=b]\n    name: 'kube-apiserver'\n",
+        "command: [kube-apiserver, --audit-log-path=/the apiserver]\n    name: kube-apiserver\n",
+        "command: [/apiserver, --a]\n    name: kube-apiserver\n",
         "command: [!!str kube-apiserver]\n",
         "command: !!seq\n    - !!str \"kube-apiserver\"\n    - ! '--a=b'\n",
     };
@@ -573,6 +578,12 @@ Test(manifest, what_starts_the_program)
         snprintf(text, sizeof(text), HEAD "  - %s", starts[i]);
         round_trip(text, NULL);
     }
+    change_back(HEAD "  - command:\n    - kube-apiserver\n    - !!str "
+                     "'--service-node-port-range=30000-32767' # so\n");
+    change_back(HEAD "  - command: [kube-apiserver, --service-node-port-range, "
+                     "!<tag:yaml.org,2002:str> 30000-32767]\n");
+    round_trip(HEAD "  - ? command\n    : - kube-apiserver\n      - --a=b\n    ? name\n    : x\n",
+               NULL);
     round_trip(HEAD "  - command:\n    - /hyperkube\n    - apiserver\n",
                HEAD "  - command:\n    - /hyperkube\n    - apiserver\n"
                     "    - --service-node-port-range=30000-32767\n");
@@ -624,6 +635,8 @@ Test(manifest, bytes_and_lines)
     round_trip("kind: Pod # a\xc2\x85# b\xe2\x80\xa8# c\xe2\x80\xa9spec:\n  containers:\n"
                "  - command: [kube-apiserver]\n",
                NULL);
+    round_trip("{kind: Pod,\xc2\x85spec: {containers: [{command: [kube-apiserver]}]}}", NULL);
+    round_trip("{kind: Pod, spec:\xe2\x80\xa8 {containers: [{command: [kube-apiserver]}]}}", NULL);
 }
 
 Test(manifest, limits)

@@ -492,7 +492,7 @@ Test(roles, gateway_stateful)
            "-A FIXPORT-PODS-IN -s 192.168.31.67/32 -p tcp -m comment --comment \"fixport:from "
            "hosts\" -g FIXPORT-PODS-IN-TCP\n"
            "-A FIXPORT-PODS-IN-TCP -p tcp -m conntrack --ctstate DNAT --ctdir ORIGINAL -m comment "
-           "--comment \"fixport:not to a pod's own address\" -j RETURN\n"
+           "--comment \"fixport:translated here\" -j RETURN\n"
            "-A FIXPORT-PODS-IN-TCP -p tcp -m conntrack --ctstate RELATED,ESTABLISHED -m comment "
            "--comment \"fixport:answers\" -j ACCEPT\n"
            "-A FIXPORT-PODS-IN-TCP -p tcp -m multiport --dports 8088,40002 -m tcp --sport "
@@ -508,7 +508,7 @@ Test(roles, gateway_stateful)
            "-A FIXPORT-PODS-OUT -d 192.168.31.67/32 -p tcp -m comment --comment \"fixport:to "
            "hosts\" -g FIXPORT-PODS-OUT-TCP\n"
            "-A FIXPORT-PODS-OUT-TCP -p tcp -m conntrack --ctstate DNAT --ctdir REPLY -m comment "
-           "--comment \"fixport:not to a pod's own address\" -j RETURN\n"
+           "--comment \"fixport:translated here\" -j RETURN\n"
            "-A FIXPORT-PODS-OUT-TCP -p tcp -m conntrack --ctstate RELATED,ESTABLISHED -m comment "
            "--comment \"fixport:answers\" -j ACCEPT\n"
            "-A FIXPORT-PODS-OUT-TCP -p tcp -m tcp --sport 60001:60999 --dport 60001 -m comment "
@@ -615,7 +615,7 @@ Test(roles, node)
            "comment \"fixport: keep the port\"\n"
            "\t}\n}\n");
     expect("sysctl", "net.ipv4.ip_local_reserved_ports", "60001-60999");
-    expect("pool", "/run/fixport/pool", "1 default 60001-60999 0  120000");
+    expect("pool", "/run/fixport/pool", "1 default 60001-60999 3 192.168.31.66 120000");
     cr_assert_null(wanted("routes", "ipv4"));
     cr_assert_str_eq(wants.item[wants.count - 1].type->name, "sysctl");
 }

@@ -58,6 +58,7 @@ enum config_key {
     KEY_IPTABLES,
     KEY_NODE_POOL,
     KEY_MARK,
+    KEY_LEAVE,
     KEY_COUNT,
 };
 

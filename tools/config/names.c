@@ -64,6 +64,7 @@ static const struct {
     [KEY_IPTABLES] = {"iptables", IN(SETUP)},
     [KEY_NODE_POOL] = {"node-pool", IN(SETUP)},
     [KEY_MARK] = {"mark", IN(SETUP)},
+    [KEY_LEAVE] = {"leave", IN(SETUP) | IN(MACHINE)},
 };
 
 static bool key_is_in(int key, const struct section_type *type)

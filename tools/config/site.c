@@ -13,58 +13,85 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- roles ---- */
+/* ---- roles, and what is left to others: sets of words ---- */
 
-static const struct {
-    enum site_role role;
+struct word {
+    unsigned bit;
     const char *name;
-} roles[] = {
+};
+
+static const struct word role_words[] = {
     {ROLE_HOST, "host"},
     {ROLE_GATEWAY, "gateway"},
     {ROLE_NODE, "node"},
     {ROLE_CONTROL_PLANE, "control-plane"},
+    {0, NULL},
 };
-#define ROLES (sizeof(roles) / sizeof(roles[0]))
 #define ROLES_ALLOWED "allowed are host, gateway, node, control-plane"
+
+static const struct word leave_words[] = {
+    {LEAVE_ROUTES, "routes"},
+    {LEAVE_POOL, "pool"},
+    {LEAVE_SYSCTL, "sysctl"},
+    {LEAVE_IPTABLES, "iptables"},
+    {LEAVE_NFT, "nft"},
+    {LEAVE_NODE_PORTS, "node-ports"},
+    {LEAVE_UNIT, "unit"},
+    {0, NULL},
+};
+#define LEAVE_ALLOWED "allowed are routes, pool, sysctl, iptables, nft, node-ports, unit"
+
+static const char *word_name(const struct word *words, unsigned bit)
+{
+    while (words->name && words->bit != bit)
+        words++;
+    return words->name ? words->name : "unknown";
+}
 
 const char *site_role_name(enum site_role role)
 {
-    for (size_t i = 0; i < ROLES; i++)
-        if (roles[i].role == role)
-            return roles[i].name;
-    return "unknown";
+    return word_name(role_words, role);
 }
 
-static unsigned role_find(const char *word, size_t length)
+const char *site_leave_name(enum site_leave leave)
 {
-    for (size_t i = 0; i < ROLES; i++)
-        if (strlen(roles[i].name) == length && memcmp(roles[i].name, word, length) == 0)
-            return roles[i].role;
-    return 0;
+    return word_name(leave_words, leave);
 }
 
-unsigned site_roles_parse(const char *text, struct parse_reason *why)
+/* @what: "a role", and @allowed, for the reason. Return: the bits; 0: @why. */
+static unsigned words_parse(const char *text, const struct word *words, const char *what,
+                            const char *allowed, struct parse_reason *why)
 {
     static const char separators[] = ", \t";
     unsigned found = 0;
     char word[44];
     for (text += strspn(text, separators); *text; text += strspn(text, separators)) {
         size_t length = strcspn(text, separators);
-        unsigned role = role_find(text, length);
+        const struct word *known = words;
+        while (known->name &&
+               (strlen(known->name) != length || memcmp(known->name, text, length) != 0))
+            known++;
         snprintf(word, sizeof(word), "%.*s", length < 40 ? (int)length : 40, text);
         config_shown(word, 40, word);
-        if (role && !(found & role)) {
-            found |= role;
+        if (known->name && !(found & known->bit)) {
+            found |= known->bit;
             text += length;
             continue;
         }
-        snprintf(why->text, sizeof(why->text),
-                 role ? "\"%s\" is given twice" : "\"%s\" is no role: " ROLES_ALLOWED, word);
+        if (known->name)
+            snprintf(why->text, sizeof(why->text), "\"%s\" is given twice", word);
+        else
+            snprintf(why->text, sizeof(why->text), "\"%s\" is no %s: %s", word, what, allowed);
         return 0;
     }
     if (!found)
-        snprintf(why->text, sizeof(why->text), "no role is given: " ROLES_ALLOWED);
+        snprintf(why->text, sizeof(why->text), "no %s is given: %s", what, allowed);
     return found;
+}
+
+unsigned site_roles_parse(const char *text, struct parse_reason *why)
+{
+    return words_parse(text, role_words, "role", ROLES_ALLOWED, why);
 }
 
 /* Whether the first @length letters of @name are @known, which is lower case. */
@@ -78,18 +105,28 @@ static bool name_is(const char *known, const char *name, size_t length)
     return !known[length];
 }
 
-static unsigned machine_roles(const struct site *site, const char *name, size_t length)
+/* The machine with that name, whole or up to its first dot; or NULL. */
+static const struct site_machine *machine_find(const struct site *site, const char *name)
 {
-    for (size_t i = 0; i < site->machines; i++)
-        if (name_is(site->machine[i].name, name, length))
-            return site->machine[i].roles;
-    return 0;
+    size_t lengths[] = {strlen(name), strcspn(name, ".")};
+    for (size_t k = 0; k < 2; k++)
+        for (size_t i = 0; i < site->machines; i++)
+            if (name_is(site->machine[i].name, name, lengths[k]))
+                return &site->machine[i];
+    return NULL;
 }
 
 unsigned site_machine_roles(const struct site *site, const char *name)
 {
-    unsigned found = machine_roles(site, name, strlen(name));
-    return found ? found : machine_roles(site, name, strcspn(name, "."));
+    const struct site_machine *machine = machine_find(site, name);
+    return machine ? machine->roles : 0;
+}
+
+unsigned site_machine_leave(const struct site *site, const char *name, unsigned roles)
+{
+    const struct site_machine *machine = machine_find(site, name);
+    return site->leave | (machine ? machine->leave : 0) |
+           (roles & ROLE_NODE && !site->node_pool ? LEAVE_POOL : 0);
 }
 
 /* ---- single values: each is taken, or there is a reason, perhaps in @why ---- */
@@ -206,6 +243,12 @@ static const char *mark_read(const char *text, struct site *site, struct parse_r
     return NULL;
 }
 
+static const char *leave_read(const char *text, struct site *site, struct parse_reason *why)
+{
+    site->leave = words_parse(text, leave_words, "thing to leave to others", LEAVE_ALLOWED, why);
+    return site->leave ? NULL : why->text;
+}
+
 static const char *node_pool_read(const char *text, struct site *site, struct parse_reason *why)
 {
     (void)why;
@@ -229,6 +272,7 @@ static const struct {
     {SECTION_SETUP, KEY_IPTABLES, iptables_read},
     {SECTION_SETUP, KEY_MARK, mark_read},
     {SECTION_SETUP, KEY_NODE_POOL, node_pool_read},
+    {SECTION_SETUP, KEY_LEAVE, leave_read},
 };
 
 static int values_read(const struct draft *draft)
@@ -303,7 +347,14 @@ static int machine_read(struct draft *draft, const struct config_section *sectio
     if (!value)
         return config_file_refuse_lack(draft->file, section, "no roles are given: " ROLES_ALLOWED);
     machine->roles = site_roles_parse(value->text, &why);
-    return machine->roles ? 0 : config_file_refuse_value(draft->file, section, value, why.text);
+    if (!machine->roles)
+        return config_file_refuse_value(draft->file, section, value, why.text);
+    value = config_section_value(section, KEY_LEAVE);
+    if (!value)
+        return 0;
+    machine->leave = words_parse(value->text, leave_words, "thing to leave to others", LEAVE_ALLOWED,
+                                 &why);
+    return machine->leave ? 0 : config_file_refuse_value(draft->file, section, value, why.text);
 }
 
 static int node_read(struct draft *draft, const struct config_section *section)
@@ -419,7 +470,9 @@ static int draft_read(struct draft *draft)
         error = lists_read(draft);
     if (!error)
         error = draft_check(draft);
-    return error ? error : lists_keep(draft);
+    if (!error)
+        error = lists_keep(draft);
+    return error ? error : draft_agree(draft);
 }
 
 int site_load(const char *path, struct site *site, struct config_error *error)
@@ -458,6 +511,9 @@ void site_free(struct site *site)
     free(site->pods.item);
     free(site->hosts.item);
     free(site->gateways.item);
+    for (size_t i = 0; i < site->notes; i++)
+        free(site->note[i]);
+    free(site->note);
     memset(site, 0, sizeof(*site));
 }
 

@@ -7,6 +7,7 @@
  *
  *   [machine NAME]                    NAME as uname -n says, or its part before the first dot
  *   roles = gateway, node             host | gateway | node | control-plane
+ *   leave = routes                    as in [setup], for this machine alone
  *
  *   [node NAME]                       a node of the cluster
  *   address = 192.168.31.17, fd00:31::17   at most one for each of IPv4 and IPv6
@@ -38,9 +39,13 @@
  *   persist = own                     own | distribution | none
  *   iptables = auto                   auto | nft | legacy
  *   mark = 0x2000                     one bit: of packets that nodes steer through the gateway
- *   node-pool = yes                   or "no": on nodes somebody else makes the pool
+ *   leave = routes, pool              what others set, on every machine: routes | pool | sysctl |
+ *                                     iptables | nft | node-ports | unit; default: nothing
+ *   node-pool = yes                   or "no": as leave = pool, on nodes alone
  *
- * The source ports of pods towards hosts are those of [pool] and [rule]: the nodes' pool.
+ * The source ports of pods towards hosts are those of [pool] and [rule]: the nodes' pool. Without a
+ * [rule] its destinations are the services of [hosts] (config.h); with one, the two are compared
+ * (site-agree.c).
  * A line, with those that continue it after a '\', has at most 1022 bytes. The lists that may be
  * longer, pods, blocks and addresses, go on in keys of their own: pods-2 to pods-99, in any order.
  * [pool] or a [rule] must be there, as for config_load().
@@ -58,6 +63,17 @@ enum site_role {
     ROLE_GATEWAY = 1 << 1,
     ROLE_NODE = 1 << 2,
     ROLE_CONTROL_PLANE = 1 << 3,
+};
+
+/* What can be left to others. */
+enum site_leave {
+    LEAVE_ROUTES = 1 << 0, /* and what steers connections to them */
+    LEAVE_POOL = 1 << 1,
+    LEAVE_SYSCTL = 1 << 2,
+    LEAVE_IPTABLES = 1 << 3,
+    LEAVE_NFT = 1 << 4,
+    LEAVE_NODE_PORTS = 1 << 5,
+    LEAVE_UNIT = 1 << 6,
 };
 
 enum site_snat {
@@ -97,6 +113,7 @@ struct site_node {
 struct site_machine {
     char name[SITE_NAME];
     unsigned roles; /* of enum site_role, at least one */
+    unsigned leave; /* of enum site_leave, besides the site's */
 };
 
 /* A site that was taken: every promise above holds for it. */
@@ -124,6 +141,9 @@ struct site {
     enum site_persist persist;
     enum site_iptables iptables;
     bool node_pool;
+    unsigned leave; /* of enum site_leave, on every machine */
+    char **note; /* what is allowed and yet does not come through: sentences, with file and lines */
+    size_t notes;
 };
 
 /**
@@ -138,7 +158,8 @@ struct site {
  * ports that overlap the pool's or the hosts' ports, an address of the wrong kind (loopback,
  * link-local, multicast, broadcast, unspecified), the same machine, node or node's address twice, a
  * node without an address, or without one of its pods' family, nodes' pods that [pods] blocks
- * leaves out, rules whose ports are more than PORTRANGE_MAX ranges together.
+ * leaves out, rules whose ports are more than PORTRANGE_MAX ranges together, a rule for a port of a
+ * host that the gateway rejects. What may be meant all the same is a sentence in @site->note.
  *
  * Return: 0 or as config_load(). Not for several threads at once.
  */
@@ -161,6 +182,15 @@ void site_free(struct site *site);
  * Return: of enum site_role; 0 if the file does not name it.
  */
 unsigned site_machine_roles(const struct site *site, const char *name);
+
+/**
+ * site_machine_leave - what is left to others on a machine with these roles.
+ * @name: as above. Return: of enum site_leave.
+ */
+unsigned site_machine_leave(const struct site *site, const char *name, unsigned roles);
+
+/** site_leave_name - "routes" for LEAVE_ROUTES. */
+const char *site_leave_name(enum site_leave leave);
 
 /**
  * site_roles_parse - read "host, gateway" (commas or spaces between).

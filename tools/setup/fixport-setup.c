@@ -27,6 +27,7 @@ enum takes {
     TAKES_FORCING = 1 << 3,
     TAKES_CONFIRM = 1 << 4,
     TAKES_CONFIG = 1 << 5, /* --config alone */
+    TAKES_WHEN = 1 << 8,
     NEEDS_ROOT = 1 << 7, /* who is not root is told so before anything else */
     TAKES_CLUSTER = 1 << 6, /* --kubectl, --kubeconfig, --context, --pod-cidrs, --write, files */
 };
@@ -51,8 +52,10 @@ static const struct setup_command commands[] = {
      TAKES_SITE | TAKES_ROOT | TAKES_AS_JSON | TAKES_FORCING | TAKES_CONFIRM | NEEDS_ROOT, setup_apply},
     {"confirm", "[--json]", "keep what apply --confirm has done",
      TAKES_ROOT | TAKES_AS_JSON | NEEDS_ROOT, setup_confirm},
-    {"status", "[--json]", "compare what is with what was applied", TAKES_ROOT | TAKES_AS_JSON,
-     setup_status},
+    {"expire", "WHEN", "roll back what was not confirmed; for the timer of apply --confirm",
+     TAKES_WHEN | NEEDS_ROOT, setup_expire},
+    {"status", "[--json]", "compare what is with what was applied",
+     TAKES_ROOT | TAKES_AS_JSON | NEEDS_ROOT, setup_status},
     {"undo", "[--force] [--json]", "put everything back to what it was before the first apply",
      TAKES_ROOT | TAKES_AS_JSON | TAKES_FORCING | NEEDS_ROOT, setup_undo},
     {"boot", "[--json]", "set again what does not outlast a reboot; for the systemd unit",
@@ -79,7 +82,7 @@ static int command_help(const struct setup_options *options)
                command->arguments, command->summary);
     printf("\nRoles: host, gateway, node, control-plane; the default is what the configuration\n"
            "names for this machine. The configuration is --config FILE, else /etc/fixport.conf.\n"
-           "--root DIR places every file under DIR. Only apply, confirm, undo and boot need root.\n"
+           "--root DIR places every file under DIR. plan, doctor and discover need no root.\n"
            "See fixport-setup(8).\n");
     return SETUP_OK;
 }
@@ -235,6 +238,14 @@ static int parse_root(const char *root)
 /* What follows the subcommand. */
 static int parse_files(const struct setup_command *command, char **file, struct parse *parse)
 {
+    char *end;
+    if (command->takes & TAKES_WHEN && *file) {
+        parse->options.when = strtoll(*file, &end, 10);
+        if (*end || parse->options.when <= 0)
+            return say_error(SETUP_ERROR, "expire '%s': the second since 1970 is wanted at which the "
+                             "apply began", *file);
+        file++;
+    }
     if (*file && !parse->instead && !(command->takes & TAKES_CLUSTER))
         return say_error(SETUP_ERROR, "'%s' is one argument too many", *file);
     parse->discover.file = file;
@@ -256,6 +267,9 @@ static int parse_line(int argc, char **argv, struct parse *parse,
     *command = &commands[index];
     if (!status && argv[optind])
         status = parse_files(*command, argv + optind + 1, parse);
+    if (!status && (*command)->takes & TAKES_WHEN && !parse->options.when)
+        status = say_error(SETUP_ERROR, "expire: of which apply? It is for the timer that apply "
+                           "--confirm sets");
     if (!status && !parse->instead)
         status = parse_fits(*command, parse);
     return status ? status : parse_root(parse->root);

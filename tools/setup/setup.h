@@ -34,6 +34,7 @@
 #include "base/base.h"
 
 #include <jansson.h>
+#include <stdint.h>
 
 /* ---- apply.c: plan, apply, roll back, undo, boot ---- */
 
@@ -45,6 +46,7 @@ struct setup_options {
     bool json;
     bool force;
     unsigned confirm; /* seconds, 0: not asked for */
+    int64_t when; /* expire: of the apply that it is about */
     const struct discover_options *discover; /* setup/discover/discover.h */
 };
 
@@ -52,6 +54,7 @@ struct setup_options {
 int setup_plan(const struct setup_options *options);
 int setup_apply(const struct setup_options *options);
 int setup_confirm(const struct setup_options *options);
+int setup_expire(const struct setup_options *options);
 int setup_undo(const struct setup_options *options);
 int setup_status(const struct setup_options *options);
 int setup_boot(const struct setup_options *options);

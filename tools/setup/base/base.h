@@ -18,8 +18,8 @@
 #define SETUP_TABLE "fixport" /* the nft table, family ip or ip6 */
 #define SETUP_STATE_DIR "/var/lib/fixport" /* journals, backups */
 #define SETUP_JOURNAL SETUP_STATE_DIR "/journal.json" /* mode 0600: it has others' files in it */
-#define SETUP_PUBLIC SETUP_STATE_DIR "/public-journal.json" /* what anybody can read anyway */
-#define SETUP_LOCK "/run/fixport-setup.lock" /* not /run/lock: anybody may write there */
+#define SETUP_PUBLIC SETUP_STATE_DIR "/public-journal.json" /* a copy that 0.1.0 made */
+#define SETUP_LOCK SETUP_STATE_DIR "/lock" /* beside what it is about, whatever is mounted where */
 #define SETUP_UNIT "/etc/systemd/system/fixport-setup.service"
 #define SETUP_PROGRAM FIXPORT_SBINDIR "/fixport-setup" /* what the unit starts */
 #define SETUP_TAG "fixport:" /* every iptables rule's comment begins so */

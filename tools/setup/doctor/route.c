@@ -546,7 +546,8 @@ static bool redirects_sent(struct facts *facts, struct findings *findings, const
 static void redirects_gateway(struct facts *facts, struct findings *findings)
 {
     const struct block_list *hosts = &facts->site.hosts;
-    for (size_t i = 0; i < hosts->count; i++) {
+    /* Where nodes are the firewall there is no shorter way than to the node. */
+    for (size_t i = 0; i < hosts->count && facts->site.gateways.count; i++) {
         char dev[IFNAMSIZ];
         snprintf(dev, sizeof(dev), "%s",
                  block_is_v4(&hosts->item[i]) ? fact_device(facts, &hosts->item[i]) : "");

@@ -5,6 +5,7 @@
  * boot) rolls back. When all steps are done everything is read again; only what then is as it was
  * asked for is kept.
  */
+#include "../roles/want.h"
 #include "engine.h"
 
 #include <stdlib.h>
@@ -69,9 +70,10 @@ static int apply_begin(struct work *work, unsigned confirm, struct setup_error *
     next->when = time(NULL);
     next->deadline = confirm ? next->when + confirm : 0;
     next->earlier = work->has_old ? journal_to_json(&work->old) : NULL;
-    if (confirm && watcher_start(next->when, next->deadline, confirm, error) < 0)
+    if (confirm && keeper_start(next->when, confirm, error) < 0)
         return -1;
-    return journal_save(next, error) < 0 ? -1 : watcher_begun(error);
+    run_until(confirm);
+    return journal_save(next, error) < 0 ? -1 : keeper_begun(error);
 }
 
 /* From now on it is kept, or waits to be. */
@@ -127,6 +129,20 @@ static int apply_not_begun(const struct setup_options *options, const struct wor
     return apply_failed(options, true, SETUP_ERROR, error);
 }
 
+/* What this machine's part is not enough for. */
+static void apply_elsewhere(const struct work *work)
+{
+    char *elsewhere = roles_elsewhere(&work->site, work->next.roles);
+    for (size_t i = 0; i < work->resources.lefts; i++)
+        printf("%s%s%s", i ? ", " : "Left to others: ",
+               type_label(work->resources.left[i].type, work->resources.left[i].name),
+               i + 1 < work->resources.lefts ? "" : "; 'fixport-setup plan' shows what is needed.\n");
+    if (elsewhere)
+        printf("It works once it is applied there, too: %s.\nWhether it is cannot be known from here.\n",
+               elsewhere);
+    free(elsewhere);
+}
+
 /* @result: "applied", "unchanged". */
 static int apply_said(const struct setup_options *options, const struct work *work,
                       const char *result)
@@ -154,6 +170,7 @@ static int apply_said(const struct setup_options *options, const struct work *wo
     if (work->next.deadline)
         printf("It is kept if 'fixport-setup confirm' comes before %s; else it is rolled back.\n",
                text_when(work->next.deadline));
+    apply_elsewhere(work);
     return SETUP_OK;
 }
 
@@ -178,12 +195,15 @@ static int apply_nothing(const struct setup_options *options, struct work *work)
 /* After a reboot there would be nobody to roll back. */
 static int apply_check_confirm(const struct setup_options *options, const struct work *work)
 {
-    if (!options->confirm || work->next.persist != PERSIST_NONE)
+    if (!options->confirm ||
+        (work->next.persist != PERSIST_NONE &&
+         !roles_leave(&work->site, work->next.roles, &resource_file, SETUP_UNIT)))
         return SETUP_OK;
     return say_error(SETUP_ERROR,
-                     "%s: --confirm does not go with [setup] persist = none: after a reboot nobody "
-                     "would roll back what was not confirmed; use persist = own for it",
-                     work->config);
+                     "%s: --confirm does not go with [setup] %s: after a reboot nobody would roll "
+                     "back what was not confirmed; use persist = own for it",
+                     work->config,
+                     work->next.persist == PERSIST_NONE ? "persist = none" : "leave = unit");
 }
 
 static int apply_all(const struct setup_options *options, struct work *work)
@@ -194,7 +214,7 @@ static int apply_all(const struct setup_options *options, struct work *work)
     if (work->next.persist == PERSIST_DISTRIBUTION && work->plan.count &&
         persist_check(options->force, &error) < 0)
         return say_error(SETUP_ERROR, "%s", error.text);
-    if (!options->force && nodeports_check(work, &error) < 0)
+    if (!options->force && nodeports_check(&work->plan, &work->site.node_ports, &error) < 0)
         return say_error(SETUP_ERROR, "%s", error.text);
     if (!work->plan.count)
         return apply_nothing(options, work);
@@ -226,17 +246,20 @@ int setup_apply(const struct setup_options *options)
     struct journal journal = {.count = 0};
     bool has = false;
     signals_watch();
-    int status = lock_take(LOCK_TRY, &error);
+    int status = lock_take(0, &error);
     if (status == 0)
         status = journal_begin(&journal, &has, &error);
     if (status == 0)
         status = apply_unconfirmed(&journal, &has, &error);
     journal_free(&journal);
-    if (status < 0)
+    if (status < 0) {
+        lock_end();
         return say_error(SETUP_ERROR, "%s", error.text);
+    }
     status = work_begin(&work, options);
     if (!status)
         status = apply_all(options, &work);
     work_end(&work);
+    lock_end();
     return status;
 }

@@ -105,7 +105,7 @@ int setup_boot(const struct setup_options *options)
     bool has = false;
     size_t changed = 0;
     signals_watch();
-    int result = lock_take(LOCK_TRY, &error);
+    int result = lock_take(0, &error);
     if (result == 0)
         result = boot_begin(&journal, &has, &error);
     bool undone = has && journal.phase == JOURNAL_UNDOING;
@@ -116,5 +116,6 @@ int setup_boot(const struct setup_options *options)
     else if (result == 0 && has)
         result = boot_run(&journal, &changed, &error);
     journal_free(&journal);
+    lock_end();
     return boot_said(options, result, has, undone, changed, &error);
 }

@@ -53,21 +53,26 @@ void json_promise(bool promised);
 
 /* ---- lock.c ---- */
 
-enum lock_wait {
-    LOCK_TRY, /* fail if another one has it */
-    LOCK_WAIT,
-};
-
 /**
- * lock_take - be the only fixport-setup that changes something; until the process ends.
- * Tools that it runs inherit the lock: one that outlives a killed setup holds it until it is done.
+ * lock_take - be the only fixport-setup that changes something, until lock_end() or the process ends.
+ * @seconds: how long to wait for another one. Tools that are run inherit the lock: one that outlives
+ * a killed setup holds it until it is done.
  */
-int lock_take(enum lock_wait wait, struct setup_error *error);
+int lock_take(unsigned seconds, struct setup_error *error);
+
+/** lock_made - whether lock_take() had to make this folder. */
+bool lock_made(const char *folder);
+
+/** lock_end - all is done: give the lock back. Without a journal its file and folder go, too. */
+void lock_end(void);
 
 /** lock_is_held - whether another process has it. False if that cannot be seen. */
 bool lock_is_held(void);
 
-/** lock_forget - close the lock: in a forked child, whose parent keeps it, or when all is done. */
+/** lock_break - kill the processes that have the lock: an apply that is stuck, and its tools. */
+void lock_break(void);
+
+/** lock_forget - close the lock: in a forked child, whose parent keeps it, or for another process. */
 void lock_forget(void);
 
 /* ---- step.c ---- */
@@ -201,14 +206,6 @@ void plan_site(const struct work *work);
 /** plan_snippet - for people: what kubeadm must know, if the plan changes a manifest. */
 void plan_snippet(const struct work *work, FILE *out);
 
-/* ---- roles/nodeports.c ---- */
-
-/**
- * nodeports_check - if @work changes the range of node ports: do Services have others? Where the
- * cluster cannot be asked, that is said on stderr and is no error. Takes some seconds at most.
- */
-int nodeports_check(const struct work *work, struct setup_error *error);
-
 /* ---- persist.c: persist = distribution ---- */
 
 /** persist_check - refuse if the distribution's tool would save other people's chains as well. */
@@ -259,16 +256,28 @@ int journal_begin(struct journal *journal, bool *has, struct setup_error *error)
 /* ---- confirm.c ---- */
 
 /**
- * watcher_start - fork the process that rolls back at @deadline unless "confirm" came before.
- * @when, @deadline: of the journal that it is about; it waits @seconds from now.
+ * keeper_start - have somebody roll back in @seconds unless "confirm" came before: a timer of
+ * systemd, or else a process. @when: of the journal that it is about.
  */
-int watcher_start(int64_t when, int64_t deadline, unsigned seconds, struct setup_error *error);
+int keeper_start(int64_t when, unsigned seconds, struct setup_error *error);
 
 /**
- * watcher_begun - tell it, if there is one, that the journal is on disk: from then on it goes when
- * the journal is not about it any more.
+ * keeper_begun - tell the process, if it is one, that the journal is on disk: from then on it goes
+ * when the journal is not about it any more.
  */
-int watcher_begun(struct setup_error *error);
+int keeper_begun(struct setup_error *error);
+
+enum keeper {
+    KEEPER_NOBODY,
+    KEEPER_PROCESS,
+    KEEPER_SYSTEMD,
+};
+
+/** keeper_look - who would roll back what waits to be confirmed. */
+enum keeper keeper_look(const struct journal *journal);
+
+/** keeper_stop - nothing waits to be confirmed any more: take away what keeper_start() has made. */
+void keeper_stop(int64_t when);
 
 /* ---- systemd.c ---- */
 
@@ -289,6 +298,21 @@ void systemd_reload(void);
  */
 void systemd_start(const struct journal *journal);
 
+/**
+ * systemd_timer - have systemd run "fixport-setup expire @when" in @seconds.
+ * Return: 0, or -1: systemd does not run here (@error is empty) or has refused.
+ */
+int systemd_timer(int64_t when, unsigned seconds, struct setup_error *error);
+
+/** systemd_timer_is_set - whether systemd still has that timer. */
+bool systemd_timer_is_set(int64_t when);
+
+/** systemd_timer_stop - take the timer away, if there is one. */
+void systemd_timer_stop(int64_t when);
+
+/** systemd_timer_name - its unit's name; in a static buffer. */
+const char *systemd_timer_name(int64_t when);
+
 /** systemd_stop - the same back, after undo; not from the unit itself. */
 void systemd_stop(const struct journal *journal);
 
@@ -297,5 +321,14 @@ void systemd_stop(const struct journal *journal);
  * after whoever manages the network has been at work.
  */
 void systemd_notes(const struct work *work);
+
+/* ---- nodeports.c ---- */
+
+/**
+ * nodeports_check - if @plan sets the API server's range to @ports: do Services have others? kubectl
+ * is asked, for some seconds at most. Where it cannot be, that is said on stderr and is no error.
+ */
+int nodeports_check(const struct plan *plan, const struct portrange *ports,
+                    struct setup_error *error);
 
 #endif

@@ -109,11 +109,11 @@ int journal_use(const struct journal *journal, struct setup_error *error)
 
 static json_t *entry_to_json(const struct journal_entry *entry)
 {
-    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:b, s:b, s:b}", "type",
+    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:b, s:b}", "type",
                      entry->type->name, "name", entry->name, "why", json_text(entry->why), "before",
                      json_text(entry->before), "previous", json_text(entry->previous), "wanted",
                      json_text(entry->wanted), "after", json_text(entry->after), "done",
-                     entry->done, "dropped", entry->dropped, "hidden", entry->hidden);
+                     entry->done, "dropped", entry->dropped);
 }
 
 /* NULL for an entry makes the whole NULL: a text that is not UTF-8 has no place in JSON. */
@@ -175,12 +175,12 @@ static int entry_from_json(json_t *json, struct journal *journal)
 {
     const char *type_name, *name;
     json_t *why, *before, *previous, *wanted, *after;
-    int done, dropped, hidden = false;
+    int done, dropped, ignored; /* "hidden": of 0.1.0 */
     if (json_unpack_ex(json, NULL, JSON_STRICT,
                        "{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:b, s:b, s?b}", "type", &type_name,
                        "name", &name, "why", &why, "before", &before, "previous", &previous,
                        "wanted", &wanted, "after", &after, "done", &done, "dropped", &dropped,
-                       "hidden", &hidden) < 0)
+                       "hidden", &ignored) < 0)
         return -1;
     const struct resource_type *type = resource_type_find(type_name);
     if (!type || !name_valid(type, name) || journal_find(journal, type, name))
@@ -188,7 +188,6 @@ static int entry_from_json(json_t *json, struct journal *journal)
     struct journal_entry *entry = journal_add(journal, type, name, NULL);
     entry->done = done;
     entry->dropped = dropped;
-    entry->hidden = hidden;
     bool good = text_take(why, &entry->why);
     good &= text_take(before, &entry->before);
     good &= text_take(previous, &entry->previous);
@@ -367,17 +366,6 @@ bool journal_hidden(void)
     return access(setup_path(SETUP_JOURNAL), R_OK) < 0 && errno == EACCES;
 }
 
-int journal_look(struct journal *journal, struct setup_error *error)
-{
-    int result = 0;
-    if (journal_hidden())
-        result = journal_read(journal, setup_path(SETUP_PUBLIC), error);
-    if (result == 0)
-        return journal_load(journal, error);
-    journal->partial = result == 1;
-    return result;
-}
-
 static int folder_sync(const char *path)
 {
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -385,22 +373,6 @@ static int folder_sync(const char *path)
     if (fd >= 0)
         close(fd);
     return result;
-}
-
-/* /var/lib is there, but not always under another root. */
-static int folder_make(const char *state_dir)
-{
-    char path[PATH_MAX];
-    snprintf(path, sizeof(path), "%s", state_dir);
-    for (char *at = strchr(path + 1, '/'); at; at = strchr(at + 1, '/')) {
-        *at = '\0';
-        if (mkdir(path, 0755) < 0 && errno != EEXIST)
-            return -1;
-        *at = '/';
-    }
-    if (mkdir(path, 0755) < 0)
-        return errno == EEXIST ? 0 : -1;
-    return chmod(path, 0755);
 }
 
 static int journal_fill(const char *path, json_t *json, mode_t mode)
@@ -456,55 +428,6 @@ static int journal_write(const char *path, json_t *json, mode_t mode)
     return result;
 }
 
-/* ---- the copy for everybody ---- */
-
-/* Whether a state of a file, or of a pool, says that anybody may read it. */
-static bool state_is_open(const struct resource_type *type, const char *state)
-{
-    const char *mode = state && type == &resource_pool ? strstr(state, "\nmode = ") : state;
-    mode = mode && *mode == '\n' ? mode + strlen("\nmode = ") : mode;
-    return !mode || (strtoul(mode, NULL, 8) & 4);
-}
-
-/* Whether who is not root may read such things, too. */
-static bool entry_is_public(const struct journal_entry *entry)
-{
-    if (entry->type == &resource_file || entry->type == &resource_pool)
-        return state_is_open(entry->type, entry->before) &&
-               state_is_open(entry->type, entry->previous) &&
-               state_is_open(entry->type, entry->wanted) &&
-               state_is_open(entry->type, entry->after);
-    return entry->type == &resource_folder || entry->type == &resource_link ||
-           entry->type == &resource_sysctl || entry->type == &resource_routes;
-}
-
-/* The states stay @journal's: only the list of entries is to be freed. */
-static struct journal journal_public(const struct journal *journal)
-{
-    struct journal public = *journal;
-    public.earlier = NULL;
-    public.entry = state_grow(NULL, journal->count * sizeof(*public.entry));
-    for (size_t i = 0; i < journal->count; i++) {
-        struct journal_entry *entry = &public.entry[i];
-        *entry = journal->entry[i];
-        entry->hidden = !entry_is_public(entry);
-        if (entry->hidden)
-            entry->before = entry->previous = entry->wanted = entry->after = NULL;
-    }
-    return public;
-}
-
-/* Nothing depends on it: if it cannot be written, it is not there. */
-static void public_save(const struct journal *journal)
-{
-    struct journal public = journal_public(journal);
-    json_t *json = file_to_json(&public);
-    if (!json || journal_write(SETUP_PUBLIC, json, 0644) < 0)
-        unlink(setup_path(SETUP_PUBLIC));
-    json_decref(json);
-    free(public.entry);
-}
-
 /* ---- replacing it ---- */
 
 /* What is written, as JSON; NULL: @error. */
@@ -526,31 +449,24 @@ int journal_save(const struct journal *journal, struct setup_error *error)
     if (!json)
         return -1;
     snprintf(dir, sizeof(dir), "%s", setup_folder(SETUP_STATE_DIR));
-    int result = folder_make(dir);
+    int result = journal_write(SETUP_JOURNAL, json, 0600);
     if (result == 0)
-        result = journal_write(SETUP_JOURNAL, json, 0600);
-    if (result == 0) {
-        public_save(journal);
         result = folder_sync(dir);
-    }
-    if (result < 0) {
-        setup_fail(error, "%s cannot be written: %s", setup_path(SETUP_JOURNAL), strerror(errno));
-        rmdir(dir); /* if it was made for this */
-    }
+    int why = errno;
+    if (result < 0)
+        setup_fail(error, "%s cannot be written: %s", setup_path(SETUP_JOURNAL), strerror(why));
     json_decref(json);
+    errno = why;
     return result;
 }
 
 int journal_remove(struct setup_error *error)
 {
-    unlink(path_new(SETUP_PUBLIC));
-    unlink(setup_path(SETUP_PUBLIC));
     unlink(path_new(SETUP_JOURNAL));
     const char *path = setup_path(SETUP_JOURNAL);
     if (unlink(path) < 0 && errno != ENOENT && errno != ENOTDIR)
         return setup_fail(error, "%s cannot be removed: %s", path, strerror(errno));
     folder_sync(setup_folder(SETUP_STATE_DIR));
-    rmdir(setup_path(SETUP_STATE_DIR)); /* fails if something else is kept there, and should */
     return 0;
 }
 

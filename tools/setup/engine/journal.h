@@ -28,7 +28,6 @@ struct journal_entry {
     char *wanted; /* what the last apply asked for */
     char *after; /* what was read when it was done; NULL and !done while applying */
     bool done;
-    bool hidden; /* in a .partial journal: its states are not told; all are NULL */
     bool dropped; /* nobody wants it any more: .wanted is .before, and the entry goes when kept */
 };
 
@@ -42,7 +41,6 @@ struct journal {
     enum site_iptables iptables;
     struct journal_entry *entry;
     size_t count;
-    bool partial; /* the copy for everybody: some entries are .hidden */
     json_t *earlier; /* the journal that a roll back restores; NULL: none */
 };
 
@@ -53,10 +51,10 @@ struct journal {
  */
 int journal_load(struct journal *journal, struct setup_error *error);
 
-/** journal_save - replace it and its public copy, fsync'd; mode 0600, and 0644 for the copy. */
+/** journal_save - replace it, fsync'd; mode 0600. On failure errno says why, too. */
 int journal_save(const struct journal *journal, struct setup_error *error);
 
-/** journal_remove - take it away, and SETUP_STATE_DIR if it is empty. */
+/** journal_remove - take it away. */
 int journal_remove(struct setup_error *error);
 
 /** journal_free - give back; zeros are fine. */
@@ -68,12 +66,6 @@ struct journal_entry *journal_find(const struct journal *journal,
 
 /** resource_type_find - by its name in the journal; NULL: unknown. (registry.c) */
 const struct resource_type *resource_type_find(const char *name);
-
-/**
- * journal_look - as journal_load(), for commands that only show: who may not read it gets the copy
- * that has only what everybody can read anyway (.partial).
- */
-int journal_look(struct journal *journal, struct setup_error *error);
 
 /** journal_hidden - whether there may be a journal that only root can see. */
 bool journal_hidden(void);

@@ -82,21 +82,23 @@ static json_t *services_ask(struct setup_error *error)
     return services;
 }
 
-/* The API server's range is to be changed. */
-static bool range_changes(const struct work *work)
+static bool range_changes(const struct plan *plan, const struct portrange *ports)
 {
+    char wanted[16];
     bool changes = false;
-    for (size_t i = 0; i < work->plan.count; i++)
-        changes |= work->plan.change[i].type == &resource_nodeports && work->plan.change[i].wanted;
-    return changes && work->next.roles & ROLE_CONTROL_PLANE;
+    snprintf(wanted, sizeof(wanted), "%u-%u", ports->lo, ports->hi);
+    for (size_t i = 0; i < plan->count; i++)
+        changes |= plan->change[i].type == &resource_nodeports &&
+                   state_equal(plan->change[i].wanted, wanted);
+    return changes;
 }
 
-int nodeports_check(const struct work *work, struct setup_error *error)
+int nodeports_check(const struct plan *plan, const struct portrange *ports,
+                    struct setup_error *error)
 {
-    const struct portrange *ports = &work->site.node_ports;
     struct setup_error why = {.text = ""};
     char *names;
-    if (!range_changes(work))
+    if (!range_changes(plan, ports))
         return 0;
     json_t *services = services_ask(&why);
     if (!services) {

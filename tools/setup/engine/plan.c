@@ -3,6 +3,8 @@
  * plan: what apply would do, and why, and nothing else. Everything is on stdout, so that it can be
  * kept and compared; what is said of the plan itself is on stderr.
  */
+#include "../resources/state.h"
+#include "../roles/want.h"
 #include "engine.h"
 
 #include <stdlib.h>
@@ -19,15 +21,31 @@ static json_t *change_json(const struct change *change)
                      "wanted", json_shown(change->wanted), "steps", steps);
 }
 
+static json_t *left_json(const struct resources *resources)
+{
+    json_t *left = json_array();
+    for (size_t i = 0; i < resources->lefts; i++) {
+        const struct resource *it = &resources->left[i];
+        json_array_append_new(left, json_pack("{s:s, s:o, s:s, s:o}", "type", it->type->name, "name",
+                                              json_shown(it->name), "why", it->why, "wanted",
+                                              json_shown(it->wanted)));
+    }
+    return left;
+}
+
 json_t *work_json(const struct work *work)
 {
+    char *elsewhere = roles_elsewhere(&work->site, work->next.roles);
     json_t *changes = json_array();
     for (size_t i = 0; i < work->plan.count; i++)
         json_array_append_new(changes, change_json(&work->plan.change[i]));
     json_t *notes = json_array();
     for (size_t i = 0; i < work->resources.notes; i++)
         json_array_append_new(notes, json_shown(work->resources.note[i]));
-    return json_pack("{s:o, s:o, s:o, s:o, s:I, s:b, s:o}", "config", json_shown(work->config),
+    json_t *needed = json_shown(elsewhere);
+    free(elsewhere);
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:b, s:o}", "left",
+                     left_json(&work->resources), "elsewhere", needed, "config", json_shown(work->config),
                      "roles", json_roles(work->next.roles), "topology",
                      json_shown(work->resources.topology), "notes", notes, "resources",
                      (json_int_t)work->plan.looked_at, "guessed", work->guessed, "changes", changes);
@@ -83,17 +101,36 @@ static void plan_notes(const struct work *work)
     if (work->plan.count && geteuid() == 0)
         persist_note(work);
     systemd_notes(work);
-    if (nodeports_check(work, &error) < 0)
+    if (nodeports_check(&work->plan, &work->site.node_ports, &error) < 0)
         say_error(0, "note: apply will refuse: %s", error.text);
     if (work->guessed)
         say_error(0, "note: not everything can be read without root; what cannot is shown as if it "
                      "were not there");
 }
 
+/* As comments, because nothing of it is done. */
+static void plan_left(const struct resources *resources)
+{
+    for (size_t i = 0; i < resources->lefts; i++) {
+        const struct resource *it = &resources->left[i];
+        const char *line, *at = it->wanted ? it->wanted : "nothing\n";
+        size_t length;
+        printf("# %s is left to others ([setup] leave). What is needed there, to %s:\n",
+               type_label(it->type, it->name), it->why);
+        while ((line = state_line(&at, &length))) {
+            fputs("#     ", stdout);
+            clean_print(line, length, stdout);
+            putchar('\n');
+        }
+        putchar('\n');
+    }
+}
+
 static void plan_say(const struct work *work)
 {
     if (work->resources.topology)
         printf("# Topology: %s.\n\n", work->resources.topology);
+    plan_left(&work->resources);
     plan_print(&work->plan);
     plan_snippet(work, stdout);
     if (!work->plan.count)

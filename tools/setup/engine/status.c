@@ -7,6 +7,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define UNREADABLE "unreadable"
 
@@ -22,10 +23,9 @@ struct status {
     bool has;
     bool busy; /* another one is at work */
     bool interrupted;
-    bool unsure; /* which of the two: only root can see the lock */
+    enum keeper keeper; /* while it waits to be confirmed */
     struct status_line *line;
     size_t bad;
-    size_t unseen; /* what only root can read: neither good nor bad */
 };
 
 static const char *word_applied(const struct journal_entry *entry, const char *now, bool *good)
@@ -51,10 +51,9 @@ static void status_entry(const struct status *status, struct status_line *line)
     struct setup_error error;
     const struct journal_entry *entry = line->entry;
     line->good = false;
-    if (entry->hidden || entry->type->read(entry->name, &line->now, &error) < 0) {
+    if (entry->type->read(entry->name, &line->now, &error) < 0) {
         line->word = UNREADABLE;
-        if (!status->journal.partial)
-            say_error(0, "%s", error.text);
+        say_error(0, "%s", error.text);
     } else if (status->journal.phase == JOURNAL_APPLYING) {
         line->word = word_interrupted(entry->previous, entry->wanted, line->now);
     } else if (status->journal.phase == JOURNAL_UNDOING) {
@@ -67,21 +66,20 @@ static void status_entry(const struct status *status, struct status_line *line)
 static int status_take(struct status *status, struct setup_error *error)
 {
     const struct journal *journal = &status->journal;
-    int result = journal_look(&status->journal, error);
+    int result = journal_load(&status->journal, error);
     status->has = result == 1;
     if (result < 0 || journal_use(journal, error) < 0)
         return -1;
     bool under_way = journal->phase == JOURNAL_APPLYING || journal->phase == JOURNAL_UNDOING;
     status->busy = lock_is_held();
-    status->unsure = under_way && journal->partial;
-    status->interrupted = status->has && under_way && !status->busy && !status->unsure;
+    status->interrupted = status->has && under_way && !status->busy;
+    if (status->has && journal->deadline && journal->phase != JOURNAL_UNDOING)
+        status->keeper = keeper_look(journal);
     status->line = state_grow(NULL, journal->count * sizeof(*status->line));
     for (size_t i = 0; i < journal->count; i++) {
         status->line[i] = (struct status_line){.entry = &journal->entry[i]};
         status_entry(status, &status->line[i]);
-        bool unseen = journal->partial && strcmp(status->line[i].word, UNREADABLE) == 0;
-        status->unseen += unseen;
-        status->bad += !status->line[i].good && !unseen;
+        status->bad += !status->line[i].good;
     }
     return 0;
 }
@@ -96,9 +94,24 @@ static void status_free(struct status *status)
 
 static const char *status_going(const struct status *status)
 {
-    return status->busy     ? "is under way"
-           : status->unsure ? "is under way or was interrupted"
-                            : "was interrupted";
+    return status->busy ? "is under way" : "was interrupted";
+}
+
+static void status_keeper(const struct status *status)
+{
+    const struct journal *journal = &status->journal;
+    const char *deadline = text_when(journal->deadline);
+    bool late = time(NULL) >= journal->deadline;
+    if (status->keeper == KEEPER_NOBODY && !status->busy)
+        printf("%s is there to roll it back%s%s: the process that should have done it is gone. Confirm "
+               "it with\n'fixport-setup confirm', or roll it back with 'fixport-setup boot'; a reboot "
+               "does that too.\n",
+               late ? "It was not confirmed in time, and nobody" : "Nobody", late ? "" : " at ",
+               late ? "" : deadline);
+    else
+        printf("It is rolled back unless 'fixport-setup confirm' comes before %s: by %s.\n", deadline,
+               status->keeper == KEEPER_SYSTEMD ? systemd_timer_name(journal->when)
+                                                : "a process that waits for it");
 }
 
 static void status_heading(const struct status *status)
@@ -118,8 +131,7 @@ static void status_heading(const struct status *status)
     else
         printf("Applied %s from %s for role %s.\n", when, journal->config, roles);
     if (journal->phase == JOURNAL_UNCONFIRMED)
-        printf("It is rolled back unless 'fixport-setup confirm' comes before %s.\n",
-               text_when(journal->deadline));
+        status_keeper(status);
 }
 
 static void status_table(const struct status *status)
@@ -165,10 +177,7 @@ static void status_say(const struct status *status)
     status_heading(status);
     status_table(status);
     status_differences(status);
-    if (status->unseen)
-        printf("\n%s not compared: only root can read what is there.\n",
-               text_are(status->unseen, "resource"));
-    if (status->bad && !status->interrupted && !status->busy && !status->unsure)
+    if (status->bad && !status->interrupted && !status->busy)
         printf("\n%s not as applied; 'fixport-setup apply' mends it.\n",
                text_are(status->bad, "resource"));
 }
@@ -188,33 +197,20 @@ static json_t *status_lines(const struct status *status)
     return list;
 }
 
-static json_t *status_going_json(const struct status *status, bool value)
-{
-    return status->unsure ? json_null() : json_boolean(value);
-}
-
 static json_t *status_object(const struct status *status)
 {
     static const char *const phases[] = {"applying", "unconfirmed", "applied", "undoing"};
+    static const char *const keepers[] = {"nobody", "process", "systemd"};
     const struct journal *journal = &status->journal;
     const char *phase = !status->has ? "none" : phases[journal->phase];
     if (!status->has)
         return json_pack("{s:s, s:b, s:[]}", "phase", phase, "busy", status->busy, "resources");
-    return json_pack("{s:s, s:o, s:o, s:b, s:s, s:o, s:I, s:o, s:o}", "phase", phase, "busy",
-                     status_going_json(status, status->busy), "interrupted",
-                     status_going_json(status, status->interrupted), "guessed", journal->partial,
-                     "config", journal->config, "roles", json_roles(journal->roles), "when",
+    return json_pack("{s:s, s:b, s:b, s:s?, s:s, s:o, s:I, s:o, s:o}", "phase", phase, "busy",
+                     status->busy, "interrupted", status->interrupted, "keeper",
+                     journal->deadline ? keepers[status->keeper] : NULL, "config", journal->config, "roles", json_roles(journal->roles), "when",
                      (json_int_t)journal->when, "deadline",
                      journal->deadline ? json_integer(journal->deadline) : json_null(), "resources",
                      status_lines(status));
-}
-
-static int status_failed(const struct setup_error *error)
-{
-    if (journal_hidden())
-        return say_error(SETUP_ERROR, "%s can be read by root only: run status as root",
-                         setup_path(SETUP_JOURNAL));
-    return say_error(SETUP_ERROR, "%s", error->text);
 }
 
 int setup_status(const struct setup_options *options)
@@ -230,6 +226,6 @@ int setup_status(const struct setup_options *options)
     bool settled = !status.has || (good && status.journal.phase == JOURNAL_APPLIED);
     status_free(&status);
     if (result < 0)
-        return status_failed(&error);
+        return say_error(SETUP_ERROR, "%s", error.text);
     return settled ? SETUP_OK : SETUP_CHANGES;
 }

@@ -88,6 +88,61 @@ static void unit_tell(const char *verb)
     run_free(&result);
 }
 
+/* ---- the timer that rolls back ---- */
+
+const char *systemd_timer_name(int64_t when)
+{
+    static char name[64];
+    snprintf(name, sizeof(name), "fixport-setup-expire-%lld.timer", (long long)when);
+    return name;
+}
+
+int systemd_timer(int64_t when, unsigned seconds, struct setup_error *error)
+{
+    char self[PATH_MAX], unit[80], active[32], stamp[32];
+    ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
+    *error->text = '\0';
+    if (!systemd_runs() || length <= 0)
+        return -1;
+    self[length] = '\0';
+    snprintf(unit, sizeof(unit), "--unit=%s", systemd_timer_name(when));
+    *strrchr(unit, '.') = '\0';
+    snprintf(active, sizeof(active), "--on-active=%us", seconds);
+    snprintf(stamp, sizeof(stamp), "%lld", (long long)when);
+    char *const argv[] = {(char *)"systemd-run", (char *)"--quiet", (char *)"--collect", unit, active,
+                          (char *)"--timer-property=AccuracySec=1s", self, (char *)"expire", stamp,
+                          NULL};
+    struct run_result result;
+    int status = run_tool(argv, NULL, &result);
+    if (status < 0)
+        run_explain(argv, &result, error);
+    run_free(&result);
+    return status;
+}
+
+static int timer_tell(const char *verb, int64_t when)
+{
+    char *const argv[] = {(char *)"systemctl", (char *)"--quiet", (char *)verb,
+                          (char *)systemd_timer_name(when), NULL};
+    struct run_result result;
+    int status = run_tool(argv, NULL, &result);
+    run_free(&result);
+    return status;
+}
+
+bool systemd_timer_is_set(int64_t when)
+{
+    return systemd_runs() && timer_tell("is-active", when) == 0;
+}
+
+void systemd_timer_stop(int64_t when)
+{
+    if (systemd_timer_is_set(when))
+        timer_tell("stop", when);
+}
+
+/* ---- the unit, again ---- */
+
 void systemd_start(const struct journal *journal)
 {
     if (!journal_has_unit(journal) || unit_is_active())

@@ -5,9 +5,11 @@
  * go on with the next resource when one cannot be put back: nearer to what was is better than
  * half-way. The journal goes only when all is back, so the next undo tries the rest again.
  */
+#include "../resources/state.h"
 #include "engine.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -84,6 +86,7 @@ int rollback_run(const struct journal *journal, struct setup_error *error)
     bool failed = false;
     struct setup_error one = {.text = ""};
     signals_deaf(true);
+    run_until(0);
     for (size_t i = journal->count; i-- > 0;) {
         const struct journal_entry *entry = &journal->entry[i];
         if (walk_back(entry, entry->wanted, entry->previous, &one) < 0)
@@ -95,6 +98,8 @@ int rollback_run(const struct journal *journal, struct setup_error *error)
         return -1;
     if (!journal->earlier)
         walk_folders(journal);
+    if (journal->deadline)
+        keeper_stop(journal->when);
     return 0;
 }
 
@@ -115,6 +120,7 @@ int rollback_reload(struct journal *journal, bool *has, const char *why, struct 
 int journal_begin(struct journal *journal, bool *has, struct setup_error *error)
 {
     int result = journal_load(journal, error);
+    unlink(setup_path(SETUP_PUBLIC));
     *has = result == 1;
     if (result < 0)
         return -1;
@@ -163,6 +169,7 @@ static int undo_walk(const struct journal *journal, size_t *changed, struct setu
 {
     bool failed = false;
     struct setup_error one = {.text = ""};
+    file_in_place = true;
     for (size_t i = journal->count; i-- > 0 && !signals_seen();) {
         const struct journal_entry *entry = &journal->entry[i];
         int result = walk_back(entry, entry_left(entry), entry->before, &one);
@@ -194,8 +201,12 @@ static int undo_run(struct journal *journal, bool force, size_t *changed, struct
     if (journal_use(journal, error) < 0 || (!force && undo_check(journal, error) < 0))
         return -1;
     journal->phase = JOURNAL_UNDOING;
-    if (journal_save(journal, error) < 0)
-        return -1;
+    if (journal_save(journal, error) < 0) {
+        if (errno != ENOSPC && errno != EDQUOT)
+            return -1;
+        say_error(0, "note: there is no room to note that an undo is under way; if it is interrupted, "
+                     "run it again");
+    }
     return undo_go_on(journal, changed, error);
 }
 
@@ -233,14 +244,17 @@ int setup_undo(const struct setup_options *options)
     bool has = false;
     size_t changed = 0;
     signals_watch();
-    int result = lock_take(LOCK_TRY, &error);
+    int result = lock_take(0, &error);
     if (result == 0)
         result = journal_begin(&journal, &has, &error);
     size_t resources = journal.count;
     if (result == 0 && has)
         result = undo_run(&journal, options->force, &changed, &error);
+    if (result == 0 && journal.deadline)
+        keeper_stop(journal.when);
     if (result == 0)
         systemd_stop(&journal);
     journal_free(&journal);
+    lock_end();
     return result < 0 ? undo_failed(options, &error) : undo_done(options, resources, changed);
 }

@@ -83,9 +83,9 @@ static int work_backend(struct work *work, struct setup_error *error)
 
 static int work_journal(struct work *work, struct setup_error *error)
 {
-    int result = journal_look(&work->old, error);
+    int result = journal_load(&work->old, error);
     work->has_old = result == 1;
-    work->guessed = work->old.partial || (result < 0 && journal_hidden());
+    work->guessed = result < 0 && journal_hidden();
     return result < 0 && !work->guessed ? -1 : 0;
 }
 
@@ -159,7 +159,7 @@ static int folders_missing(struct resources *folders, const char *path, struct s
     snprintf(folder, sizeof(folder), "%s", path);
     for (char *at = strchr(folder + 1, '/'); at && result == 0; at = strchr(at + 1, '/')) {
         *at = '\0';
-        if (access(setup_folder(folder), F_OK) < 0 && errno == ENOENT)
+        if ((access(setup_folder(folder), F_OK) < 0 && errno == ENOENT) || lock_made(folder))
             result = folder_add(folders, folder, error);
         *at = '/';
     }
@@ -228,6 +228,12 @@ static int work_dropped(struct work *work, struct setup_error *error)
         const struct journal_entry *old = &work->old.entry[i];
         if (journal_find(&work->next, old->type, old->name))
             continue;
+        if (roles_leave(&work->site, work->next.roles, old->type, old->name)) {
+            resources_note(&work->resources, "%s was applied, and is left to others from now on: it "
+                           "stays as it is, and undo does not take it away any more",
+                           type_label(old->type, old->name));
+            continue;
+        }
         result = work_entry(work, old->type, old->name, old->before,
                             "not wanted any more: back to what it was before", error);
         if (result == 0)

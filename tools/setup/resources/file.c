@@ -310,6 +310,30 @@ static int temporary_fill(const struct places *places, const struct file_parts *
     return result;
 }
 
+bool file_in_place;
+
+/* As much as there was before needs no room. */
+static int file_overwrite(const char *path, const struct file_parts *parts)
+{
+    struct stat st;
+    int fd = open(path, O_WRONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0)
+        return -1;
+    int result = fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_nlink != 1 ? -1 : 0;
+    if (!result)
+        result = bytes_write(fd, parts->bytes);
+    if (!result)
+        result = ftruncate(fd, (off_t)strlen(parts->bytes));
+    if (!result)
+        result = fchown(fd, parts->uid, parts->gid);
+    if (!result)
+        result = fchmod(fd, parts->mode);
+    if (!result)
+        result = fsync(fd);
+    close(fd);
+    return result;
+}
+
 static int file_put(struct places *places, const char *to, struct setup_error *error)
 {
     struct file_parts parts;
@@ -322,7 +346,9 @@ static int file_put(struct places *places, const char *to, struct setup_error *e
     if (result < 0) {
         int why = errno;
         unlink(places->temporary);
-        return setup_fail(error, "%s: it cannot be written: %s", places->path, strerror(why));
+        if (!file_in_place || (why != ENOSPC && why != EDQUOT) ||
+            file_overwrite(places->path, &parts) < 0)
+            return setup_fail(error, "%s: it cannot be written: %s", places->path, strerror(why));
     }
     if (folder_sync(places->staging) < 0 || folder_sync(places->folder) < 0)
         return setup_fail(error, "%s: %s", places->folder, strerror(errno));

@@ -22,6 +22,7 @@
 
 #include "../../common/say.h"
 
+#include <libgen.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,7 +50,8 @@ struct node {
 
 struct document {
     const char *name;
-    const char *text; /* without a byte order mark */
+    const char *file; /* as resource_file has it, with a line for mode and owner */
+    const char *text; /* in it, behind that line and a byte order mark */
     size_t length;
     struct node *node;
     size_t count;
@@ -215,18 +217,17 @@ static int document_add(struct document *document, const yaml_event_t *event, si
     return event->type == YAML_ALIAS_EVENT ? alias_resolve(document, at) : 0;
 }
 
-/* Return: 0 or -1. document_free() in any case. */
-static int document_read(struct document *document, const char *name, const char *text,
+/* @file: as resource_file has it. Return: 0 or -1. document_free() in any case. */
+static int document_read(struct document *document, const char *name, const char *file,
                          struct setup_error *error)
 {
     yaml_parser_t parser;
     yaml_event_t event;
     size_t parent = NONE, depth = 0;
     int result = 0;
-    bool done = false;
-    *document = (struct document){.name = name, .text = text, .error = error};
-    document->text += strncmp(text, BOM, strlen(BOM)) == 0 ? strlen(BOM) : 0;
-    document->length = strlen(document->text);
+    const char *text = strchr(file, '\n') + 1;
+    text += strncmp(text, BOM, strlen(BOM)) == 0 ? strlen(BOM) : 0;
+    *document = (struct document){name, file, text, strlen(text), NULL, 0, error};
     if (document->length > BYTES_MOST)
         return setup_fail(error, "%s: it is larger than 1 MiB, which no manifest is", name);
     if (line_ends_check(document) < 0)
@@ -234,18 +235,15 @@ static int document_read(struct document *document, const char *name, const char
     if (!yaml_parser_initialize(&parser))
         return setup_fail(error, "%s: out of memory", name);
     yaml_parser_set_encoding(&parser, YAML_UTF8_ENCODING);
-    yaml_parser_set_input_string(&parser, (const unsigned char *)document->text, document->length);
-    while (!done && result == 0) {
+    yaml_parser_set_input_string(&parser, (const unsigned char *)text, document->length);
+    for (bool done = false; !done && result == 0;) {
         if (!yaml_parser_parse(&parser, &event)) {
             result = document_garbled(document, &parser);
-        } else if (event.type == YAML_STREAM_START_EVENT ||
-                   event.type == YAML_DOCUMENT_START_EVENT) {
-            yaml_event_delete(&event);
-        } else if (event.type == YAML_DOCUMENT_END_EVENT || event.type == YAML_STREAM_END_EVENT) {
-            yaml_event_delete(&event);
-            done = true;
-        } else {
+        } else if (event.type > YAML_DOCUMENT_END_EVENT) {
             result = document_add(document, &event, &parent, &depth);
+        } else {
+            done = event.type == YAML_DOCUMENT_END_EVENT || event.type == YAML_STREAM_END_EVENT;
+            yaml_event_delete(&event);
         }
     }
     yaml_parser_delete(&parser);
@@ -325,7 +323,7 @@ static size_t words_program(const struct found *found, bool named)
         bool hyper = strcmp(base_name(before), "hyperkube") == 0;
         bool value = *before == '-' && !strchr(before, '='); /* of another program's option */
         if ((strcmp(name, PROGRAM) == 0 && (named || !value)) ||
-            (hyper && strcmp(name, "apiserver") == 0))
+            (strcmp(name, "apiserver") == 0 && (hyper || (named && !value))))
             return i;
     }
     return NONE;
@@ -334,13 +332,14 @@ static size_t words_program(const struct found *found, bool named)
 /* "sh -c 'exec kube-apiserver --x'". Return: the word that shows it; NONE: not so. */
 static size_t words_shell(const struct found *found, bool named)
 {
+    bool hidden = named && found->program == NONE;
     const char *first = found->words ? base_name(found->word[0].text) : "";
     size_t length = strlen(first);
     bool shell =
         (length >= 2 && strcmp(first + length - 2, "sh") == 0) || strcmp(first, "busybox") == 0;
     for (size_t i = 0; i < found->words; i++) {
         const char *text = found->word[i].text;
-        if (strstr(text, PROGRAM) && (shell || (named && text[strcspn(text, " \t\n")])))
+        if (strstr(text, "apiserver") && (shell || (hidden && text[strcspn(text, " \t\n")])))
             return i;
     }
     return NONE;
@@ -352,11 +351,10 @@ static size_t words_shell(const struct found *found, bool named)
  */
 static int container_read(const struct document *document, size_t container, struct found *found)
 {
-    size_t name, command, shell;
+    size_t name;
     found->container = container;
     found->words = 0;
     if (map_find(document, container, "name", &name) < 0 ||
-        map_find(document, container, "command", &command) < 0 ||
         words_add(document, container, "command", found) < 0)
         return -1;
     bool alone = !found->words;
@@ -364,12 +362,12 @@ static int container_read(const struct document *document, size_t container, str
         return -1;
     const char *text = name == NONE ? NULL : node_text(document, name);
     bool named = text && strcmp(text, PROGRAM) == 0;
-    shell = words_shell(found, named);
+    found->program = words_program(found, named);
+    size_t shell = words_shell(found, named);
     if (shell != NONE)
         return refuse(document, found->word[shell].item,
                       PROGRAM " is started through a shell, so its options are no list: start it "
                               "directly, in command and args");
-    found->program = words_program(found, named);
     return found->program != NONE || (named && alone);
 }
 
@@ -539,16 +537,18 @@ static int edit_line(struct edit *edit, size_t item, bool first, const char *quo
     const char *text = document->text, *newline = strchr(text, '\n');
     const char *end = newline && newline > text && newline[-1] == '\r' ? "\r\n" : "\n";
     size_t from = node_from(document, item), line = line_begin(document, from);
-    size_t dash = line + strspn(text + line, " ");
-    if (text[dash] != '-' || dash + 1 + strspn(text + dash + 1, " \t") != from)
+    size_t dash = from;
+    while (dash > line && (text[dash - 1] == ' ' || text[dash - 1] == '\t'))
+        dash--;
+    if (dash == line || text[dash - 1] != '-')
         return refuse(document, item,
                       "this string has to be in one line with its \"-\": " OPTION
                       " will come behind it, in the same form");
     size_t at = first ? line : line_behind(document, node_to(document, item));
     bool ended = first || (at && text[at - 1] == '\n');
     edit_skip(edit, at, at);
-    fprintf(edit->out, "%s%.*s%s%s%s%s", ended ? "" : end, (int)(from - line), text + line, quote,
-            edit->text, quote, ended ? end : "");
+    fprintf(edit->out, "%s%*s%.*s%s%s%s%s", ended ? "" : end, (int)(dash - line - 1), "",
+            (int)(from - dash + 1), text + dash - 1, quote, edit->text, quote, ended ? end : "");
     return 0;
 }
 
@@ -614,16 +614,11 @@ static int edit_remove(struct edit *edit, const struct found *found)
     return 0;
 }
 
-static bool text_same(const char *a, const char *b)
-{
-    return a && b ? strcmp(a, b) == 0 : a == b;
-}
-
 /* Whether @b is what @a was; @text: with this text. */
 static bool node_same(const struct node *a, const struct node *b, const char *text)
 {
     const yaml_event_t *was = &a->event, *is = &b->event;
-    if (was->type != is->type || !text_same(a->anchor, b->anchor) || !text_same(a->tag, b->tag))
+    if (was->type != is->type || !state_equal(a->anchor, b->anchor) || !state_equal(a->tag, b->tag))
         return false;
     if (was->type != YAML_SCALAR_EVENT)
         return true;
@@ -666,23 +661,6 @@ static int edit_check(const struct edit *edit, const char *text)
                : refuse(edit->document, at, OPTION " cannot be changed here without changing more");
 }
 
-/* ---- the two operations ---- */
-
-/* @value: what the option has, malloc'd; NULL: it is not there. */
-static int manifest_get(const char *name, const char *text, char **value, struct setup_error *error)
-{
-    struct document document;
-    struct found found;
-    int result = document_read(&document, name, text, error);
-    *value = NULL;
-    if (result == 0)
-        result = option_find(&document, &found);
-    if (result == 0 && found.option != NONE)
-        *value = state_copy(found.text);
-    document_free(&document);
-    return result;
-}
-
 static int edit_do(struct edit *edit, const struct found *found, const char *to)
 {
     if (!to)
@@ -693,28 +671,19 @@ static int edit_do(struct edit *edit, const struct found *found, const char *to)
     return found->option == NONE ? edit_insert(edit, found, to) : edit_change(edit, found, to);
 }
 
-/* Return: the text with the option set to @to, or without it if that is NULL; malloc'd. */
-static char *manifest_set(const char *name, const char *text, const char *to,
-                          struct setup_error *error)
+/* Return: the file with the option set to @to (NULL: without it), malloc'd; NULL: refused. */
+static char *manifest_set(const struct document *document, const struct found *found,
+                          const char *to)
 {
-    struct document document;
-    struct found found;
     char *made;
     struct edit edit = {
-        .document = &document, .changed = NONE, .behind = NONE, .gone = {NONE, NONE}};
-    int result = document_read(&document, name, text, error);
-    if (result == 0)
-        result = option_find(&document, &found);
+        .document = document, .changed = NONE, .behind = NONE, .gone = {NONE, NONE}};
     edit.out = state_open(&made);
-    fwrite(text, 1, (size_t)(document.text - text), edit.out); /* the byte order mark */
-    if (result == 0)
-        result = edit_do(&edit, &found, to);
-    edit_skip(&edit, document.length, document.length);
+    fwrite(document->file, 1, (size_t)(document->text - document->file), edit.out);
+    int result = edit_do(&edit, found, to);
+    edit_skip(&edit, document->length, document->length);
     state_close(edit.out);
-    if (result == 0)
-        result = edit_check(&edit, made);
-    document_free(&document);
-    if (result == 0)
+    if (result == 0 && edit_check(&edit, made) == 0)
         return made;
     free(made);
     return NULL;
@@ -722,10 +691,11 @@ static char *manifest_set(const char *name, const char *text, const char *to,
 
 /* ---- the resource ---- */
 
-/* The file as resource_file has it; @text: its bytes, behind the line with the mode. */
-static int manifest_read(const char *name, char **file, const char **text,
-                         struct setup_error *error)
+/* Return: 0 or -1. @file: malloc'd or NULL, and document_free(), in any case. */
+static int manifest_read(const char *name, char **file, struct document *document,
+                         struct found *found, struct setup_error *error)
 {
+    *document = (struct document){.count = 0};
     if (resource_file.read(name, file, error) < 0)
         return -1;
     if (!*file)
@@ -733,74 +703,40 @@ static int manifest_read(const char *name, char **file, const char **text,
                           "%s: there is no such file: is this a control-plane machine whose API "
                           "server is a static pod? [control-plane] manifest names another file",
                           name);
-    *text = strchr(*file, '\n');
-    *text = *text ? *text + 1 : *file;
-    return 0;
+    return document_read(document, name, *file, error) < 0 ? -1 : option_find(document, found);
 }
 
 static int nodeports_read(const char *name, char **state, struct setup_error *error)
 {
     char *file = NULL;
-    const char *text;
-    *state = NULL;
-    int result = manifest_read(name, &file, &text, error);
-    if (result == 0)
-        result = manifest_get(name, text, state, error);
+    struct document document;
+    struct found found;
+    int result = manifest_read(name, &file, &document, &found, error);
+    *state = result == 0 && found.option != NONE ? state_copy(found.text) : NULL;
+    document_free(&document);
     free(file);
     return result;
-}
-
-/* The folder above that of @path. */
-static void staging_folder(const char *path, char buf[PATH_MAX])
-{
-    snprintf(buf, PATH_MAX, "%s", path);
-    for (int i = 0; i < 2; i++) {
-        char *slash = strrchr(buf, '/');
-        if (slash)
-            *slash = '\0';
-    }
-    if (!*buf)
-        strcpy(buf, "/");
-}
-
-/* @file with the bytes behind its first line replaced by @text; malloc'd. */
-static char *file_with(const char *file, const char *old, const char *text)
-{
-    char *made;
-    return asprintf(&made, "%.*s%s", (int)(old - file), file, text) < 0 ? NULL : made;
-}
-
-static int nodeports_change(const char *name, const char *file, const char *text, const char *to,
-                            struct steps *steps, struct setup_error *error)
-{
-    char staging[PATH_MAX];
-    if (file_alone(name, error) < 0)
-        return -1;
-    char *made = manifest_set(name, text, to, error);
-    char *whole = made ? file_with(file, text, made) : NULL;
-    staging_folder(name, staging);
-    if (whole)
-        steps_file(steps, name, file, whole, staging);
-    else if (made)
-        setup_fail(error, "%s: out of memory", name);
-    free(made);
-    free(whole);
-    return whole ? 0 : -1;
 }
 
 static int nodeports_steps(const char *name, const char *from, const char *to, struct steps *steps,
                            struct setup_error *error)
 {
-    char *file = NULL, *now = NULL;
-    const char *text;
-    int result = manifest_read(name, &file, &text, error);
-    if (result == 0)
-        result = manifest_get(name, text, &now, error);
-    if (result == 0 && !state_equal(now, from))
+    char *file = NULL, *made = NULL, staging[PATH_MAX];
+    struct document document;
+    struct found found;
+    int result = manifest_read(name, &file, &document, &found, error);
+    if (result == 0 && !state_equal(found.option == NONE ? NULL : found.text, from))
         result = setup_fail(error, "%s: somebody has changed it in the meantime", name);
     if (result == 0)
-        result = nodeports_change(name, file, text, to, steps, error);
-    free(now);
+        result = file_alone(name, error);
+    if (result == 0)
+        made = manifest_set(&document, &found, to);
+    snprintf(staging, sizeof(staging), "%s", name);
+    if (made)
+        steps_file(steps, name, file, made, dirname(dirname(staging)));
+    result = made ? 0 : -1;
+    free(made);
+    document_free(&document);
     free(file);
     return result;
 }

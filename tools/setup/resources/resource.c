@@ -65,6 +65,9 @@ void resources_free(struct resources *resources)
 {
     for (size_t i = 0; i < resources->count; i++)
         resource_free(&resources->item[i]);
+    for (size_t i = 0; i < resources->lefts; i++)
+        resource_free(&resources->left[i]);
+    free(resources->left);
     for (size_t i = 0; i < resources->notes; i++)
         free(resources->note[i]);
     free(resources->note);

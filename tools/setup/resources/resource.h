@@ -112,6 +112,8 @@ struct resources {
     char *topology; /* a sentence for people, or NULL */
     char **note;    /* sentences for people: what is as it should not be, but no error */
     size_t notes;
+    struct resource *left; /* what roles want and leave to others: for people */
+    size_t lefts;
 };
 
 /** resources_note - append a sentence to the notes. */

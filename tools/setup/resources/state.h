@@ -29,6 +29,12 @@ int file_parse(const char *state, struct file_parts *parts, struct setup_error *
 /** file_alone - 0; -1 if @path has other names (hard links), which a replacement would not reach. */
 int file_alone(const char *path, struct setup_error *error);
 
+/**
+ * file_in_place - whether file_replace() may write over a file where there is no room for another one
+ * beside it: in undo, which has the bytes in the journal until all is back.
+ */
+extern bool file_in_place;
+
 /** file_replace - do a step that replaces, makes or removes a file. */
 int file_replace(const struct step *step, struct setup_error *error);
 

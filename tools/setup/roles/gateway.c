@@ -201,7 +201,7 @@ static void rule_translated(const struct firewall *wall, const char *chain, cons
     if (!wall->site->stateful && !wall->roles->self)
         return; /* nothing is translated where nothing is tracked */
     fprintf(wall->out, "-A %s -p tcp -m conntrack --ctstate DNAT --ctdir %s", chain, direction);
-    rule_end(wall, "not to a pod's own address", "-j RETURN");
+    rule_end(wall, "translated here", "-j RETURN");
 }
 
 static void rule_answers(const struct firewall *wall, const char *chain)

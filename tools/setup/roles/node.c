@@ -299,6 +299,13 @@ static int node_routes(struct roles *roles)
                 node_way(roles, &roles->hosts.item[i], via, &gateway) < 0)
                 return -1;
     }
+    /* Said while it is still time to do it in another order. */
+    if ((roles->steers[0] || roles->steers[1]) &&
+        !journal_find(roles->journal, &resource_rule, roles->steers[0] ? "ipv4" : "ipv6"))
+        resources_note(roles->resources,
+                       "once this is applied, new connections of this node's pods to hosts go through "
+                       "the gateway, and hosts answer the pods' own addresses: hosts and gateway "
+                       "should be applied first");
     return role_hosts_path(roles, true);
 }
 
@@ -325,8 +332,7 @@ int node_want(struct roles *roles)
         return role_refuse(roles, "[pool] and [rule] have more than %d ranges of ports together",
                            PORTRANGE_MAX);
     role_reserve(roles, &ports);
-    if (roles->site->node_pool &&
-        role_pool(roles, &roles->site->config, "hold the source ports of pods' connections") < 0)
+    if (role_pool(roles, &roles->site->config, "hold the source ports of pods' connections") < 0)
         return -1;
     return node_table(roles, &ports, 4) < 0 ? -1 : node_table(roles, &ports, 6);
 }

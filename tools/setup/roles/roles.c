@@ -13,6 +13,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/utsname.h>
 
 #define UNIT_LINK "/etc/systemd/system/multi-user.target.wants/fixport-setup.service"
 #define PROTOCOL_FILE "/etc/iproute2/rt_protos.d/fixport.conf"
@@ -187,6 +188,8 @@ int role_next_hop(struct roles *roles, const char *what, const uint8_t addr[16])
 {
     char text[ADDR_TEXT], networks[400];
     struct machine_path path;
+    if (roles->leave & LEAVE_ROUTES) /* theirs may go by way of others */
+        return 0;
     if (machine_path(addr, NULL, &path, roles->error) < 0)
         return -1;
     if (path.direct)
@@ -490,6 +493,57 @@ static int check_roles(struct roles *roles)
     return 0;
 }
 
+/* ---- what is left to others ---- */
+
+static unsigned leave_word(const struct resource_type *type, const char *name)
+{
+    static const struct {
+        const struct resource_type *type;
+        const char *begin; /* of its name */
+        unsigned word;
+    } words[] = {
+        {&resource_routes, "", LEAVE_ROUTES},        {&resource_rule, "", LEAVE_ROUTES},
+        {&resource_file, PROTOCOL_FILE, LEAVE_ROUTES}, {&resource_pool, "", LEAVE_POOL},
+        {&resource_sysctl, "", LEAVE_SYSCTL},        {&resource_iptables, "", LEAVE_IPTABLES},
+        {&resource_nft, "", LEAVE_NFT},              {&resource_nodeports, "", LEAVE_NODE_PORTS},
+        {&resource_file, SETUP_STATE_DIR "/", LEAVE_NODE_PORTS},
+        {&resource_file, SETUP_UNIT, LEAVE_UNIT},    {&resource_link, UNIT_LINK, LEAVE_UNIT},
+    };
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+        if (words[i].type == type && strncmp(name, words[i].begin, strlen(words[i].begin)) == 0)
+            return words[i].word;
+    return 0;
+}
+
+static unsigned leave_here(const struct site *site, unsigned roles)
+{
+    struct utsname uts;
+    uname(&uts);
+    return site_machine_leave(site, uts.nodename, roles);
+}
+
+unsigned roles_leave(const struct site *site, unsigned roles, const struct resource_type *type,
+                     const char *name)
+{
+    return leave_word(type, name) & leave_here(site, roles);
+}
+
+/* What nobody but us could want of it goes along, such as a name for our routes' protocol. */
+static void leave_out(struct roles *roles)
+{
+    struct resources *all = roles->resources;
+    size_t kept = 0;
+    for (size_t i = 0; i < all->count; i++) {
+        if (!(leave_word(all->item[i].type, all->item[i].name) & roles->leave)) {
+            all->item[kept++] = all->item[i];
+            continue;
+        }
+        all->left = state_grow(all->left, (all->lefts + 1) * sizeof(*all->left));
+        all->left[all->lefts++] = all->item[i];
+    }
+    all->count = kept;
+}
+
 /* ---- all of it ---- */
 
 static int each_role(struct roles *roles)
@@ -543,6 +597,7 @@ static int want_all(struct roles *roles)
         reserved_add(roles) < 0 || unit_add(roles) < 0)
         return -1;
     put_in_order(roles->resources);
+    leave_out(roles);
     topology_note(roles);
     return 0;
 }
@@ -556,10 +611,13 @@ int roles_want(const struct site *site, unsigned roles, const struct journal *jo
         .roles = roles,
         .journal = journal,
         .config_path = config_path,
+        .leave = leave_here(site, roles),
         .resources = resources,
         .error = error,
     };
     *resources = (struct resources){.count = 0};
+    for (size_t i = 0; i < site->notes; i++)
+        resources_note(resources, "%s", site->note[i]);
     int result = want_all(work);
     machine_free(&work->machine);
     free(work->pods.item);

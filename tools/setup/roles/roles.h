@@ -154,6 +154,7 @@ struct roles {
     unsigned roles;
     const struct journal *journal; /* may be NULL */
     const char *config_path;
+    unsigned leave; /* of enum site_leave */
     struct machine machine;
     struct block_list pods;       /* whatever pods have: tidy */
     struct block_list hosts;      /* tidy */

@@ -23,6 +23,21 @@
 int roles_want(const struct site *site, unsigned roles, const struct journal *journal,
                const char *config_path, struct resources *resources, struct setup_error *error);
 
+/**
+ * roles_leave - what the configuration leaves to others of a machine with @roles: this kind of thing?
+ * Return: the word of enum site_leave for it, or 0.
+ */
+unsigned roles_leave(const struct site *site, unsigned roles, const struct resource_type *type,
+                     const char *name);
+
+/* ---- setup/roles/elsewhere.c ---- */
+
+/**
+ * roles_elsewhere - where else the configuration has to be applied before @roles on this machine work:
+ * "gw (gateway), node1 and node2 (node)". Return: malloc'd; NULL: nowhere.
+ */
+char *roles_elsewhere(const struct site *site, unsigned roles);
+
 /* ---- setup/roles/machine.c ---- */
 
 /** site_place - of a gateway with a leg in each network, choose the one that this machine sees. */
