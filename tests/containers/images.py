@@ -8,12 +8,14 @@ themselves, since this is the one thing that needs a network.
 import hashlib
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 
+SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PROGRAMS = ["curl", "wget", "netcat-openbsd", "python3-minimal"]
 BUILDING = ["autoconf", "automake", "gcc", "libc6-dev", "libiniparser-dev", "libjansson-dev",
             "libtool", "libyaml-dev", "make", "pkg-config"]
@@ -60,10 +62,16 @@ def mirror():
     raise Failed(f"apt has no source of Debian {code} here")
 
 
+def release():
+    """The release of Debian that the image is made from, whatever this machine's is."""
+    with open(os.path.join(SOURCE, "contrib/docker/Dockerfile"), encoding="utf-8") as file:
+        return re.search(r"^ARG BASE=.*/debian:(\w+)-slim$", file.read(), re.M)[1]
+
+
 def base(cache):
     """Return: a tar archive of a small Debian with what the tests' pods and builds need."""
     packages = ",".join([*PROGRAMS, *BUILDING, *TOOLS])
-    site, code = mirror()
+    site, code = mirror()[0], release()
     made = hashlib.sha256(f"{packages} {code} {SLIM}".encode()).hexdigest()[:12]
     path = os.path.join(cache, f"debian-{made}.tar")
     if os.path.exists(path):

@@ -35,8 +35,11 @@ events_logger = "file"
 image_copy_tmp_dir = "/run/podman"
 runtime = "runc"
 [network]
-network_backend = "cni"
 """
+
+# podman's own bridge is made by CNI's plugins; since podman 5 only by netavark, here with iptables, too.
+NETWORK = {True: 'network_backend = "cni"\n',
+           False: 'network_backend = "netavark"\nfirewall_driver = "iptables"\n'}
 
 # podman 4.3 removes an init container when it has ended, and fails if it does not know that yet.
 INIT_STAYS = "--annotation=io.podman.annotations.init.container.type=always"
@@ -68,7 +71,8 @@ class Node(Machine):
         for folder in ("/opt", "/var/tmp"):
             self.must(["mount", "-n", "-t", "tmpfs", "-o", "mode=755", "tmpfs", folder])
         self.must(["mkdir", "-p", "/run/podman", "/run/home", "/etc/cni/net.d", "/opt/fixport"])
-        self.write("/run/containers.conf", CONTAINERS_CONF)
+        version = re.search(r"\d+", self.must(["podman", "--version"]))[0]
+        self.write("/run/containers.conf", CONTAINERS_CONF + NETWORK[int(version) < 5])
         self.sysctl(ipv4__ip_forward=1)
         for state in TRACKING:
             self.sysctl(**{f"netfilter__nf_conntrack_tcp_timeout_{state}": 1})

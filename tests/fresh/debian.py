@@ -110,6 +110,7 @@ class Fresh:
 
     def __init__(self, release):
         self.release = release
+        self.archives = CACHE / f"{release}-packages"
         self.folder = None
         self.began = 0  # when the last command was started
 
@@ -118,7 +119,7 @@ class Fresh:
         self.folder = tempfile.TemporaryDirectory(dir=CACHE)  # pylint: disable=consider-using-with
         os.chmod(self.folder.name, 0o755)
         unpack(archive, Path(self.folder.name))
-        (CACHE / "archives").mkdir(exist_ok=True)
+        self.archives.mkdir(exist_ok=True)
         return self
 
     def __exit__(self, *_):
@@ -132,7 +133,7 @@ class Fresh:
         self.began = time.monotonic()
         return subprocess.run(
             ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc", "sh", "-c",
-             ENTER, "sh", self.folder.name, str(CACHE / "archives"), "env", "-C", f"/{HOME}", *argv],
+             ENTER, "sh", self.folder.name, str(self.archives), "env", "-C", f"/{HOME}", *argv],
             env=env, text=True, check=False, stdin=subprocess.DEVNULL,
             **({"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if quiet else {}))
 

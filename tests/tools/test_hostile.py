@@ -28,7 +28,6 @@ from test_setup import JOURNAL, Machine, Test, read, run, wait_for, write
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import fptest  # noqa: E402
 
-test_setup.SITE = test_setup.SITE.replace("[snat]\nmode = keep\n", "")  # it shares hosts' network
 SECONDS = float(os.environ.get("FIXPORT_HOSTILE_SECONDS", "4"))
 SOON = 15  # seconds that bounded work may take on a busy machine
 POOL = "/run/fixport/pool"

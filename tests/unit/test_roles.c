@@ -615,7 +615,7 @@ Test(roles, node)
            "comment \"fixport: keep the port\"\n"
            "\t}\n}\n");
     expect("sysctl", "net.ipv4.ip_local_reserved_ports", "60001-60999");
-    expect("pool", "/run/fixport/pool", "1 default 60001-60999 0  120000");
+    expect("pool", "/run/fixport/pool", "1 default 60001-60999 3 192.168.31.66 120000");
     cr_assert_null(wanted("routes", "ipv4"));
     cr_assert_str_eq(wants.item[wants.count - 1].type->name, "sysctl");
 }

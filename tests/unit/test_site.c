@@ -674,6 +674,164 @@ Test(site, of_several_gateways_the_one_that_suits)
     cr_expect(!site.gateway.has4 && !site.gateway.has6);
 }
 
+/* ---- rules and hosts ---- */
+
+static void expect_dest(uint32_t index, const char *text)
+{
+    char buf[100];
+    cr_assert_lt(index, site.config.policy.dest_count);
+    policy_dest_print(&site.config.policy.dest[index], buf, sizeof(buf));
+    cr_expect_str_eq(buf, text);
+}
+
+Test(site, without_a_rule_the_pool_is_for_the_hosts)
+{
+    take("[hosts]\naddresses = 192.168.31.67, 192.168.31.128/25\naddresses-2 = fd00::67\n"
+         "services = 60001, 5432-5440\n");
+    cr_expect_eq(site.config.policy.rule_count, 1);
+    cr_assert_eq(site.config.policy.dest_count, 6);
+    expect_dest(0, "192.168.31.67:5432-5440");
+    expect_dest(1, "192.168.31.67:60001");
+    expect_dest(2, "192.168.31.128/25:5432-5440");
+    expect_dest(5, "[fd00::67]:60001");
+    cr_expect_eq(site.notes, 0);
+    take("[hosts]\naddresses = 192.168.31.67\n");
+    cr_assert_eq(site.config.policy.dest_count, 1);
+    expect_dest(0, "192.168.31.67");
+    take("[hosts]\nservices = 60001\n");
+    cr_expect_eq(site.config.policy.dest_count, 0, "no hosts: everywhere");
+    take("[hosts]\naddresses = 192.168.31.67\nservices = 60001\n"
+         "[rule r]\nto = 192.168.31.0/24\n");
+    cr_expect_eq(site.config.policy.dest_count, 1, "a rule says it itself");
+}
+
+/* More destinations than a policy holds. */
+Test(site, without_a_rule_and_with_many_hosts)
+{
+    char text[6000] = "[hosts]\nservices = 1, 3, 5\n";
+    for (unsigned i = 0; i < 20; i++) {
+        snprintf(text + strlen(text), sizeof(text) - strlen(text), "addresses-%u = 10.0.%u.0",
+                 i + 2, i);
+        for (unsigned k = 1; k < (i < 8 ? 15 : 10); k++)
+            snprintf(text + strlen(text), sizeof(text) - strlen(text), ", 10.0.%u.%u", i, k);
+        strcat(text, "\n");
+        if (i == 4) {
+            take(text);
+            cr_expect_eq(site.config.policy.dest_count, 3 * 75);
+        }
+        if (i == 5) {
+            take(text);
+            cr_expect_eq(site.config.policy.dest_count, 90, "addresses alone");
+        }
+    }
+    strcat(text,
+           "addresses-50 = 10.1.0.0/29, 10.1.0.9, 10.1.0.11, 10.1.0.13, 10.1.0.15, 10.1.0.17, "
+           "10.1.0.19, 10.1.0.21, 10.1.0.23, 10.1.0.25, 10.1.0.27, 10.1.0.29, 10.1.0.31, "
+           "10.1.0.33, 10.1.0.35, 10.1.0.37\n");
+    take(text);
+    cr_expect_eq(site.config.policy.dest_count, 256);
+    strcat(text, "addresses-51 = 10.2.0.1\n");
+    take(text);
+    cr_expect_eq(site.config.policy.dest_count, 0, "everywhere");
+}
+
+/* What is said of @rules and [hosts], after the file's name; "" is nothing. @hosts: from line 4. */
+static void expect_notes(const char *hosts, const char *rules, const char *said)
+{
+    char text[2000];
+    snprintf(text, sizeof(text), "[hosts]\n%s%s", hosts, rules);
+    take(text);
+    cr_assert_eq(site.notes, *said ? 1 : 0, "%s: %s", rules, site.notes ? site.note[0] : "nothing");
+    if (*said)
+        cr_expect_str_eq(site.note[0] + strlen(path) + 2, said);
+}
+
+#define HOST "addresses = 192.168.31.67, fd00:31::67\nservices = 5432, 60001-60005\n"
+#define NETS "[node n]\naddress = 192.168.31.17\npods = 10.200.1.0/24\n"
+
+Test(site, rules_that_agree_with_hosts)
+{
+    static const char *const rules[] = {
+        "[rule r]\n",
+        "[rule r]\nto = any\n",
+        "[rule r]\nto = 0.0.0.0/0, ::/0\n",
+        "[rule r]\nto = !192.168.31.9\n",
+        "[rule r]\nto = 192.168.31.0/24, fd00:31::/64\n",
+        "[rule r]\nto = 192.168.31.67, fd00:31::67\n",
+        "[rule r]\nto = 192.168.31.67:5432\n[rule rest]\n",
+        "[rule r]\nto = 192.168.31.67:5000-60000\n[rule rest]\nto = any\n",
+        "[rule r]\nto = any:5432, any:60001-60005\n",
+        "[rule a]\nto = 192.168.31.67:5432, 192.168.31.67:60001-60002\n"
+        "[rule b]\nto = 192.168.31.67:60003-60005, fd00:31::67\n",
+        "[rule pods]\nto = 10.200.0.0/16\n[rule node]\nto = 192.168.31.17:22\n[rule rest]\n" NETS,
+        "[rule lo]\nto = 127.0.0.1:8080\n[rule rest]\n",
+    };
+    for (size_t i = 0; i < sizeof(rules) / sizeof(rules[0]); i++)
+        expect_notes(HOST, rules[i], "");
+    expect_notes("addresses = 192.168.31.0/24\nservices = 1-65535\n",
+                 "[rule a]\nto = 192.168.31.0/25\n[rule b]\nto = 192.168.31.128/25\n", "");
+    expect_notes("addresses = 192.168.31.0/24\nservices = 1\n",
+                 "[rule a]\nto = 192.168.31.0/24, !192.168.31.9\n"
+                 "[snat]\nmode = confine\n",
+                 "");
+}
+
+Test(site, a_destination_that_is_no_host)
+{
+    expect_notes(HOST, "[rule r]\nto = 192.168.31.68, 192.168.31.67, fd00:31::67\n",
+                 "line 7: [rule r] has 192.168.31.68, but the addresses of [hosts], line 4, do not "
+                 "have it: a gateway lets pods connect to these only");
+    expect_notes(HOST, "[rule r]\nto = 192.168.32.0/24, 10.9.9.9:5432, 10.9.9.8\n[rule rest]\n",
+                 "line 7: [rule r] has 192.168.32.0/24 and 2 others, but the addresses of [hosts], "
+                 "line 4, have none of them: a gateway lets pods connect to these only");
+    expect_notes(
+        HOST, "[rule r]\nto = 192.168.31.67:22\n[rule rest]\n",
+        "line 7: [rule r] has 192.168.31.67:22, but the services of [hosts], line 5, do not "
+        "have it: a gateway lets pods connect to these only");
+    expect_notes("addresses = 192.168.31.67\n", "[rule r]\nto = 192.168.31.67\n",
+                 "line 6: [rule r] has 192.168.31.67, but the services of [hosts], line 3, do not "
+                 "have it: a gateway lets pods connect to these only");
+}
+
+Test(site, a_service_that_a_rule_cannot_have)
+{
+    const char *why =
+        "[rule r] to = \"192.168.31.67:22\": 192.168.31.67:22 is none of the services "
+        "of [hosts], line 3, and the gateway lets pods connect to no others: add it "
+        "there, or leave it out here";
+    expect_line("[hosts]\n" HOST "[rule r]\nto = 192.168.31.67:22\n[rule rest]\n[machine gw]\n"
+                "roles = gateway\n" POOL,
+                why);
+    expect_line("[hosts]\n" HOST "[rule r]\nto = 192.168.31.67:22\n[rule rest]\n[gateway]\n"
+                "address = 192.168.31.2\n" POOL,
+                why);
+}
+
+Test(site, a_host_that_no_rule_matches)
+{
+    expect_notes(
+        HOST, "[rule r]\nto = 192.168.31.67\n",
+        "line 5: no [rule] is for [fd00:31::67]:5432, a service of [hosts] (the first rule "
+        "is in line 6): pods would connect to it from any port, which a gateway rejects");
+    expect_notes(
+        HOST, "[rule r]\nto = 192.168.31.67:5432, any:60001-60004\n",
+        "line 5: no [rule] is for 192.168.31.67:60005, a service of [hosts], nor for 1 other "
+        "entry there (the first rule is in line 6): pods would connect to it from any port, "
+        "which a gateway rejects");
+    expect_notes(
+        "addresses = 192.168.31.0/24\nservices = 1\n",
+        "[rule a]\nto = 192.168.31.0/24, !192.168.31.9\n",
+        "line 5: no [rule] is for 192.168.31.9:1, a service of [hosts] (the first rule is in "
+        "line 6): pods would connect to it from any port, which a gateway rejects");
+    expect_notes(
+        "addresses = 192.168.31.0/24\nservices = 1\n",
+        "[rule a]\nto = 192.168.31.0/25, 192.168.31.129, 192.168.31.130/31, "
+        "192.168.31.132/30, 192.168.31.136/29, 192.168.31.144/28, 192.168.31.160/27, "
+        "192.168.31.192/26\n",
+        "line 5: no [rule] is for 192.168.31.128:1, a service of [hosts] (the first rule is "
+        "in line 6): pods would connect to it from any port, which a gateway rejects");
+}
+
 /* ---- anything at all ---- */
 
 /* Nearly right ones get further than noise does. */

@@ -2,11 +2,12 @@
 /*
  * What the configuration's [pool] and [rule] sections say. How the file is read: file.c.
  */
-#include "file.h"
+#include "site-parts.h"
 
 #include <errno.h>
 #include <grp.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -223,8 +224,9 @@ static bool is_blank(const char *text)
     return text && !text[strspn(text, " \t\r\n\v\f")];
 }
 
+/* @otherwise: the destinations if the section names none; NULL: everywhere but loopback. */
 static int rule_add(const struct config_file *file, const struct config_section *section,
-                    const struct defaults *defaults, struct policy *policy)
+                    const struct defaults *defaults, const char *otherwise, struct policy *policy)
 {
     static const struct config_value none = {.key = KEY_TO, .number = 1, .text = ""};
     const struct config_value *to = config_section_value(section, KEY_TO);
@@ -239,12 +241,79 @@ static int rule_add(const struct config_file *file, const struct config_section 
             file, section, to,
             "no destination given: without this key it is everywhere but loopback");
     if (policy_add_rule(policy, section->own ? section->own : "default", defaults->ports,
-                        to ? to->text : NULL, &why))
+                        to ? to->text : otherwise, &why))
         return config_file_refuse_value(file, section, to ? to : &none, why.text);
     struct policy_rule *rule = &policy->rule[policy->rule_count - 1];
     rule->exhausted = defaults->exhausted.action;
     rule->wait_ms = defaults->exhausted.wait_ms;
     return 0;
+}
+
+/* ---- without a rule: where to? ---- */
+
+static int hosts_read(const struct config_file *file, const struct config_section *section,
+                      struct placed_list *list, struct portset *services)
+{
+    const struct config_value *value = config_section_value(section, KEY_SERVICES);
+    struct parse_reason why;
+    int error = 0;
+    services->count = 0;
+    if (value && portset_parse(value->text, services, &why))
+        return config_file_refuse_value(file, section, value, why.text);
+    for (size_t i = 0; !error && section && i < section->values; i++)
+        if (section->value[i].key == KEY_ADDRESSES)
+            error = placed_read(file, section, &section->value[i], false, list);
+    return error;
+}
+
+static void hosts_print(const struct placed_list *list, const struct portset *services, FILE *out)
+{
+    for (size_t i = 0; i < list->count; i++) {
+        bool v4 = block_is_v4(&list->item[i].block);
+        char text[BLOCK_TEXT];
+        block_name(&list->item[i].block, text, sizeof(text));
+        if (!services->count)
+            fprintf(out, "%s,", text);
+        for (uint32_t k = 0; k < services->count; k++)
+            fprintf(out, "%s%s%s:%u-%u,", v4 ? "" : "[", text, v4 ? "" : "]", services->range[k].lo,
+                    services->range[k].hi);
+    }
+}
+
+/*
+ * The services of [hosts], for whom a site's pool is; their addresses alone if these are more than
+ * a policy holds, and if there are no hosts, or too many of them, NULL: everywhere but loopback.
+ */
+static int hosts_text(const struct config_file *file, char **text)
+{
+    struct placed_list list = {.count = 0};
+    struct portset services;
+    size_t length;
+    int error = hosts_read(file, config_file_section(file, SECTION_HOSTS), &list, &services);
+    if (list.count * services.count > POLICY_DESTS)
+        services.count = 0;
+    FILE *out =
+        !error && list.count && list.count <= POLICY_DESTS ? open_memstream(text, &length) : NULL;
+    if (out) {
+        hosts_print(&list, &services, out);
+        if (fclose(out) != 0)
+            error = config_file_refuse_memory(file);
+        else
+            (*text)[length - 1] = '\0'; /* the last comma */
+    }
+    free(list.item);
+    return error;
+}
+
+static int default_add(const struct config_file *file, const struct config_section *pool,
+                       const struct defaults *defaults, struct policy *policy)
+{
+    char *to = NULL;
+    int error = hosts_text(file, &to);
+    if (!error)
+        error = rule_add(file, pool, defaults, to, policy);
+    free(to);
+    return error;
 }
 
 static int rules_add(const struct config_file *file, const struct defaults *defaults,
@@ -257,7 +326,7 @@ static int rules_add(const struct config_file *file, const struct defaults *defa
             continue;
         int error = section_defaults(file, section, &own);
         if (!error)
-            error = rule_add(file, section, &own, policy);
+            error = rule_add(file, section, &own, NULL, policy);
         if (error)
             return error;
     }
@@ -276,7 +345,7 @@ int config_build(const struct config_file *file, struct config *config)
     if (!error && file->count[SECTION_RULE])
         error = rules_add(file, &defaults, &made.policy);
     else if (!error && pool)
-        error = rule_add(file, pool, &defaults, &made.policy);
+        error = default_add(file, pool, &defaults, &made.policy);
     else if (!error)
         error = config_file_refuse(file, -EINVAL,
                                    "it has no [pool]: [pool] and ports = LO-HI are needed");

@@ -18,10 +18,11 @@
  *   ports = 60001-60499
  *   when-exhausted = wait 500ms
  *
- * Without a [rule] there is one, "default": everywhere but loopback, with the ports of [pool].
- * Further parts of it are the files in FILE.d (file.h). Each key and section may stand once,
- * whatever file it is in. iniparser makes names lower case; so are rules' names. The sections of
- * the site (site.h) may stand in the same file: here only their names and keys matter.
+ * Without a [rule] there is one, "default", with the ports of [pool]: for the services of [hosts],
+ * if the site has these (site.h), else for everywhere but loopback. Further parts of it are the
+ * files in FILE.d (file.h). Each key and section may stand once, whatever file it is in. iniparser
+ * makes names lower case; so are rules' names. The sections of the site (site.h) may stand in the
+ * same file: here only their names and keys matter.
  */
 #ifndef FIXPORT_TOOLS_CONFIG_H
 #define FIXPORT_TOOLS_CONFIG_H

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Between site.c, which reads the site's sections one by one, and those who help it: reading
- * addresses (site-address.c) and finding contradictions between sections (site-check.c).
+ * addresses (site-address.c) and finding contradictions between sections (site-check.c,
+ * site-agree.c).
  */
 #ifndef FIXPORT_TOOLS_SITE_PARTS_H
 #define FIXPORT_TOOLS_SITE_PARTS_H
@@ -68,5 +69,10 @@ int placed_refuse(const struct config_file *file, const struct placed *placed, c
 
 /** draft_check - refuse what contradicts itself; sets .borrowed. Return: as placed_read(). */
 int draft_check(struct draft *draft);
+
+/* ---- site-agree.c ---- */
+
+/** draft_agree - compare [rule] with [hosts], of a site that is complete. Return: the same. */
+int draft_agree(struct draft *draft);
 
 #endif

@@ -470,7 +470,9 @@ static int draft_read(struct draft *draft)
         error = lists_read(draft);
     if (!error)
         error = draft_check(draft);
-    return error ? error : lists_keep(draft);
+    if (!error)
+        error = lists_keep(draft);
+    return error ? error : draft_agree(draft);
 }
 
 int site_load(const char *path, struct site *site, struct config_error *error)
@@ -509,6 +511,9 @@ void site_free(struct site *site)
     free(site->pods.item);
     free(site->hosts.item);
     free(site->gateways.item);
+    for (size_t i = 0; i < site->notes; i++)
+        free(site->note[i]);
+    free(site->note);
     memset(site, 0, sizeof(*site));
 }
 

@@ -43,7 +43,9 @@
  *                                     iptables | nft | node-ports | unit; default: nothing
  *   node-pool = yes                   or "no": as leave = pool, on nodes alone
  *
- * The source ports of pods towards hosts are those of [pool] and [rule]: the nodes' pool.
+ * The source ports of pods towards hosts are those of [pool] and [rule]: the nodes' pool. Without a
+ * [rule] its destinations are the services of [hosts] (config.h); with one, the two are compared
+ * (site-agree.c).
  * A line, with those that continue it after a '\', has at most 1022 bytes. The lists that may be
  * longer, pods, blocks and addresses, go on in keys of their own: pods-2 to pods-99, in any order.
  * [pool] or a [rule] must be there, as for config_load().
@@ -140,6 +142,8 @@ struct site {
     enum site_iptables iptables;
     bool node_pool;
     unsigned leave; /* of enum site_leave, on every machine */
+    char **note; /* what is allowed and yet does not come through: sentences, with file and lines */
+    size_t notes;
 };
 
 /**
@@ -154,7 +158,8 @@ struct site {
  * ports that overlap the pool's or the hosts' ports, an address of the wrong kind (loopback,
  * link-local, multicast, broadcast, unspecified), the same machine, node or node's address twice, a
  * node without an address, or without one of its pods' family, nodes' pods that [pods] blocks
- * leaves out, rules whose ports are more than PORTRANGE_MAX ranges together.
+ * leaves out, rules whose ports are more than PORTRANGE_MAX ranges together, a rule for a port of a
+ * host that the gateway rejects. What may be meant all the same is a sentence in @site->note.
  *
  * Return: 0 or as config_load(). Not for several threads at once.
  */

@@ -580,8 +580,12 @@ int discovery_resolve(struct discovery *discovery, struct setup_error *error)
         nodes_merge(discovery);
     if (!discovery->nodes)
         return setup_fail(error,
-                          "there is no Node in what was read: 'kubectl get nodes -o json' is "
-                          "the least that is needed");
+                          discovery->claims
+                              ? "what was read says where pods are, but there is no Node in it, "
+                                "which has the address that they are behind: 'kubectl get "
+                                "nodes,pods -A -o json' has both"
+                              : "there is no Node in what was read: 'kubectl get nodes -o json' is "
+                                "the least that is needed");
     nodes_check(discovery);
     if (sources_choose(discovery, error) < 0)
         return -1;

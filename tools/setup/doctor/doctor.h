@@ -206,6 +206,14 @@ struct fw_chain *fw_chain_add(struct fw *fw, enum fw_backend backend, const char
 /** fw_rule_add - an empty rule at the end of a chain; valid until the next is added. */
 struct fw_rule *fw_rule_add(struct fw_chain *chain);
 
+#define WORDS_MAX 256
+
+/**
+ * split_words - split a line of iptables-save, whose quotes are "..." with \" and \\ inside.
+ * @text: is written to. @word: point into it. Return: how many words.
+ */
+size_t split_words(char *text, char *word[WORDS_MAX]);
+
 /** fw_read_save - read what iptables-save printed. @family: 4 or 6. Garbled lines are left out. */
 void fw_read_save(struct fw *fw, enum fw_backend backend, int family, const char *text);
 

@@ -471,10 +471,7 @@ static const struct {
 
 /* ---- one line ---- */
 
-#define WORDS_MAX 256
-
-/* Splits like iptables-save quotes: "..." with \" and \\ inside. Return: how many words. */
-static size_t split_words(char *text, char *word[WORDS_MAX])
+size_t split_words(char *text, char *word[WORDS_MAX])
 {
     size_t count = 0;
     while (count < WORDS_MAX) {

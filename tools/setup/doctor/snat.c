@@ -138,12 +138,28 @@ static char *snat_tame(const char *line)
 
 /* "iptables-nft -t nat -A CHAIN rest" becomes a replacement of that line, where it stands. */
 static void snat_replace_iptables(struct finding *finding, const struct fw_chain *chain,
-                                  const struct fw_rule *rule, const char *tame)
+                                  const struct fw_rule *rule, char *tame)
 {
-    const char *at = strstr(tame, " -A "), *rest = at ? strchr(at + 4, ' ') : NULL;
-    if (rest && strcspn(tame, "'\\$`;&|<>()*?#~\n") == strlen(tame))
-        finding_run(finding, "%.*s -w -R %.*s %zu%s", (int)(at - tame), tame, (int)(rest - at - 4),
-                    at + 4, (size_t)(rule - chain->rule) + 1, rest);
+    char *word[WORDS_MAX], *command;
+    size_t count = split_words(tame, word);
+    bool placed = false;
+    FILE *out = state_open(&command);
+    for (size_t i = 0; i < count; i++) {
+        char *quoted = shell_quoted(word[i]);
+        bool here = !placed && i + 1 < count && strcmp(word[i], "-A") == 0;
+        fprintf(out, "%s%s", i ? " " : "", here ? "-w -R" : quoted);
+        free(quoted);
+        if (!here)
+            continue;
+        quoted = shell_quoted(word[++i]);
+        fprintf(out, " %s %zu", quoted, (size_t)(rule - chain->rule) + 1);
+        free(quoted);
+        placed = true;
+    }
+    state_close(out);
+    if (placed && count < WORDS_MAX)
+        finding_run(finding, "%s", command);
+    free(command);
 }
 
 static void snat_replace_nft(struct finding *finding, const struct fw_chain *chain,

@@ -340,8 +340,21 @@ void check_configuration(struct facts *facts, struct findings *findings)
                  facts->config);
 }
 
+static void site_disagrees(const struct facts *facts, struct findings *findings)
+{
+    for (size_t i = 0; facts->has_site && i < facts->site.notes; i++) {
+        struct finding *finding =
+            finding_add(findings, "rules-and-hosts", SEVERITY_WARNING,
+                        "the configuration's [rule] and [hosts] do not agree");
+        finding_line(finding, "%s", facts->site.note[i]);
+        finding_why(finding, "only what both name gets a port of the range and is let through");
+        finding_mend(finding, "name it in both; without any [rule] the pool is for [hosts]");
+    }
+}
+
 void check_wanted(struct facts *facts, struct findings *findings)
 {
+    site_disagrees(facts, findings);
     if (facts->roles & ROLE_UNKNOWN) {
         struct finding *finding =
             finding_add(findings, "no-role", SEVERITY_INFO,

@@ -63,6 +63,9 @@ int lock_take(unsigned seconds, struct setup_error *error);
 /** lock_made - whether lock_take() had to make this folder. */
 bool lock_made(const char *folder);
 
+/** lock_adopt - an earlier apply had to make this folder: if it is above the lock, it goes with that. */
+void lock_adopt(const char *folder);
+
 /** lock_end - all is done: give the lock back. Without a journal its file and folder go, too. */
 void lock_end(void);
 

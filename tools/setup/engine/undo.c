@@ -64,12 +64,12 @@ static int walk_back(const struct journal_entry *entry, const char *from, const 
     return change_from(entry->type, entry->name, from, state, error);
 }
 
-/* Those above the journal's were in use until it went. */
+/* Those above the journal's and the lock's are in use until these go. */
 static void walk_folders(const struct journal *journal)
 {
     for (size_t i = journal->count; i-- > 0;)
         if (journal->entry[i].type == &resource_folder && !journal->entry[i].before)
-            (void)rmdir(setup_path(journal->entry[i].name));
+            lock_adopt(journal->entry[i].name);
 }
 
 int rollback_run(const struct journal *journal, struct setup_error *error)

@@ -299,6 +299,13 @@ static int node_routes(struct roles *roles)
                 node_way(roles, &roles->hosts.item[i], via, &gateway) < 0)
                 return -1;
     }
+    /* Said while it is still time to do it in another order. */
+    if ((roles->steers[0] || roles->steers[1]) &&
+        !journal_find(roles->journal, &resource_rule, roles->steers[0] ? "ipv4" : "ipv6"))
+        resources_note(roles->resources,
+                       "once this is applied, new connections of this node's pods to hosts go through "
+                       "the gateway, and hosts answer the pods' own addresses: hosts and gateway "
+                       "should be applied first");
     return role_hosts_path(roles, true);
 }
 

@@ -616,6 +616,8 @@ int roles_want(const struct site *site, unsigned roles, const struct journal *jo
         .error = error,
     };
     *resources = (struct resources){.count = 0};
+    for (size_t i = 0; i < site->notes; i++)
+        resources_note(resources, "%s", site->note[i]);
     int result = want_all(work);
     machine_free(&work->machine);
     free(work->pods.item);

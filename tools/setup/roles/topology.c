@@ -45,7 +45,10 @@ static bool gateway_is(const struct roles *roles, const struct block *block)
     return false;
 }
 
-/* One on a connected network, by whichever device; the gateway itself does not count. */
+/*
+ * One on a connected network, by whichever device; the gateway itself does not count. Our own routes
+ * do not either: 0.1.0 had one on nodes to each host, by the gateway.
+ */
 static int find_direct(struct roles *roles, const struct block_list *list, int family,
                        const char *device, struct machine_path *found, uint8_t addr[16])
 {
@@ -53,7 +56,7 @@ static int find_direct(struct roles *roles, const struct block_list *list, int f
         if (block_family(&list->item[i]) != family || gateway_is(roles, &list->item[i]))
             continue;
         block_sample(&list->item[i], addr);
-        if (machine_path(addr, NULL, found, roles->error) < 0)
+        if (machine_path_unrouted(addr, found, roles->error) < 0)
             return -1;
         if (found->direct && (!device || strcmp(found->device, device) == 0))
             return 1;
