@@ -21,26 +21,6 @@ static bool boot_opens(const struct journal_entry *entry)
              strcmp(entry->name + length - (sizeof(suffix) - 1), suffix) == 0));
 }
 
-/* Without these the machine would pass on what it must not, or as it must not. */
-static bool boot_guards(const struct journal_entry *entry)
-{
-    return entry->type == &resource_iptables || entry->type == &resource_nft;
-}
-
-/* As change_from(); of an interface that has gone there is no setting to make. */
-static int boot_set(const struct journal_entry *entry, struct setup_error *error)
-{
-    char *now = NULL;
-    if (entry->type == &resource_sysctl) {
-        int result = entry->type->read(entry->name, &now, error);
-        bool gone = !now;
-        free(now);
-        if (result < 0 || gone)
-            return result;
-    }
-    return change_from(entry->type, entry->name, entry->before, entry->wanted, error);
-}
-
 static int boot_run(const struct journal *journal, size_t *changed, struct setup_error *error)
 {
     bool failed = false, unguarded = false;
@@ -51,12 +31,12 @@ static int boot_run(const struct journal *journal, size_t *changed, struct setup
         const struct journal_entry *entry = &journal->entry[i];
         if (entry->type->lasting || (unguarded && boot_opens(entry)))
             continue;
-        int result = boot_set(entry, &one);
+        int result = change_from(entry->type, entry->name, entry->before, entry->wanted, &one);
         if (result < 0) {
             say_error(0, "%s", one.text);
             *error = one;
             failed = true;
-            unguarded = unguarded || boot_guards(entry);
+            unguarded |= entry->type == &resource_iptables || entry->type == &resource_nft;
         } else {
             *changed += (size_t)result;
         }
@@ -64,16 +44,6 @@ static int boot_run(const struct journal *journal, size_t *changed, struct setup
     if (unguarded)
         say_error(0, "the firewall's rules are not there: forwarding is not turned on");
     return failed ? setup_fail(error, "not everything that was applied could be set") : 0;
-}
-
-/* Nobody confirmed before the machine went down: that was the reason, perhaps. */
-static int boot_begin(struct journal *journal, bool *has, struct setup_error *error)
-{
-    if (journal_begin(journal, has, error) < 0)
-        return -1;
-    if (!*has || journal->phase != JOURNAL_UNCONFIRMED)
-        return 0;
-    return rollback_reload(journal, has, "an earlier apply was not confirmed", error);
 }
 
 static int boot_said(const struct setup_options *options, int result, bool has, bool undone,
@@ -107,7 +77,9 @@ int setup_boot(const struct setup_options *options)
     signals_watch();
     int result = lock_take(0, &error);
     if (result == 0)
-        result = boot_begin(&journal, &has, &error);
+        result = journal_begin(&journal, &has, &error);
+    if (result == 0 && has && journal.phase == JOURNAL_UNCONFIRMED) /* perhaps for a reason */
+        result = rollback_reload(&journal, &has, "an earlier apply was not confirmed", &error);
     bool undone = has && journal.phase == JOURNAL_UNDOING;
     if (result == 0 && undone)
         say_error(0, "an earlier undo was interrupted: going on from there");

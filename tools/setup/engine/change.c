@@ -174,13 +174,13 @@ int change_from(const struct resource_type *type, const char *name, const char *
                 const char *to, struct setup_error *error)
 {
     char *now = NULL, *merged = NULL;
-    if (!type->merge)
-        return change_to(type, name, to, error);
     int result = type->read(name, &now, error);
-    if (result == 0)
+    /* Of an interface that has gone there is no setting. */
+    if (result == 0 && (now || type != &resource_sysctl)) {
         result = state_merge(type, name, base, to, now, &merged, error);
-    if (result == 0)
-        result = change_to(type, name, merged, error);
+        if (result == 0)
+            result = change_to(type, name, merged, error);
+    }
     free(now);
     free(merged);
     return result;

@@ -137,7 +137,7 @@ int change_to(const struct resource_type *type, const char *name, const char *wa
 
 /**
  * change_from - as change_to(), from @base to @to: of what others share with us only our part is
- * changed, whatever the rest is by now.
+ * changed, whatever the rest is by now. A setting of an interface that has gone is none.
  */
 int change_from(const struct resource_type *type, const char *name, const char *base,
                 const char *to, struct setup_error *error);

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #define JOURNAL_FORMAT 1
+#define JOURNAL_NEW SETUP_JOURNAL ".new" /* before it is renamed */
 #define JOURNAL_MAX (64 << 20) /* bytes */
 #define JOURNAL_ENTRIES 4096
 
@@ -23,16 +24,6 @@ static const char *const persist_names[] = {"own", "distribution", "none"};
 static const char *const iptables_names[] = {"auto", "nft", "legacy"};
 
 /* ---- in memory ---- */
-
-static void entry_free(struct journal_entry *entry)
-{
-    free(entry->name);
-    free(entry->why);
-    free(entry->before);
-    free(entry->previous);
-    free(entry->wanted);
-    free(entry->after);
-}
 
 int journal_keep(struct journal *journal, struct setup_error *error)
 {
@@ -52,8 +43,13 @@ int journal_keep(struct journal *journal, struct setup_error *error)
 
 void journal_free(struct journal *journal)
 {
-    while (journal->count)
-        entry_free(&journal->entry[--journal->count]);
+    for (size_t i = 0; i < journal->count; i++) {
+        struct journal_entry *entry = &journal->entry[i];
+        char *const texts[] = {entry->name,     entry->why,    entry->before,
+                               entry->previous, entry->wanted, entry->after};
+        for (size_t k = 0; k < sizeof(texts) / sizeof(texts[0]); k++)
+            free(texts[k]);
+    }
     free(journal->entry);
     json_decref(journal->earlier);
     *journal = (struct journal){.count = 0};
@@ -81,19 +77,17 @@ struct journal_entry *journal_find(const struct journal *journal, const struct r
     return NULL;
 }
 
-static bool entry_equal(const struct journal_entry *a, const struct journal_entry *b)
-{
-    return a->type == b->type && strcmp(a->name, b->name) == 0 && state_equal(a->why, b->why) &&
-           state_equal(a->before, b->before) && state_equal(a->wanted, b->wanted);
-}
-
 bool journal_equal(const struct journal *a, const struct journal *b)
 {
     bool equal = a->phase == b->phase && a->roles == b->roles && a->persist == b->persist &&
                  a->iptables == b->iptables && a->count == b->count &&
                  strcmp(a->config, b->config) == 0;
-    for (size_t i = 0; equal && i < a->count; i++)
-        equal = entry_equal(&a->entry[i], &b->entry[i]);
+    for (size_t i = 0; equal && i < a->count; i++) {
+        const struct journal_entry *one = &a->entry[i], *other = &b->entry[i];
+        equal = one->type == other->type && strcmp(one->name, other->name) == 0 &&
+                state_equal(one->why, other->why) && state_equal(one->before, other->before) &&
+                state_equal(one->wanted, other->wanted);
+    }
     return equal;
 }
 
@@ -366,16 +360,16 @@ bool journal_hidden(void)
     return access(setup_path(SETUP_JOURNAL), R_OK) < 0 && errno == EACCES;
 }
 
-static int folder_sync(const char *path)
+static int folder_sync(void)
 {
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fd = open(setup_folder(SETUP_STATE_DIR), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     int result = fd < 0 ? -1 : fsync(fd);
     if (fd >= 0)
         close(fd);
     return result;
 }
 
-static int journal_fill(const char *path, json_t *json, mode_t mode)
+static int journal_fill(const char *path, json_t *json)
 {
     unlink(path);
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
@@ -388,7 +382,7 @@ static int journal_fill(const char *path, json_t *json, mode_t mode)
     }
     errno = EIO;
     int result = json_dumpf(json, file, JSON_INDENT(1));
-    if (result == 0 && (fflush(file) != 0 || fchmod(fd, mode) < 0 || fsync(fd) < 0))
+    if (result == 0 && (fflush(file) != 0 || fsync(fd) < 0))
         result = -1;
     int why = errno;
     fclose(file);
@@ -396,31 +390,17 @@ static int journal_fill(const char *path, json_t *json, mode_t mode)
     return result;
 }
 
-/* What is refused when it is read must not be written. */
-static bool file_readable(json_t *json)
-{
-    struct journal check = {.count = 0};
-    struct setup_error ignored;
-    bool readable = file_from_json(json, &check, &ignored) == 1;
-    journal_free(&check);
-    return readable;
-}
+/* ---- replacing it ---- */
 
-/* Return: the name under which a new @path is written, in a static buffer. */
-static const char *path_new(const char *path)
+/* Return: 0, -1 with errno. */
+static int journal_write(const char *path, const char *new, json_t *json)
 {
-    static char buf[PATH_MAX];
-    snprintf(buf, sizeof(buf), "%s.new", setup_path(path));
-    return buf;
-}
-
-static int journal_write(const char *path, json_t *json, mode_t mode)
-{
-    const char *new = path_new(path);
-    int result = journal_fill(new, json, mode);
+    int result = journal_fill(new, json);
     if (result == 0)
-        result = rename(new, setup_path(path));
-    if (result < 0) {
+        result = rename(new, path);
+    if (result == 0) {
+        result = folder_sync();
+    } else {
         int why = errno;
         unlink(new);
         errno = why;
@@ -428,45 +408,35 @@ static int journal_write(const char *path, json_t *json, mode_t mode)
     return result;
 }
 
-/* ---- replacing it ---- */
-
-/* What is written, as JSON; NULL: @error. */
-static json_t *journal_for_file(const struct journal *journal, struct setup_error *error)
-{
-    json_t *json = file_to_json(journal);
-    if (json && file_readable(json))
-        return json;
-    setup_fail(error, "%s cannot be written: what is there now is %s", setup_path(SETUP_JOURNAL),
-               json ? "too much to remember" : "not all UTF-8");
-    json_decref(json);
-    return NULL;
-}
-
 int journal_save(const struct journal *journal, struct setup_error *error)
 {
-    char dir[PATH_MAX];
-    json_t *json = journal_for_file(journal, error);
-    if (!json)
-        return -1;
-    snprintf(dir, sizeof(dir), "%s", setup_folder(SETUP_STATE_DIR));
-    int result = journal_write(SETUP_JOURNAL, json, 0600);
-    if (result == 0)
-        result = folder_sync(dir);
+    struct journal check = {.count = 0};
+    const char *path = setup_path(SETUP_JOURNAL);
+    json_t *json = file_to_json(journal);
+    int result = json ? file_from_json(json, &check, error) : -1;
+    journal_free(&check);
+    if (result < 0) { /* what is refused when it is read must not be written */
+        json_decref(json);
+        errno = EINVAL;
+        return setup_fail(error, "%s cannot be written: what is there now is %s", path,
+                          json ? "too much to remember" : "not all UTF-8");
+    }
+    result = journal_write(path, setup_path(JOURNAL_NEW), json);
     int why = errno;
-    if (result < 0)
-        setup_fail(error, "%s cannot be written: %s", setup_path(SETUP_JOURNAL), strerror(why));
     json_decref(json);
+    if (result < 0)
+        setup_fail(error, "%s cannot be written: %s", path, strerror(why));
     errno = why;
     return result;
 }
 
 int journal_remove(struct setup_error *error)
 {
-    unlink(path_new(SETUP_JOURNAL));
+    unlink(setup_path(JOURNAL_NEW));
     const char *path = setup_path(SETUP_JOURNAL);
     if (unlink(path) < 0 && errno != ENOENT && errno != ENOTDIR)
         return setup_fail(error, "%s cannot be removed: %s", path, strerror(errno));
-    folder_sync(setup_folder(SETUP_STATE_DIR));
+    folder_sync();
     return 0;
 }
 

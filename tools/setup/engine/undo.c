@@ -53,23 +53,14 @@ static bool folder_in_use(const char *name)
     return used;
 }
 
-/* As change_from(); of an interface that has gone there is no setting to put back. */
 static int walk_back(const struct journal_entry *entry, const char *from, const char *state,
                      struct setup_error *error)
 {
-    char *now = NULL;
     walk_sweep(entry);
     if (state_lost(entry->type, state))
         state = NULL;
     if (entry->type == &resource_folder && !state && folder_in_use(entry->name))
         return 0; /* by somebody else: what was ours in it has gone by now */
-    if (entry->type == &resource_sysctl) {
-        int result = entry->type->read(entry->name, &now, error);
-        bool gone = !now;
-        free(now);
-        if (result < 0 || gone)
-            return result;
-    }
     return change_from(entry->type, entry->name, from, state, error);
 }
 

@@ -44,44 +44,12 @@ static int file_judge(const char *path, const struct stat *st, struct setup_erro
     return 0;
 }
 
-/* Bytes of the UTF-8 character at @at, 0 if it is none. */
-static size_t utf8_length(const unsigned char *at)
-{
-    static const struct {
-        unsigned char mask, lead, most; /* of the first byte; what the second has at most */
-        unsigned char least[2];         /* first byte, and what the second has at least then */
-    } forms[] = {
-        {0x80, 0x00, 0, {0, 0}},
-        {0xe0, 0xc0, 0xbf, {0, 0x80}},
-        {0xf0, 0xe0, 0xbf, {0xe0, 0xa0}},
-        {0xf8, 0xf0, 0xbf, {0xf0, 0x90}},
-    };
-    for (size_t i = 0; i < 4; i++) {
-        if ((at[0] & forms[i].mask) != forms[i].lead)
-            continue;
-        unsigned char least = i && at[0] == forms[i].least[0] ? forms[i].least[1] : 0x80;
-        unsigned char most = at[0] == 0xed ? 0x9f : at[0] == 0xf4 ? 0x8f : forms[i].most;
-        if (at[0] == 0xc0 || at[0] == 0xc1 || at[0] > 0xf4 ||
-            (i && (at[1] < least || at[1] > most)))
-            return 0;
-        for (size_t k = 2; k <= i; k++)
-            if ((at[k] & 0xc0) != 0x80)
-                return 0;
-        return i + 1;
-    }
-    return 0;
-}
-
+/* What the journal can hold: no NUL, and UTF-8. */
 static bool is_text(const char *bytes, size_t length)
 {
-    const unsigned char *at = (const unsigned char *)bytes, *end = at + length;
-    while (at < end && *at) {
-        size_t n = utf8_length(at); /* the NUL at the end is no second byte of anything */
-        if (!n)
-            return false;
-        at += n;
-    }
-    return at == end;
+    json_t *text = json_stringn(bytes, length);
+    json_decref(text);
+    return text && !memchr(bytes, '\0', length);
 }
 
 /* All of it behind a head. Return: malloc'd, NULL with errno. */
