@@ -177,6 +177,7 @@ const char *pool_strerror(int error)
         {EISDIR, "it is a directory"},
         {EINVAL, "it is not a regular file"},
         {ENXIO, "it is not a regular file"},
+        {EAGAIN, "somebody holds a lease on it (fcntl F_SETLEASE)"},
         {EPERM, "its owner is neither root nor this user"},
         {EMEDIUMTYPE, "it is not a fixport pool"},
         {EPROTO, "it is a pool of another version of fixport: remove it and create it again"},

@@ -9,6 +9,10 @@
 
 #include <dlfcn.h>
 
+#ifndef SYS_close_range
+#define SYS_close_range 436 /* newer than glibc 2.31 */
+#endif
+
 static int bare_connect(int fd, const struct sockaddr *address, socklen_t length)
 {
     return (int)SYS_BARE(connect, fd, address, length);

@@ -60,10 +60,11 @@ _fixport_pool()
     done
     _fixport_value && return
     case $command in
-    create | reload) options+=" -p --ports -t --to" ;;
+    create) options+=" -p --ports -t --to" ;;
+    reload) options+=" -p --ports -t --to --any" ;;
     status | reclaim) options+=" --json" ;;
     list) options+=" --json --port --holder --state" ;;
-    remove) options+=" --force" ;;
+    remove) options+=" --force --any" ;;
     "") options+=" $commands --help --version" ;;
     esac
     _fixport_words "$options"

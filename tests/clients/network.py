@@ -5,6 +5,8 @@ A connection that the client closed stays in the kernel's tables for a minute (T
 network the cases would hand each other ports that are not free, and so would two runs in a row;
 what is tested would depend on what ran before. A fresh network namespace has nothing but loopback.
 Without root the cases run in the network that is there.
+
+So it is with the pools that the shim makes by itself, in /dev/shm, which another run may use, too.
 """
 
 import ctypes
@@ -13,7 +15,8 @@ import os
 import socket
 import struct
 
-CLONE_NEWNET = 0x40000000
+CLONE_NEWNS, CLONE_NEWNET = 0x20000, 0x40000000
+MS_REC, MS_PRIVATE = 0x4000, 0x40000
 SIOCSIFFLAGS = 0x8914
 IFF_UP = 1
 
@@ -28,4 +31,8 @@ def enter_new():
         return False
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
+    # In a chroot the root may be no mount: then what is mounted would be seen outside.
+    if libc.unshare(CLONE_NEWNS) == 0 and \
+            libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None) == 0:
+        libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0, b"mode=1777")
     return True

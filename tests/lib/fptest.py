@@ -30,13 +30,23 @@ def environment(**more):
     return dict(clean, LD_PRELOAD=PRELOAD, **more)
 
 
+def can_make_netns():
+    return subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False).returncode == 0
+
+
+def in_netns(name, *argv):
+    """A command line that runs in a namespace of "ip netns add". "ip netns exec" would make a mount
+    namespace, too, which cannot be done where the root is no mount, as in a chroot."""
+    return ["nsenter", f"--net=/var/run/netns/{name}", *argv]
+
+
 def in_own_network():
     """Starts the test again in a network namespace of its own, where that is allowed, so that what
     other tests left behind (TIME_WAIT lasts a minute) does not matter."""
     if os.environ.get("FIXPORT_TEST_OWN_NETWORK") == "1":
         return
     argv = [sys.executable, *sys.argv]
-    if subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False).returncode == 0:
+    if can_make_netns():
         os.environ["FIXPORT_TEST_OWN_NETWORK"] = "1"
         argv = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *argv]
         os.execvp(argv[0], argv)

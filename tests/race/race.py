@@ -56,7 +56,7 @@ class Place:
         self.server = None
 
     def command(self, argv):
-        return ["ip", "netns", "exec", self.name, *argv] if self.name else list(argv)
+        return fptest.in_netns(self.name, *argv) if self.name else list(argv)
 
     def run(self, argv, **options):
         return subprocess.run(self.command(argv), **options)
@@ -229,10 +229,7 @@ def race_in(tap, places, newcomer, ports, what):
 def namespaces_allowed():
     if os.geteuid() != 0 or os.environ.get("FIXPORT_RACE_NAMESPACES") == "0":
         return False
-    probe = subprocess.run(["ip", "netns", "add", "fixport-race-probe"], capture_output=True,
-                           check=False)
-    subprocess.run(["ip", "netns", "del", "fixport-race-probe"], capture_output=True, check=False)
-    return probe.returncode == 0
+    return fptest.can_make_netns()
 
 
 def race_on(tap, names, ports, way):

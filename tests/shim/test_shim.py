@@ -436,11 +436,12 @@ def check_setns(tap, server):
         tap.cannot("setns", "making network namespaces needs root")
         return
     try:
-        subprocess.run(["ip", "netns", "exec", name, "ip", "link", "set", "lo", "up"], check=True)
+        subprocess.run(fptest.in_netns(name, "ip", "link", "set", "lo", "up"), check=True)
         other = subprocess.Popen(
-            ["ip", "netns", "exec", name, sys.executable, "-u", "-c",
-             f"import socket; s = socket.create_server(('127.0.0.1', {server.port}), backlog=50);"
-             "print('ready'); k = []\nwhile True: k.append(s.accept())"],
+            fptest.in_netns(
+                name, sys.executable, "-u", "-c",
+                f"import socket; s = socket.create_server(('127.0.0.1', {server.port}), backlog=50);"
+                "print('ready'); k = []\nwhile True: k.append(s.accept())"),
             stdout=subprocess.PIPE, text=True)
         other.stdout.readline()
         for how in ("libc", "raw"):

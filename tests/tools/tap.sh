@@ -7,9 +7,15 @@
 # failure, for machines on which it must work.
 
 # Root runs in a network namespace of its own: other tests' ports are none of this one's business.
+# Nor are their private pools, and the machine's: so in a mount namespace, too, where there are any.
 if [ -z "$FIXPORT_TEST_NETNS" ] && unshare -n ip link set lo up 2>/dev/null; then
     FIXPORT_TEST_NETNS=1
     export FIXPORT_TEST_NETNS
+    apart='mount -n -t tmpfs -o mode=1777 tmpfs /dev/shm &&
+        { [ ! -d /run/fixport ] || mount -n -t tmpfs tmpfs /run/fixport; }'
+    if unshare -m sh -c "$apart" 2>/dev/null; then
+        exec unshare -n -m sh -c "ip link set lo up; $apart;"' exec sh "$@"' sh "$0" "$@"
+    fi
     exec unshare -n sh -c 'ip link set lo up; exec sh "$@"' sh "$0" "$@"
 fi
 

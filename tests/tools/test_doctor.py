@@ -43,8 +43,6 @@ services = 60001-60005
 ports = 61000-61999
 [gateway]
 address = 192.168.31.2, fd00:31::2
-[snat]
-mode = keep
 [control-plane]
 node-ports = 30000-31999
 [setup]
@@ -53,6 +51,11 @@ iptables = nft
 [pool]
 ports = 62000-62999
 """
+GATEWAY = "[gateway]\naddress = 192.168.31.2, fd00:31::2\n"
+# Pods get the node's address where no gateway stands on the network that nodes and hosts share.
+KEPT = SITE.replace(GATEWAY, "[snat]\nmode = keep\n")
+ROUTED = SITE.replace("192.168.31.67, fd00:31::67", "192.168.77.67, fd00:77::67").replace(
+    "192.168.31.2, fd00:31::2", "192.168.31.2, 192.168.77.2, fd00:31::2, fd00:77::2")
 
 MANIFEST = """\
 apiVersion: v1
@@ -107,6 +110,16 @@ printf %s "$MANIFEST" >"$ROOT/etc/kubernetes/manifests/kube-apiserver.yaml"
 """,
     "bare": "",
 }
+# Nodes of other sites: one that steers connections through the gateway, and one behind a router.
+MACHINES["steering node"] = MACHINES["routed node"] = MACHINES["node"]
+# A gateway between the hosts' network and the nodes'.
+MACHINES["routed gateway"] = MACHINES["gateway"] + """
+interface far
+sysctl -qw net.ipv4.conf.far.rp_filter=0 net.ipv4.conf.far.send_redirects=0
+ip address add 192.168.77.2/24 dev far
+ip address add fd00:77::2/64 dev far nodad
+"""
+SITES = {"node": KEPT, "routed node": ROUTED, "routed gateway": ROUTED}
 
 # A rule of Calico's in its place; fixport's own table is gone where it would stand before.
 CALICO = """
@@ -225,6 +238,12 @@ CASES = [
     silent("SNAT: fixport's own rule stands before Calico's", CALICO),
     silent("SNAT: no address translation (mode = none) stands before Calico's", CALICO,
            site=("mode = keep", "mode = none")),
+    silent("SNAT: so it does where connections are steered", CALICO, machine="steering node"),
+    Case("SNAT: connections are steered, and fixport's own rule is gone", "steering node",
+         NO_TABLE + CALICO, ("snat-random", "error", "featureDetectOverride"),
+         ("table-gone", "error", "fixport")),
+    silent("SNAT: fixport's own rule stands before Calico's, in a routed site", CALICO,
+           machine="routed node"),
     snat("Calico, nft", """
 nft -f - <<X
 table ip calico {
@@ -494,9 +513,9 @@ sysctl -qw 'net.ipv4.conf.l`id`|x.send_redirects=1'
     Case("redirects are believed by a host", "host",
          "sysctl -qw net.ipv4.conf.lan.accept_redirects=1",
          ("redirects-accepted", "info", r"net\.ipv4\.conf\.lan\.accept_redirects=0")),
-    Case("redirects are believed by a node", "node",
-         "sysctl -qw net.ipv4.conf.lan.accept_redirects=1 net.ipv4.conf.all.accept_redirects=1",
-         ("redirects-accepted", "info", "accept_redirects")),
+    silent("a node may believe redirects: those of what it steers are for pods",
+           "sysctl -qw net.ipv4.conf.lan.accept_redirects=1 net.ipv4.conf.all.accept_redirects=1",
+           "redirects-accepted", machine="steering node"),
 
     # ---- the firewall ----
     Case("a rule before our jump rejects", "gateway", "iptables-nft -I FORWARD -j REJECT",
@@ -710,7 +729,11 @@ cp "$ROOT/etc/kubernetes/manifests/kube-apiserver.yaml" "$ROOT/etc/kubernetes/ma
 sed -i /node-port-range/d "$ROOT/etc/kubernetes/manifests/kube-apiserver.yaml"
 """, ("manifest-range", "error", "is missing")),
     Case("a configuration that cannot work here", "host", "ip address flush dev lan",
-         ("cannot-apply", "error", "192.168.31.2")),
+         ("cannot-apply", "error", "role host: .* has none of this machine's addresses")),
+    Case("a gateway on no network of this machine's", "host", """
+ip address flush dev lan
+ip address add 192.168.31.67/32 dev lan
+""", ("cannot-apply", "error", r"\[gateway\] address = 192.168.31.2 ")),
     Case("a rule for somebody who is no host", "host", "",
          ("rules-and-hosts", "warning", r"line \d+: \[rule r\] has 192\.168\.31\.68"),
          site=("ports = 62000-62999\n", "ports = 62000-62999\n[rule r]\nto = 192.168.31.64/30, "
@@ -740,8 +763,9 @@ class Machine:
         self.config = os.path.join(self.scratch, "site.conf")
         self.root = os.path.join(self.scratch, "root")
 
-    def write_site(self, change):
-        text = SITE.replace(*change) if change else SITE
+    def write_site(self, site, change):
+        assert not change or change[0] in site, f"{change[0]!r} is not in the site"
+        text = site.replace(*change) if change else site
         with open(self.config, "w", encoding="utf-8") as file:
             file.write(text)
 
@@ -764,10 +788,10 @@ class Machine:
                     LIBDIR=os.path.dirname(self.library or "/usr/local/lib/x"), LC_ALL="C.UTF-8",
                     PATH=":".join([os.path.dirname(SETUP), os.environ["PATH"], "/usr/sbin:/sbin"]))
 
-    def run(self, script, site=(), argv=()):
+    def run(self, script, change=(), argv=(), site=SITE):
         """A script in new namespaces; then doctor or something else takes its place."""
         self.clear()
-        self.write_site(site)
+        self.write_site(site, change)
         return subprocess.run([*UNSHARE, "sh", "-c", script + '\nexec "$@"', "sh", *argv],
                               env=self.environment(), capture_output=True, text=True, check=False,
                               timeout=120, stdin=subprocess.DEVNULL, errors="replace")
@@ -776,15 +800,21 @@ class Machine:
         if machine == "bare":
             return COMMON
         return COMMON + MACHINES[machine] + (
-            f'fixport-setup --root "$ROOT" --config "{self.config}" --role {machine} apply '
+            f'fixport-setup --root "$ROOT" --config "{self.config}" --role {role(machine)} apply '
             '>"$ROOT/applied" 2>&1 || { cat "$ROOT/applied" >&2; exit 99; }\n')
 
     def doctor(self, case_machine, fault="", site=(), command=None, options=("--json",), before=()):
         if command is None:
-            command = () if case_machine == "bare" else ("--config", "SITE", "--role", case_machine)
+            command = () if case_machine == "bare" else ("--config", "SITE", "--role",
+                                                         role(case_machine))
         argv = [*before, SETUP, "--root", self.root, "doctor", *options,
                 *(self.config if word == "SITE" else word for word in command)]
-        return self.run(self.setup(case_machine) + fault, site, argv)
+        return self.run(self.setup(case_machine) + fault, site, argv, SITES.get(case_machine, SITE))
+
+
+def role(machine):
+    """The last word of what a machine is called."""
+    return machine.split()[-1]
 
 
 def findings(done):
@@ -867,8 +897,13 @@ def learn_paths(machine):
 # What a site may have otherwise, and is as well.
 HEALTHY = {
     "node": [("mode = keep", f"mode = {mode}") for mode in ("none", "confine")],
-    "gateway": [("iptables = nft", "iptables = legacy"), ("[snat]", "stateful = no\n[snat]"),
-                ("[snat]", "exclusive = yes\n[snat]")],
+    "steering node": [("[setup]", "[setup]\nmark = 0x80000000")],
+    "routed node": [("[setup]", f"[snat]\nmode = {mode}\n[setup]") for mode in ("none", "confine")],
+    "gateway": [("iptables = nft", "iptables = legacy"),
+                *(("[control-plane]", f"{key}\n[control-plane]")
+                  for key in ("stateful = no", "exclusive = yes"))],
+    "routed gateway": [("[setup]", f"[snat]\nmode = {mode}\n[setup]")
+                       for mode in ("none", "confine")],
     "host": [("ports = 61000-61999\n", "")],
 }
 

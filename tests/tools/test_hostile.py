@@ -28,7 +28,6 @@ from test_setup import JOURNAL, Machine, Test, read, run, wait_for, write
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import fptest  # noqa: E402
 
-test_setup.SITE = test_setup.SITE.replace("[snat]\nmode = keep\n", "")  # it shares hosts' network
 SECONDS = float(os.environ.get("FIXPORT_HOSTILE_SECONDS", "4"))
 SOON = 15  # seconds that bounded work may take on a busy machine
 POOL = "/run/fixport/pool"
@@ -196,6 +195,25 @@ def test_folder_linked(test):
     os.unlink(machine.scratch + "/way")
 
 
+class Leased:
+    """A process of a pod's root that has a lease on the pool: who opens it must wait, or fails."""
+
+    def __init__(self, pool):
+        script = ("import fcntl, os, signal, sys\nsignal.signal(signal.SIGIO, signal.SIG_IGN)\n"
+                  "fd = os.open(sys.argv[1], os.O_RDWR)\nfcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n"
+                  "print('leased', flush=True)\nsignal.pause()\n")
+        self.process = subprocess.Popen([sys.executable, "-c", script, pool], text=True,
+                                        stdout=subprocess.PIPE)
+        assert self.process.stdout.readline() == "leased\n"
+
+    __enter__ = lambda self: self  # noqa: E731
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+
 class Stopped:
     """A process of an ordinary user that has the pool locked, and is stopped."""
 
@@ -236,6 +254,19 @@ def test_lock_held(test):
         done, took = timed(lambda: machine("undo"))
         test.expect(done, 0, "undo", stream="stdout")
         test.tap.point(took < SOON, "it does not wait for ever", took)
+    test.unchanged("after undo all is as before")
+
+
+def test_leased(test):
+    machine = test.machine
+    test.expect(machine("apply"), 0, "apply")
+    with Leased(machine.root + POOL):
+        test.expect(machine("status"), 2, "somebody holds a lease on the pool: status", r"lease", "stdout")
+        done, took = timed(lambda: machine("apply"))
+        test.expect(done, 0, "apply makes it anew")
+        test.tap.point(took < SOON, "at once", took)
+    with Leased(machine.root + POOL):
+        test.expect(machine("undo"), 0, "undo takes it away")
     test.unchanged("after undo all is as before")
 
 
@@ -394,6 +425,15 @@ def test_undo_and_apply_at_once(test):
     test.unchanged("all is as before")
 
 
+def fill(folder):
+    with open(folder + "/filler", "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * 4096)
+        except OSError:
+            pass
+
+
 def test_full_disk(test):
     """All that fixport-setup writes to is full: undo needs no room."""
     machine = test.machine
@@ -406,17 +446,26 @@ def test_full_disk(test):
     for force in ([], ["--force"]):
         before = machine.state()
         test.expect(machine("apply"), 0, "apply")
-        with open(files + "/filler", "wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(b"x" * 4096)
-            except OSError:
-                pass
+        fill(files)
         done = machine("undo", *force)
         test.expect(done, 0, f"the disk is full: undo {' '.join(force)}")
         os.unlink(files + "/filler")
         lines = test_setup.differences(before, machine.state())
         test.tap.point(not lines, "all is as before", *lines)
+    before = machine.state()
+    test.expect(machine("apply"), 0, "apply")
+    mark = machine.mark()
+    machine.wrap("sysctl", f"[ -e {mark} ] || kill -KILL $PPID\n: >{mark}\nexec \"$REAL\" \"$@\"", "-w*")
+    machine.site(ports="62000-62100", node_ports="30000-30999")
+    machine("apply", wrapped=True)
+    machine.unwrap()
+    fill(files)
+    test.expect(machine("status"), 2, "a second apply was killed", r"was interrupted", "stdout")
+    test.expect(machine("undo"), 0, "the disk is full, and an apply was killed: undo")
+    os.unlink(files + "/filler")
+    lines = test_setup.differences(before, machine.state())
+    test.tap.point(not lines, "all is as before", *lines)
+    machine.site()
     run(["umount", files])
     os.rmdir(files)
     shutil.move(saved, files)
@@ -551,30 +600,5 @@ def test_library_installed(test):
     shutil.rmtree(folder)
 
 
-def main():
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    test_setup.in_own_machine()
-    scratch = os.environ["FIXPORT_TEST_SCRATCH"]
-    done = run(["sh", "-c", test_setup.BEFORE, "sh", scratch])
-    if done.returncode:
-        sys.exit(f"the machine cannot be made: {done.stderr}")
-    subprocess.run(["iptables-nft-restore"], input=test_setup.RULES, text=True, check=True)
-    tap = fptest.Tap()
-    machine = Machine(scratch)
-    for name, function in list(globals().items()):
-        if not name.startswith("test_") or not callable(function) or not (
-                len(sys.argv) < 2 or any(word in name for word in sys.argv[1:])):
-            continue
-        print(f"# {name[5:]}")
-        function(Test(tap, machine))
-        machine.unwrap()
-        machine("undo", "--force")
-        machine.roles = test_setup.ROLES
-        machine.clear()
-        machine.site()
-    tap.end()
-
-
 if __name__ == "__main__":
-    main()
+    test_setup.main(globals(), test_setup.SITE)

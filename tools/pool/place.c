@@ -11,9 +11,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -130,6 +132,8 @@ int place_clear(const struct place *place)
     if (errno != ENOTEMPTY && errno != EEXIST)
         return -errno;
     /* Whatever is in it: nothing of that is for us to walk through. */
-    snprintf(aside, sizeof(aside), ".%.200s.%ld", place->name, (long)getpid());
+    uint64_t tag = (uint64_t)getpid();
+    (void)!getrandom(&tag, sizeof(tag), GRND_NONBLOCK);
+    snprintf(aside, sizeof(aside), ".%.200s.%016" PRIx64, place->name, tag);
     return renameat(place->folder, place->name, place->folder, aside) < 0 ? -errno : 0;
 }

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define KEPT "[snat] mode = keep, the default, keeps the port ahead of that (role node)"
+#define KEPT "The role node comes ahead of that, and the port stays"
 
 /* In a cloud, whose own CNI gives pods addresses of its network unless there is another one. */
 static bool is_vpc(const struct cni_facts *cni)
@@ -66,7 +66,7 @@ static void calico_notes(const struct cni_facts *cni, struct sentences *notes)
     }
     if (cni->felix_nat_range)
         sentence_add(notes, "Calico",
-                     "natPortRange moves source ports into a range of Calico's own; " KEPT);
+                     "natPortRange moves source ports into a range of Calico's own. " KEPT);
     if (cni->felix_not_random)
         sentence_add(notes, "Calico",
                      "its MASQUERADE keeps a port that is free "

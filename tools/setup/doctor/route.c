@@ -581,20 +581,12 @@ static bool redirects_short_cut(struct facts *facts, int family, const char *dev
 {
     const struct site *site = &facts->site;
     bool near = false;
-    for (size_t i = 0; facts->roles & ROLE_HOST && i < site->nodes && !near; i++)
+    for (size_t i = 0; i < site->nodes && !near; i++)
         near = redirects_near(facts, pair_get(&site->node[i].address, family), dev);
-    for (size_t i = 0; facts->roles & ROLE_NODE && i < facts->machine.count && !near; i++) {
-        const struct machine_address *own = &facts->machine.item[i];
-        struct block network = {.prefix = own->prefix};
-        memcpy(network.addr, own->addr, 16);
-        address_mask(network.addr, network.prefix);
-        for (size_t j = 0; j < site->hosts.count && strcmp(own->device, dev) == 0; j++)
-            near |=
-                block_has(&network, site->hosts.item[j].addr) && block_family(&network) == family;
-    }
     return near;
 }
 
+/* Hosts alone: what a node steers to the gateway has a pod's address, and so has the redirect. */
 static void redirects_accepted(struct facts *facts, struct findings *findings, int family)
 {
     const uint8_t *gateway = pair_get(&facts->site.gateway, family);
@@ -619,7 +611,7 @@ void check_redirects(struct facts *facts, struct findings *findings)
 {
     if (facts->roles & ROLE_GATEWAY)
         redirects_gateway(facts, findings);
-    if (facts->roles & (ROLE_HOST | ROLE_NODE)) {
+    if (facts->roles & ROLE_HOST) {
         redirects_accepted(facts, findings, 4);
         redirects_accepted(facts, findings, 6);
     }

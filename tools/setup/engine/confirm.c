@@ -55,16 +55,18 @@ static int rollback_try(int64_t when, struct setup_error *error)
 {
     struct journal journal = {.count = 0};
     int result = journal_load(&journal, error);
-    if (result == 1 && keeper_concerns(&journal, when)) {
+    bool concerns = result == 1 && keeper_concerns(&journal, when);
+    result = result < 0 ? -1 : 0;
+    if (concerns) {
         syslog(LOG_WARNING, "not confirmed in time: rolling back");
         result = journal_use(&journal, error);
         if (result == 0)
             result = rollback_run(&journal, error);
     }
     journal_free(&journal);
-    if (result < 0)
+    if (result)
         syslog(LOG_ERR, "%s", error->text);
-    return result < 0 ? -1 : 0;
+    return result ? -1 : 0;
 }
 
 /* At the deadline. Return: 0 or -1. */

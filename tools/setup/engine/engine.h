@@ -63,6 +63,9 @@ int lock_take(unsigned seconds, struct setup_error *error);
 /** lock_made - whether lock_take() had to make this folder. */
 bool lock_made(const char *folder);
 
+/** lock_adopt - an earlier apply had to make this folder: if it is above the lock, it goes with that. */
+void lock_adopt(const char *folder);
+
 /** lock_end - all is done: give the lock back. Without a journal its file and folder go, too. */
 void lock_end(void);
 
@@ -232,6 +235,7 @@ bool persist_is_saved(const struct journal_entry *entry, enum site_persist persi
 /**
  * rollback_run - bring everything to where it was when the journal's apply began, last first, and
  * restore the earlier journal. On failure the journal stays, and the next one tries again.
+ * Return: 0; -1; 1: there is no room for the earlier journal, and all else is done.
  */
 int rollback_run(const struct journal *journal, struct setup_error *error);
 

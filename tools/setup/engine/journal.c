@@ -470,13 +470,25 @@ int journal_remove(struct setup_error *error)
     return 0;
 }
 
+int journal_earlier(const struct journal *journal, struct journal *earlier,
+                    struct setup_error *error)
+{
+    *earlier = (struct journal){.count = 0};
+    return journal_from_json(journal->earlier, earlier) < 0
+               ? journal_bad(error, "its earlier journal")
+               : 0;
+}
+
 int journal_restore(const struct journal *journal, struct setup_error *error)
 {
-    struct journal earlier = {.count = 0};
+    struct journal earlier;
     if (!journal->earlier)
         return journal_remove(error);
-    int result = journal_from_json(journal->earlier, &earlier);
-    result = result < 0 ? journal_bad(error, "its earlier journal") : journal_save(&earlier, error);
+    int result = journal_earlier(journal, &earlier, error);
+    if (result == 0)
+        result = journal_save(&earlier, error);
+    int why = errno;
     journal_free(&earlier);
+    errno = why;
     return result;
 }

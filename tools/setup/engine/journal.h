@@ -86,7 +86,11 @@ bool journal_equal(const struct journal *a, const struct journal *b);
 /** journal_to_json - the journal without its .earlier. New reference. */
 json_t *journal_to_json(const struct journal *journal);
 
-/** journal_restore - put back what .earlier says: that journal, or none. */
+/** journal_earlier - what .earlier says, which is there. @earlier: free with journal_free(). */
+int journal_earlier(const struct journal *journal, struct journal *earlier,
+                    struct setup_error *error);
+
+/** journal_restore - put back what .earlier says: that journal, or none. On failure as journal_save(). */
 int journal_restore(const struct journal *journal, struct setup_error *error);
 
 /** journal_use - choose the iptables backend that the entries were made with, if there are any. */

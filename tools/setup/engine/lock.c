@@ -25,7 +25,14 @@
 #define LOCK_RACES 100   /* how often the file may be another one's by the time that we have it */
 
 static int lock_fd = -1;
-static char lock_folder[PATH_MAX]; /* the first that was made for it, or "" */
+static char lock_folder[PATH_MAX]; /* the uppermost that was made for it, or "" */
+
+/* Whether @path is @folder, or in it. */
+static bool folder_is_in(const char *path, const char *folder)
+{
+    size_t length = strlen(folder);
+    return strncmp(path, folder, length) == 0 && (!path[length] || path[length] == '/');
+}
 
 /* On a real system all but the last are there. */
 static int lock_make_folders(void)
@@ -108,8 +115,16 @@ bool lock_is_held(void)
 
 bool lock_made(const char *folder)
 {
-    size_t length = strlen(lock_folder);
-    return length && strncmp(setup_path(folder), lock_folder, length) == 0;
+    return *lock_folder && folder_is_in(setup_folder(folder), lock_folder);
+}
+
+void lock_adopt(const char *folder)
+{
+    char path[PATH_MAX];
+    snprintf(path, sizeof(path), "%s", setup_folder(folder));
+    if (folder_is_in(setup_folder(SETUP_STATE_DIR), path) &&
+        (!*lock_folder || strlen(path) < strlen(lock_folder)))
+        memcpy(lock_folder, path, sizeof(path));
 }
 
 /* Nobody but root can have opened it: an apply, and the tools that inherited it. */

@@ -73,12 +73,12 @@ static int walk_back(const struct journal_entry *entry, const char *from, const 
     return change_from(entry->type, entry->name, from, state, error);
 }
 
-/* Those above the journal's were in use until it went. */
+/* Those above the journal's and the lock's are in use until these go. */
 static void walk_folders(const struct journal *journal)
 {
     for (size_t i = journal->count; i-- > 0;)
         if (journal->entry[i].type == &resource_folder && !journal->entry[i].before)
-            (void)rmdir(setup_path(journal->entry[i].name));
+            lock_adopt(journal->entry[i].name);
 }
 
 int rollback_run(const struct journal *journal, struct setup_error *error)
@@ -94,8 +94,10 @@ int rollback_run(const struct journal *journal, struct setup_error *error)
     }
     signals_deaf(false);
     systemd_reload();
-    if (failed || journal_restore(journal, error) < 0)
+    if (failed)
         return -1;
+    if (journal_restore(journal, error) < 0)
+        return errno == ENOSPC || errno == EDQUOT ? 1 : -1;
     if (!journal->earlier)
         walk_folders(journal);
     if (journal->deadline)
@@ -109,8 +111,16 @@ int rollback_reload(struct journal *journal, bool *has, const char *why, struct 
     int result = journal_use(journal, error);
     if (result == 0)
         result = rollback_run(journal, error);
+    if (result == 1 && file_in_place) { /* undo goes on from there, and removes it */
+        struct journal earlier;
+        result = journal_earlier(journal, &earlier, error);
+        journal_free(journal);
+        *journal = earlier;
+        *has = true;
+        return result;
+    }
     journal_free(journal);
-    if (result < 0)
+    if (result)
         return -1;
     result = journal_load(journal, error);
     *has = result == 1;
@@ -169,7 +179,6 @@ static int undo_walk(const struct journal *journal, size_t *changed, struct setu
 {
     bool failed = false;
     struct setup_error one = {.text = ""};
-    file_in_place = true;
     for (size_t i = journal->count; i-- > 0 && !signals_seen();) {
         const struct journal_entry *entry = &journal->entry[i];
         int result = walk_back(entry, entry_left(entry), entry->before, &one);
@@ -244,6 +253,7 @@ int setup_undo(const struct setup_options *options)
     bool has = false;
     size_t changed = 0;
     signals_watch();
+    file_in_place = true;
     int result = lock_take(0, &error);
     if (result == 0)
         result = journal_begin(&journal, &has, &error);

@@ -92,6 +92,8 @@ static int work_journal(struct work *work, struct setup_error *error)
 /* Much of a machine only root may see; plan is for everybody. */
 static int work_read(struct work *work, struct journal_entry *entry, struct setup_error *error)
 {
+    if (entry->type == &resource_folder && lock_made(entry->name))
+        return 0; /* it was not there before us */
     if (entry->type->read(entry->name, &entry->previous, error) == 0)
         return 0;
     if (geteuid() == 0)

@@ -142,7 +142,7 @@ static enum lost pool_lost(const char *state)
 static bool pool_error_is_lost(int error)
 {
     static const int lost[] = {EMEDIUMTYPE, EPROTO, EBADMSG, ESTALE, ELOOP,
-                               EISDIR,      EINVAL, ENXIO,   EPERM};
+                               EISDIR,      EINVAL, ENXIO,   EPERM,  EAGAIN};
     for (size_t i = 0; i < sizeof(lost) / sizeof(lost[0]); i++)
         if (error == -lost[i])
             return true;
