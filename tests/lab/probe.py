@@ -177,7 +177,7 @@ class Stage(Network):
                           env=environment())
 
         with open(self["host-a"].path(SITE_PATH), "w", encoding="ascii") as file:
-            file.write(siteconf.Wish().text())
+            file.write(siteconf.Wish(address=True).text())
         # so many scenes at once would use up what a second is allowed to have of ICMP errors
         self["gateway"].sysctl(ipv4__icmp_ratelimit=0, ipv6__icmp__ratelimit=0)
 
