@@ -168,7 +168,7 @@ void lock_end(void)
     snprintf(path, sizeof(path), "%s", setup_path(SETUP_JOURNAL));
     if (access(path, F_OK) < 0 && errno == ENOENT) {
         unlink(setup_path(SETUP_LOCK));
-        snprintf(path, sizeof(path), "%s", setup_folder(SETUP_STATE_DIR));
+        snprintf(path, sizeof(path), "%s", setup_path(SETUP_STATE_DIR)); /* not what a link leads to */
         while (rmdir(path) == 0 && *lock_folder && strcmp(path, lock_folder) != 0)
             *strrchr(path, '/') = '\0';
     }
