@@ -638,6 +638,16 @@ def test_table_of_others(test):
         test.one_line_only(machine(command), f"a rule with our number that we do not make: {command}",
                            r"policy routing with priority 99 has fixport's protocol number")
     run(["ip", "rule", "del", "priority", "99"])
+    for kind in ("tables", "protos"):
+        os.makedirs(f"/etc/iproute2/rt_{kind}.d", exist_ok=True)
+        write(f"/etc/iproute2/rt_{kind}.d/test.conf", "161 somebodys\n")
+    test.expect(machine("apply"), 0, "table and protocol have names on this machine: apply")
+    test.tap.point("lookup somebodys proto somebodys" in run(["ip", "rule"]).stdout, "ip(8) shows them")
+    test.expect(machine("plan"), 0, "plan has nothing left", r"^Nothing to change", "stdout")
+    test.expect(machine("undo"), 0, "undo")
+    for kind in ("tables", "protos"):
+        os.unlink(f"/etc/iproute2/rt_{kind}.d/test.conf")
+    test.unchanged("after undo all is as before", untouched)
     others = ["ip", "rule", "add", "priority", "161", "fwmark", "0x10", "lookup", "77"]
     run(others)
     before = machine.state()
