@@ -565,6 +565,67 @@ def case_source_routing(tap):
                       done.stdout, done.stderr)
 
 
+def case_mark(tap):
+    """Somebody else's marks: a rule that looks at our bit is a refusal; without it nothing of theirs
+    is taken to our table."""
+    with Site(TOPOLOGIES["one-arm"], True) as site:
+        node = site["node1"]
+        node.must(["ip", "rule", "add", "fwmark", "0x2001", "lookup", "77", "pref", "500"])
+        before = state.of_machine(node)
+        done = site.setup("node1", "apply")
+        tap.point(done.returncode == 1 and "mark = 0x2000 is in use here" in done.stderr and
+                  not state.difference(before, state.of_machine(node)),
+                  "a mark that is in use is refused, and nothing changed", done.stdout, done.stderr)
+        node.must(["ip", "rule", "del", "fwmark", "0x2001", "lookup", "77", "pref", "500"])
+        node.must(["nft", "add table ip theirs; add chain ip theirs out { type route hook output "
+                   "priority mangle; }; add rule ip theirs out meta l4proto tcp meta mark set 0x2001"])
+        tasks = [*tasks_of(site), *sessions_open(site)]
+        check(tap, site, tasks, "marked by somebody, before")
+        done = site.setup("node1", "apply")
+        tap.point(done.returncode == 0, "apply where somebody marks packets", done.stdout, done.stderr)
+        check(tap, site, tasks, "marked by somebody, node1 applied")
+
+
+def case_blocks(tap):
+    """[hosts] is the whole network, with nodes and the gateway in it."""
+    for name in ("nodes", "one-arm"):
+        with Site(TOPOLOGIES[name], True) as site:
+            if name == "nodes":
+                wide = "192.168.31.0/24, fd00:31::/64"
+            else:  # beside the nodes
+                wide = "192.168.31.64/28, 192.168.31.2, fd00:31::67, fd00:31::68"
+            hosts = ", ".join(site.both(host) for host in HOSTS)
+            for machine in site.topology.roles:
+                with open(site[machine].path(CONFIG), "w", encoding="ascii") as file:
+                    file.write(site.config().replace(f"addresses = {hosts}", f"addresses = {wide}"))
+            tasks = [task for task in [*tasks_of(site), *sessions_open(site)]
+                     if "pod-d → other" not in task[0] or name != "nodes"]  # it is a host here
+            tasks = [task for task in tasks if not (name == "nodes" and "other" in task[0])]
+            check(tap, site, tasks, f"wide hosts, {name}, before")
+            for machine in site.topology.roles:
+                done = site.setup(machine, "apply")
+                tap.point(done.returncode == 0, f"wide hosts, {name}: apply on {machine}",
+                          done.stdout, done.stderr)
+                check(tap, site, tasks, f"wide hosts, {name}, {machine} applied")
+            promised(tap, site, f"wide hosts, {name}")
+
+
+def case_exclusive_host(tap):
+    """exclusive = yes on a gateway that is a host: what is its own goes on."""
+    with Site(TOPOLOGIES["host-gateway"], True) as site:
+        for machine in site.topology.roles:
+            with open(site[machine].path(CONFIG), "w", encoding="ascii") as file:
+                file.write(site.config().replace("[gateway]\n", "[gateway]\nexclusive = yes\n"))
+        tasks = [*tasks_of(site), *sessions_open(site)]
+        check(tap, site, tasks, "exclusive host gateway, before")
+        for machine in site.topology.roles:
+            done = site.setup(machine, "apply")
+            tap.point(done.returncode == 0, f"exclusive host gateway: apply on {machine}",
+                      done.stdout, done.stderr)
+            check(tap, site, tasks, f"exclusive host gateway, {machine} applied")
+        promised(tap, site, "exclusive host gateway")
+
+
 def case_routes_there(tap):
     """Somebody, a BGP daemon say, has made the routes that are wanted."""
     with Site(TOPOLOGIES["nodes"], True) as site:
@@ -588,6 +649,9 @@ def cases():
     yield "masquerade", case_masquerade
     yield "source_routing", case_source_routing
     yield "routes_there", case_routes_there
+    yield "mark", case_mark
+    yield "blocks", case_blocks
+    yield "exclusive_host", case_exclusive_host
     for name in TOPOLOGIES:
         for stateful in (True, False):
             # each order once, shared between the two

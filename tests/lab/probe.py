@@ -139,7 +139,7 @@ PLAIN = [
 RANDOM = [
     Scene("random-fully", 60009,
           **same("port-changed", cause="random", text="^SNAT to {node}.*--random-fully",
-                 advice=r"^\[snat\]\nmode = keep$"), rules=OPEN),
+                 advice=r"^\[snat\]\nmode = keep   # none, where"), rules=OPEN),
     # by chance a port is one of those that the firewall lets through
     Scene("random-fully behind a firewall", 60001, Told("no-answer|port-changed"),
           Told("port-changed", cause="random", text="got no answer")),

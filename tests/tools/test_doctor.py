@@ -642,7 +642,8 @@ conns = [socket.create_connection(("192.168.31.17", 5000)) for _ in range(2)]
 if os.fork(): os._exit(0)
 os.close(1); os.close(2)
 time.sleep(60)'
-""", ("pool-full", "error", "2 of 2 ports"), site=("62000-62999", "62000-62001")),
+""", ("pool-full", "error", "2 of 2 ports"),
+         site=("ports = 62000-62999\n", "ports = 62000-62001\n[rule all]\n")),
     Case("a pool that is nearly full", "node", """
 LD_PRELOAD="$SHIM" FIXPORT_POOL="$ROOT/run/fixport/pool" python3 -c '
 import os, socket, time
@@ -651,7 +652,8 @@ conns = [socket.create_connection(("192.168.31.17", 5000)) for _ in range(9)]
 if os.fork(): os._exit(0)
 os.close(1); os.close(2)
 time.sleep(60)'
-""", ("pool-nearly-full", "warning", "9 of 10 ports"), site=("62000-62999", "62000-62009")),
+""", ("pool-nearly-full", "warning", "9 of 10 ports"),
+         site=("ports = 62000-62999\n", "ports = 62000-62009\n[rule all]\n")),
     Case("no library", "host", 'rm -r "$ROOT$LIBDIR"', ("library-missing", "warning", "libfixport.so")),
     Case("no timestamps", "host", "sysctl -qw net.ipv4.tcp_timestamps=0",
          ("timestamps-off", "warning", "tcp_timestamps=1")),

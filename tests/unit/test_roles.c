@@ -98,6 +98,13 @@ void machine_pod(const struct machine *machine, const struct block *pods, uint8_
     block_sample(pods, addr);
 }
 
+int machine_marks(int family, uint32_t mark, char *rule, size_t size, struct setup_error *error)
+{
+    (void)error;
+    snprintf(rule, size, "priority 100, fwmark 0x100");
+    return family == 4 && mark == 0x100;
+}
+
 bool machine_translates(int family, char *rule, size_t size)
 {
     snprintf(rule, size, "oifname \"eth0\" masquerade");
@@ -610,7 +617,7 @@ Test(roles, node)
     expect("nft", "ip",
            "table ip fixport {\n\tchain postrouting {\n"
            "\t\ttype nat hook postrouting priority srcnat - 10; policy accept;\n"
-           "\t\tip saddr { 10.200.1.0/24, 10.200.36.0/24 } ip daddr { 192.168.31.65-192.168.31.66, "
+           "\t\tip saddr 10.200.1.0/24 ip daddr { 192.168.31.65-192.168.31.66, "
            "192.168.31.128/25 } tcp sport 60001-60999 masquerade to :60001-60999 "
            "comment \"fixport: keep the port\"\n"
            "\t}\n}\n");
@@ -659,30 +666,61 @@ Test(roles, one_arm)
     cr_assert(topology_says("one network, a gateway with one arm"), "%s", wants.topology);
     cr_assert_null(wanted("routes", "ipv4"), "the node's own traffic goes as before");
     expect("routes", "ipv4 table 161", "192.168.31.67/32 via 192.168.31.2\n");
-    expect("rule", "ipv4", "161: fwmark 0x2000/0x2000 lookup 161");
+    expect("rule", "ipv4", "5: from 10.200.1.0/24 fwmark 0x2000/0x2000 lookup 161\n");
     expect("nft", "ip",
            "table ip fixport {\n\tchain prerouting {\n"
            "\t\ttype filter hook prerouting priority dstnat + 10; policy accept;\n"
-           "\t\tct state new ct direction original ip saddr { 10.200.1.0/24, 10.200.36.0/24 } "
+           "\t\tct state new ct direction original ct status & snat == 0 ip saddr 10.200.1.0/24 "
            "ip daddr 192.168.31.67 meta l4proto tcp ct mark set ct mark | 0x00002000 comment "
            "\"fixport: pod to host\"\n"
-           "\t\tct state new ct direction original ct original ip daddr { 10.200.1.0/24, "
-           "10.200.36.0/24 } ip saddr 192.168.31.67 ip daddr { 10.200.1.0/24, 10.200.36.0/24 } "
+           "\t\tct state new ct direction original ct original ip daddr 10.200.1.0/24 "
+           "ip saddr 192.168.31.67 ip daddr 10.200.1.0/24 "
            "meta l4proto tcp ct mark set ct mark | 0x00002000 comment \"fixport: host to pod\"\n"
-           "\t\tct mark & 0x00002000 == 0x00002000 ip saddr { 10.200.1.0/24, 10.200.36.0/24 } "
+           "\t\tct mark & 0x00002000 == 0x00002000 ip saddr 10.200.1.0/24 "
            "meta mark set meta mark | 0x00002000 comment \"fixport: by the gateway\"\n"
            "\t}\n\tchain postrouting {\n"
            "\t\ttype nat hook postrouting priority srcnat - 10; policy accept;\n"
-           "\t\tip saddr { 10.200.1.0/24, 10.200.36.0/24 } ip daddr 192.168.31.67 meta l4proto "
+           "\t\tip saddr 10.200.1.0/24 ip daddr 192.168.31.67 meta l4proto "
            "tcp snat to ip saddr comment \"fixport: as it is\"\n\t}\n}\n");
-    want(POOL NODES HOSTS PODS GATEWAY "[setup]\nmark = 0x100\n", ROLE_NODE);
-    expect("rule", "ipv4", "161: fwmark 0x100/0x100 lookup 161");
+    want(POOL NODES HOSTS PODS GATEWAY "[setup]\nmark = 0x200\n", ROLE_NODE);
+    expect("rule", "ipv4", "5: from 10.200.1.0/24 fwmark 0x200/0x200 lookup 161\n");
+    refused(
+        POOL NODES HOSTS PODS GATEWAY "[setup]\nmark = 0x100\n", ROLE_NODE,
+        "[setup] mark = 0x100 is in use here: a rule of policy routing looks at it (priority 100, "
+        "fwmark 0x100): give another bit");
     own[0] = "192.168.31.67";
     want(POOL NODES HOSTS PODS GATEWAY MACHINE_GW, ROLE_HOST);
     cr_assert(topology_says("one arm"), "%s", wants.topology);
     own[0] = "192.168.31.2";
     want(POOL NODES HOSTS PODS GATEWAY MACHINE_GW, ROLE_GATEWAY);
     cr_assert(topology_says("one arm"), "%s", wants.topology);
+}
+
+Test(roles, hosts_in_one_block_with_nodes_and_gateway)
+{
+    own[0] = "192.168.31.17";
+    want(POOL NODES "[hosts]\naddresses = 192.168.31.0/24\nservices = 60001\n" PODS MACHINE_GW,
+         ROLE_NODE);
+    cr_assert(strstr(wanted("nft", "ip"),
+                     "ip saddr 10.200.1.0/24 ip daddr 192.168.31.0/24 ip daddr != { 192.168.31.17, "
+                     "192.168.31.45 } tcp dport != { 60001 } reject"));
+    own[0] = "192.168.31.2";
+    want(POOL NODES
+         "[hosts]\naddresses = 192.168.31.0/29\nservices = 60001\n" PODS GATEWAY MACHINE_GW,
+         ROLE_GATEWAY);
+    cr_assert(topology_says("one arm"), "not a host, though in a block of them: %s",
+              wants.topology);
+    expect("sysctl", "net.ipv4.conf.all.send_redirects", "0");
+}
+
+Test(roles, one_family_only_has_a_gateway)
+{
+    own[0] = "192.168.31.17";
+    own[1] = "fd00:31::17";
+    want(POOL "[node one]\naddress = 192.168.31.17, fd00:31::17\npods = 10.200.1.0/24, "
+              "fd00:200:1::/64\n[hosts]\naddresses = 192.168.31.67, fd00:31::67\n" GATEWAY,
+         ROLE_NODE);
+    cr_assert(strstr(notes, "pods and hosts have IPv6 addresses, and [gateway] address has none"));
 }
 
 Test(roles, one_arm_needs_the_pods_addresses)
@@ -714,6 +752,15 @@ Test(roles, routed)
     cr_assert(strstr(wanted("nft", "ip"), "tcp dport != { 60001 } reject"));
     want(POOL NODES HOSTS PODS "[gateway]\naddress = 192.168.31.2\n" MACHINE_GW, ROLE_NODE);
     expect("routes", "ipv4 table 161", "192.168.31.67/32 via 192.168.31.2\n");
+}
+
+Test(roles, an_exclusive_host_gateway_leaves_its_own_to_others)
+{
+    own[0] = "192.168.31.67";
+    want(POOL NODES "[hosts]\naddresses = 192.168.31.67, 192.168.31.68\nservices = 60001\nports = "
+                    "61000-61099\n" PODS "[gateway]\naddress = 192.168.31.67\nexclusive = yes\n",
+         ROLE_HOST | ROLE_GATEWAY);
+    cr_assert_null(strstr(wanted("iptables", "ipv4"), "-A FIXPORT-HOST -s 192.168.31.17/32"));
 }
 
 Test(roles, nodes_are_the_firewall)

@@ -134,7 +134,7 @@ static void add_changed(struct list *list, const struct verdict_found *found)
         add(list, "node",
             "fixport-pool status   # is it the pod's pool, too? All pods of a node "
             "share one: mount /run/fixport");
-    add(list, "configuration", "[snat]\nmode = keep");
+    add(list, "configuration", "[snat]\nmode = keep   # none, where nodes steer through a gateway");
     if (found->cause == CAUSE_RANDOM)
         add(list, "cluster",
             "kubectl patch felixconfiguration default --type=merge -p "

@@ -25,7 +25,7 @@ static const struct component {
     {"Flannel", "flannel-", "FLANNEL-POSTRTG", "flanneld masq",
      "kubectl -n kube-flannel edit daemonset kube-flannel-ds: add "
      "--ip-masq-fully-random-disable to flanneld's arguments (not in k3s, nor before 0.27.4: "
-     "there [snat] mode = keep)"},
+     "there the role node has to come ahead of it)"},
     {"ip-masq-agent", NULL, "IP-MASQ-AGENT", "ip-masq-agent:",
      "kubectl -n kube-system edit daemonset ip-masq-agent: add --random-fully=false, or the "
      "hosts' addresses to nonMasqueradeCIDRs"},

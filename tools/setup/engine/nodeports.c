@@ -7,6 +7,7 @@
  */
 #include "engine.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -74,7 +75,10 @@ static json_t *services_ask(struct setup_error *error)
     snprintf(config, sizeof(config), "--kubeconfig=%s", admin);
     if (has && (*setup_root || !getenv("KUBECONFIG")))
         argv[6] = config;
-    if (run_tool_within(argv, NULL, &limits, &result) < 0)
+    bool answered = run_tool_within(argv, NULL, &limits, &result) == 0;
+    if (result.errno_ == ETIMEDOUT)
+        setup_fail(error, "kubectl: no answer within %d s", SECONDS);
+    else if (!answered)
         run_explain(argv, &result, error);
     else if (!(services = json_loadb(result.output, result.length, 0, NULL)))
         setup_fail(error, "kubectl: its answer is not JSON");

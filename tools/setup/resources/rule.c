@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Our rules of policy routing (ip-rule(8)): those that carry our protocol's number. They need
- * Linux 4.17. A state has one line for each, "161: fwmark 0x2000/0x2000 lookup 161".
+ * Linux 4.17. A state has one line for each, sorted as the kernel has them:
+ * "5: from 10.200.1.0/24 fwmark 0x2000/0x2000 lookup 161".
  */
 #include "state.h"
 
@@ -27,13 +28,19 @@ static int ip_rule_print(FILE *out, const json_t *rule, struct setup_error *erro
     const char *mark = json_string_value(json_object_get(rule, "fwmark"));
     const char *mask = json_string_value(json_object_get(rule, "fwmask"));
     const char *table = json_string_value(json_object_get(rule, "table"));
+    const char *source = json_string_value(json_object_get(rule, "src"));
+    const json_t *length = json_object_get(rule, "srclen");
     json_int_t priority = json_integer_value(json_object_get(rule, "priority"));
-    if (!mark || !table)
+    if (!mark || !table || !source)
         return setup_fail(error,
                           "the rule of policy routing with priority %lld has fixport's protocol "
                           "number (%d) and is not of fixport's making: delete it (ip rule)",
                           (long long)priority, SETUP_ROUTE_PROTOCOL);
-    fprintf(out, "%lld: fwmark %s", (long long)priority, mark);
+    fprintf(out, "%lld:", (long long)priority);
+    if (strcmp(source, "all") != 0)
+        fprintf(out, length ? " from %s/%lld" : " from %s", source,
+                (long long)json_integer_value(length));
+    fprintf(out, " fwmark %s", mark);
     if (mask)
         fprintf(out, "/%s", mask);
     fprintf(out, " lookup %s\n", table);
@@ -86,7 +93,7 @@ static void batch_lines(FILE *out, const char *verb, const char *state, const ch
 }
 
 static int ip_rule_steps(const char *name, const char *from, const char *to, struct steps *steps,
-                      struct setup_error *error)
+                         struct setup_error *error)
 {
     char *text;
     (void)error;
@@ -101,7 +108,7 @@ static int ip_rule_steps(const char *name, const char *from, const char *to, str
 }
 
 static int ip_rule_canonical(const char *name, const char *text, char **canonical,
-                          struct setup_error *error)
+                             struct setup_error *error)
 {
     size_t length = strlen(text);
     (void)name, (void)error;

@@ -215,6 +215,11 @@ static void rule_answers(const struct firewall *wall, const char *chain)
 static void chain_forward(const struct firewall *wall, const char *chain)
 {
     const struct block_list *pods = &wall->roles->pods, *nodes = &wall->roles->nodes;
+    /* A bridge's machines cannot find each other without neighbour discovery (RFC 4861). */
+    for (unsigned type = 133; type <= 136 && wall->exclusive && wall->family == 6; type++) {
+        fprintf(wall->out, "-A %s -p ipv6-icmp -m icmp6 --icmpv6-type %u", chain, type);
+        rule_end(wall, "neighbour discovery", "-j ACCEPT");
+    }
     rules_for(wall, chain, "-s", pods, "", "from pods", "-g FIXPORT-PODS-OUT");
     rules_for(wall, chain, "-s", nodes, "", "from nodes", "-g FIXPORT-NODES-OUT");
     rules_for(wall, chain, "-d", pods, "", "to pods", "-g FIXPORT-PODS-IN");
@@ -250,8 +255,9 @@ static void chain_host(const struct firewall *wall, const char *chain)
 {
     rules_host(wall, chain, &wall->roles->pods, "-g FIXPORT-PODS-OUT-TCP",
                "-g FIXPORT-PODS-IN-TCP");
-    rules_host(wall, chain, &wall->roles->nodes, "-g FIXPORT-NODES-OUT-TCP",
-               "-g FIXPORT-NODES-IN-TCP");
+    if (!wall->exclusive) /* that is about what is forwarded */
+        rules_host(wall, chain, &wall->roles->nodes, "-g FIXPORT-NODES-OUT-TCP",
+                   "-g FIXPORT-NODES-IN-TCP");
 }
 
 static void chain_nodes_out(const struct firewall *wall, const char *chain)
@@ -532,7 +538,10 @@ static int devices_towards(struct roles *roles, const struct block_list *list, i
         struct machine_path path;
         if (block_family(&list->item[i]) != family)
             continue;
-        block_sample(&list->item[i], addr);
+        if (list == &roles->nodes)
+            block_sample(&list->item[i], addr);
+        else
+            role_sample(roles, &list->item[i], addr);
         if (machine_path(addr, NULL, &path, roles->error) < 0)
             return -1;
         if (path.found && !path.local)

@@ -79,6 +79,29 @@ static int host_redirects(struct roles *roles)
     return role_sysctl(roles, name, "0", "stay on the way through the gateway");
 }
 
+/* The gateway judges by address: who sends from another one is not the host that was named. */
+static int host_source(struct roles *roles)
+{
+    for (int family = 4; family <= 6; family += 2) {
+        uint8_t source[16];
+        struct machine_path path;
+        size_t i = 0;
+        while (i < roles->routes && block_family(&roles->route[i].to) != family)
+            i++;
+        if (i == roles->routes || !blocks_have_family(&roles->hosts, family))
+            continue;
+        if (machine_path(roles->route[i].via, NULL, &path, roles->error) < 0)
+            return -1;
+        if (address_parse(path.source, strlen(path.source), source) &&
+            !blocks_with(&roles->hosts, source))
+            resources_note(roles->resources,
+                           "this machine sends to pods from %s, which is not in [hosts] addresses: "
+                           "such connections are not let through; add it there",
+                           path.source);
+    }
+    return 0;
+}
+
 int host_want(struct roles *roles)
 {
     if (!roles->pods.count)
@@ -89,5 +112,7 @@ int host_want(struct roles *roles)
     if (!roles->routes && !(roles->roles & ROLE_GATEWAY))
         return role_refuse(roles, "role host: nothing says what the pods are behind: add sections "
                                   "[node NAME] with address and pods, or [gateway] address");
-    return host_pool(roles) < 0 ? -1 : host_redirects(roles);
+    if (host_source(roles) < 0 || host_pool(roles) < 0)
+        return -1;
+    return host_redirects(roles);
 }

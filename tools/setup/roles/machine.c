@@ -142,6 +142,7 @@ static void path_fill(const json_t *route, struct machine_path *path)
     copy_word(route, "type", type, sizeof(type));
     copy_word(route, "dev", path->device, sizeof(path->device));
     copy_word(route, "gateway", path->router, sizeof(path->router));
+    copy_word(route, "prefsrc", path->source, sizeof(path->source));
     if (via)
         copy_word(via, "host", path->router, sizeof(path->router));
     path->local = strcmp(type, "local") == 0;
@@ -203,8 +204,8 @@ int machine_path(const uint8_t addr[16], const uint8_t *from, struct machine_pat
     if (path_ask(from, NULL, NULL, &pod, error) < 0)
         return -1;
     /* Before the network of pods is there, or if nothing is forwarded yet, the kernel refuses. */
-    if (pod.found && !pod.local && path_ask(addr, addr_print(from, text, sizeof(text)), pod.device,
-                                            path, error) == 0 &&
+    if (pod.found && !pod.local &&
+        path_ask(addr, addr_print(from, text, sizeof(text)), pod.device, path, error) == 0 &&
         path->found)
         return 0;
     return path_ask(addr, NULL, NULL, path, error);
@@ -214,16 +215,11 @@ int machine_path(const uint8_t addr[16], const uint8_t *from, struct machine_pat
 static json_t *routes_select(const char *how, const struct block *to, struct setup_error *error)
 {
     char text[BLOCK_TEXT];
-    char *argv[] = {(char *)"ip",
-                    (char *)(block_is_v4(to) ? "-4" : "-6"),
-                    (char *)"-j",
-                    (char *)"route",
-                    (char *)"show",
-                    (char *)"table",
-                    (char *)"main",
-                    (char *)(uintptr_t)how,
-                    text,
-                    NULL};
+    char *argv[] = {(char *)"ip",   (char *)(block_is_v4(to) ? "-4" : "-6"),
+                    (char *)"-j",   (char *)"route",
+                    (char *)"show", (char *)"table",
+                    (char *)"main", (char *)(uintptr_t)how,
+                    text,           NULL};
     struct run_result result;
     json_t *list = NULL;
     block_print(to, text, sizeof(text));
@@ -231,7 +227,7 @@ static json_t *routes_select(const char *how, const struct block *to, struct set
         run_explain(argv, &result, error);
     } else {
         list = result.output[strspn(result.output, " \n")] ? json_loads(result.output, 0, NULL)
-                                                            : json_array();
+                                                           : json_array();
         if (!list)
             setup_fail(error, "ip route show: its answer is not understood");
     }
@@ -371,6 +367,37 @@ bool machine_ra_device(const char *device)
     return found;
 }
 
+int machine_marks(int family, uint32_t mark, char *rule, size_t size, struct setup_error *error)
+{
+    char *argv[] = {(char *)"ip", (char *)(family == 4 ? "-4" : "-6"), (char *)"-j", (char *)"rule",
+                    NULL};
+    struct run_result result;
+    size_t i;
+    int found = 0;
+    json_t *one, *list = NULL;
+    if (run_tool(argv, NULL, &result) < 0)
+        found = run_explain(argv, &result, error);
+    else
+        list = json_loads(result.output, 0, NULL);
+    run_free(&result);
+    json_array_foreach(list, i, one)
+    {
+        char value[32], mask[32];
+        copy_word(one, "fwmark", value, sizeof(value));
+        copy_word(one, "fwmask", mask, sizeof(mask));
+        if (!*value || route_is_ours(one) ||
+            !(strtoul(*mask ? mask : "0xffffffff", NULL, 0) & mark))
+            continue;
+        snprintf(rule, size, "priority %lld, fwmark %s%s%s",
+                 (long long)json_integer_value(json_object_get(one, "priority")), value,
+                 *mask ? "/" : "", mask);
+        found = 1;
+        break;
+    }
+    json_decref(list);
+    return found;
+}
+
 /* The first line of nft's ruleset outside of our table that translates sources. */
 static bool ruleset_translates(const char *ruleset, int family, char *rule, size_t size)
 {
@@ -399,8 +426,8 @@ bool machine_translates(int family, char *rule, size_t size)
 {
     char *nft[] = {(char *)"nft", (char *)"-s", (char *)"list", (char *)"ruleset", NULL};
     struct run_result result;
-    bool found = run_tool(nft, NULL, &result) == 0 &&
-                 ruleset_translates(result.output, family, rule, size);
+    bool found =
+        run_tool(nft, NULL, &result) == 0 && ruleset_translates(result.output, family, rule, size);
     bool installed = result.status == 0;
     run_free(&result);
     if (found || !installed)
@@ -411,8 +438,8 @@ bool machine_translates(int family, char *rule, size_t size)
     const char *line, *at = text ? text : "";
     size_t length;
     while (!found && (line = state_line(&at, &length)))
-        found = *line == '-' && (memmem(line, length, "-j MASQUERADE", 13) ||
-                                 memmem(line, length, "-j SNAT", 7)) &&
+        found = *line == '-' &&
+                (memmem(line, length, "-j MASQUERADE", 13) || memmem(line, length, "-j SNAT", 7)) &&
                 snprintf(rule, size, "%.*s", (int)length, line) > 0;
     free(text);
     return found;

@@ -18,11 +18,11 @@
  *
  * prerouting, where the way to the hosts is not by the gateway anyway: the first packet of a
  * connection that a pod opens to a host, or a host to a pod's own address, puts a bit on the
- * connection (ct mark), and its packets from the pod get the same bit, which leads them to a routing
- * table of ours. It looks behind everybody's address translation (priority dstnat + 10): a pod may
- * have asked for a Service that is a host; a NodePort's connection was not opened to a pod's address
- * (ct original). What was open before has no bit and keeps its way; so does everything that is not
- * between a pod and a host.
+ * connection (ct mark), and its packets from the pod get the same bit, which leads them to a
+ * routing table of ours. It looks behind everybody's address translation (priority dstnat + 10): a
+ * pod may have asked for a Service that is a host; a NodePort's connection was not opened to a
+ * pod's address (ct original). What was open before has no bit and keeps its way; so does
+ * everything that is not between a pod and a host.
  *
  * forward, with keep and a gateway: a pod's connection to a host that the gateway is to reject is
  * rejected here, because behind the node's address the gateway cannot tell it from the node's own.
@@ -46,14 +46,39 @@ static void range_print(FILE *out, struct portrange range)
     fprintf(out, range.hi > range.lo ? "%u-%u" : "%u", range.lo, range.hi);
 }
 
-/* "ip saddr { pods } ip daddr { hosts } " */
+/*
+ * Whose connections are ours: this node's pods'. Others' pods may pass here too, on their way
+ * through a NodePort of this node, and are translated so that they come back; but a gateway is for
+ * all.
+ */
+static const struct block_list *pods_here(const struct roles *roles)
+{
+    return roles->roles & ROLE_GATEWAY || !roles->own_pods.count ? &roles->pods : &roles->own_pods;
+}
+
+/* Whether a block of hosts has nodes in it, which are no hosts. */
+static bool hosts_have_nodes(const struct roles *roles, int family)
+{
+    for (size_t i = 0; i < roles->nodes.count; i++)
+        if (block_family(&roles->nodes.item[i]) == family &&
+            blocks_with(&roles->hosts, roles->nodes.item[i].addr))
+            return true;
+    return false;
+}
+
+/* "ip saddr { pods } ip daddr { hosts } ", and if need be "ip daddr != { nodes } " */
 static void rule_begin(FILE *out, const struct roles *roles, int family)
 {
     const char *ip = family == 4 ? "ip" : "ip6";
     fprintf(out, "%s saddr ", ip);
-    nft_addresses(out, &roles->pods, family);
+    nft_addresses(out, pods_here(roles), family);
     fprintf(out, " %s daddr ", ip);
     nft_addresses(out, &roles->hosts, family);
+    fputc(' ', out);
+    if (!hosts_have_nodes(roles, family))
+        return;
+    fprintf(out, "%s daddr != ", ip);
+    nft_addresses(out, &roles->nodes, family);
     fputc(' ', out);
 }
 
@@ -99,23 +124,23 @@ static void rules_steer(FILE *out, const struct roles *roles, int family)
     unsigned mark = roles->site->mark;
     fputs("\tchain prerouting {\n"
           "\t\ttype filter hook prerouting priority dstnat + 10; policy accept;\n"
-          "\t\tct state new ct direction original ",
+          "\t\tct state new ct direction original ct status & snat == 0 ",
           out);
     rule_begin(out, roles, family);
     fprintf(out,
             "meta l4proto tcp ct mark set ct mark | 0x%08x comment \"fixport: pod to host\"\n"
             "\t\tct state new ct direction original ct original %s daddr ",
             mark, ip);
-    nft_addresses(out, &roles->pods, family);
+    nft_addresses(out, pods_here(roles), family);
     fprintf(out, " %s saddr ", ip);
     nft_addresses(out, &roles->hosts, family);
     fprintf(out, " %s daddr ", ip);
-    nft_addresses(out, &roles->pods, family);
+    nft_addresses(out, pods_here(roles), family);
     fprintf(out,
             " meta l4proto tcp ct mark set ct mark | 0x%08x comment \"fixport: host to pod\"\n"
             "\t\tct mark & 0x%08x == 0x%08x %s saddr ",
             mark, mark, mark, ip);
-    nft_addresses(out, &roles->pods, family);
+    nft_addresses(out, pods_here(roles), family);
     fprintf(out,
             " meta mark set meta mark | 0x%08x comment \"fixport: by the gateway\"\n"
             "\t}\n",
@@ -236,9 +261,10 @@ static int steer_check_filter(struct roles *roles, const struct block *block, co
 }
 
 /*
- * How pods' packets to a block of hosts go by themselves decides what is to be done. To the gateway:
- * nothing. Nowhere: a route for all, which takes nothing away from anybody. Elsewhere, be it straight
- * to the host: only connections between pods and hosts are taken to the gateway (table_steer()).
+ * How pods' packets to a block of hosts go by themselves decides what is to be done. To the
+ * gateway: nothing. Nowhere: a route for all, which takes nothing away from anybody. Elsewhere, be
+ * it straight to the host: only connections between pods and hosts are taken to the gateway
+ * (table_steer()).
  */
 static int node_way(struct roles *roles, const struct block *block, const uint8_t *via,
                     const struct machine_path *gateway)
@@ -248,9 +274,7 @@ static int node_way(struct roles *roles, const struct block *block, const uint8_
     struct machine_path own, pods;
     int family = block_family(block);
     const struct block *from = NULL;
-    block_sample(block, addr);
-    if (block_has(block, via))
-        memcpy(addr, via, 16); /* the host that is the gateway */
+    role_sample(roles, block, addr);
     for (size_t i = 0; i < roles->self->pods.count && !from; i++)
         if (block_family(&roles->self->pods.item[i]) == family)
             from = &roles->self->pods.item[i];
@@ -275,10 +299,11 @@ static int node_way(struct roles *roles, const struct block *block, const uint8_
         steer_check_filter(roles, block, own.device, gateway->device) < 0)
         return -1;
     if (strcmp(own.router, router) == 0)
-        resources_note(roles->resources,
-                       "a rule of policy routing (ip rule) sends pods' packets for %s elsewhere than "
-                       "this machine's: to the gateway they are steered ahead of it",
-                       block_print(block, text, sizeof(text)));
+        resources_note(
+            roles->resources,
+            "a rule of policy routing (ip rule) sends pods' packets for %s elsewhere than "
+            "this machine's: to the gateway they are steered ahead of it",
+            block_print(block, text, sizeof(text)));
     role_route(roles, block, via, true);
     roles->steers[family == 6] = true;
     return 0;
@@ -302,11 +327,25 @@ static int node_routes(struct roles *roles)
     /* Said while it is still time to do it in another order. */
     if ((roles->steers[0] || roles->steers[1]) &&
         !journal_find(roles->journal, &resource_rule, roles->steers[0] ? "ipv4" : "ipv6"))
-        resources_note(roles->resources,
-                       "once this is applied, new connections of this node's pods to hosts go through "
-                       "the gateway, and hosts answer the pods' own addresses: hosts and gateway "
-                       "should be applied first");
+        resources_note(
+            roles->resources,
+            "once this is applied, new connections of this node's pods to hosts go through "
+            "the gateway, and hosts answer the pods' own addresses: hosts and gateway "
+            "should be applied first");
     return role_hosts_path(roles, true);
+}
+
+/* What translates NodePorts without connection tracking leaves no trace of it on a connection. */
+static void note_translators(struct roles *roles)
+{
+    static const char *const devices[] = {"cilium_host", "kube-ipvs0"};
+    for (size_t i = 0; i < 2; i++)
+        if (if_nametoindex(devices[i]) && (roles->judged || roles->steers[0] || roles->steers[1]))
+            resources_note(
+                roles->resources,
+                "%s is here: what it does to NodePorts cannot be told from connections to "
+                "pods' own addresses; try one from a host after apply --confirm",
+                devices[i]);
 }
 
 static int node_check(struct roles *roles)
@@ -328,6 +367,7 @@ int node_want(struct roles *roles)
     struct portset ports;
     if (node_check(roles) < 0 || node_routes(roles) < 0)
         return -1;
+    note_translators(roles);
     if (site_pool_ports(&roles->site->config.policy, &ports) < 0)
         return role_refuse(roles, "[pool] and [rule] have more than %d ranges of ports together",
                            PORTRANGE_MAX);

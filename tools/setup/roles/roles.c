@@ -116,6 +116,36 @@ static int routes_tidy(struct roles *roles)
     return 0;
 }
 
+/* Only pods' packets are looked up there: a mark that somebody else has is no matter of ours. */
+static int rules_add(struct roles *roles, int family)
+{
+    char *text = NULL, rule[200], block[BLOCK_TEXT];
+    FILE *out = state_open(&text);
+    uint32_t mark = roles->site->mark;
+    for (size_t i = 0; i < roles->own_pods.count; i++) {
+        const struct block *pods = &roles->own_pods.item[i];
+        if (block_family(pods) != family)
+            continue;
+        block_print(pods, block, sizeof(block));
+        if (pods->prefix == 128)
+            *strchr(block, '/') = '\0';
+        fprintf(out, STEER_PRIORITY ": from %s fwmark 0x%x/0x%x lookup " STEER_TABLE "\n", block,
+                mark, mark);
+    }
+    state_close(out);
+    int result = machine_marks(family, mark, rule, sizeof(rule), roles->error);
+    if (result > 0)
+        result = role_refuse(roles,
+                             "[setup] mark = 0x%x is in use here: a rule of policy routing looks at "
+                             "it (%s): give another bit",
+                             mark, rule);
+    if (result == 0)
+        result = role_add(roles, &resource_rule, family == 4 ? "ipv4" : "ipv6", text,
+                          "steered connections, and no others, use that table");
+    free(text);
+    return result;
+}
+
 /* Those of one family and table, "ADDRESS/PREFIX via ROUTER" a line. */
 static int routes_add_table(struct roles *roles, int family, bool steered)
 {
@@ -135,13 +165,8 @@ static int routes_add_table(struct roles *roles, int family, bool steered)
                           : roles->roles & (ROLE_HOST | ROLE_GATEWAY)
                               ? "send what is for pods to the nodes that they are on"
                               : "send what is for the hosts through the gateway");
-    if (*text && steered && result == 0) {
-        char rule[80];
-        snprintf(rule, sizeof(rule), STEER_PRIORITY ": fwmark 0x%x/0x%x lookup " STEER_TABLE,
-                 roles->site->mark, roles->site->mark);
-        result = role_add(roles, &resource_rule, family == 4 ? "ipv4" : "ipv6", rule,
-                          "steered connections, and no others, use that table");
-    }
+    if (*text && steered && result == 0)
+        result = rules_add(roles, family);
     free(text);
     return result;
 }
@@ -265,7 +290,7 @@ int role_hosts_path(struct roles *roles, bool gateway)
         struct machine_path path;
         if (gateway && role_gateway(roles, block_family(&roles->hosts.item[i])))
             continue;
-        block_sample(&roles->hosts.item[i], addr);
+        role_sample(roles, &roles->hosts.item[i], addr);
         if (machine_path(addr, NULL, &path, roles->error) < 0)
             return -1;
         if (!path.found)
@@ -275,6 +300,26 @@ int role_hosts_path(struct roles *roles, bool gateway)
                                block_print(&roles->hosts.item[i], text, sizeof(text)), path.why);
     }
     return 0;
+}
+
+static bool is_taken(const struct roles *roles, const uint8_t addr[16])
+{
+    for (size_t i = 0; i < roles->site->gateways.count; i++)
+        if (memcmp(roles->site->gateways.item[i].addr, addr, 16) == 0)
+            return true;
+    return machine_has(&roles->machine, addr) || blocks_with(&roles->nodes, addr);
+}
+
+void role_sample(const struct roles *roles, const struct block *block, uint8_t addr[16])
+{
+    block_sample(block, addr);
+    for (int tries = 0; tries < 64 && is_taken(roles, addr) && addr[15] < 254; tries++) {
+        addr[15]++;
+        if (!block_has(block, addr)) {
+            block_sample(block, addr);
+            break;
+        }
+    }
 }
 
 /* ---- ip_local_reserved_ports ---- */
@@ -420,6 +465,9 @@ static void look_site(struct roles *roles)
     blocks_tidy(&roles->pods);
     blocks_tidy(&roles->hosts);
     blocks_tidy(&roles->nodes);
+    if (roles->self)
+        blocks_add(&roles->own_pods, &roles->self->pods);
+    blocks_tidy(&roles->own_pods);
 }
 
 /* The [node] other than this machine whose pods would have @addr, and the block. */
@@ -593,7 +641,8 @@ static int want_all(struct roles *roles)
         return -1;
     look_self(roles);
     look_site(roles);
-    if (check_roles(roles) < 0 || topology_look(roles) < 0 || each_role(roles) < 0 || routes_add(roles) < 0 ||
+    if (check_roles(roles) < 0 ||
+        (roles->roles & ~(unsigned)ROLE_CONTROL_PLANE && topology_look(roles) < 0) || each_role(roles) < 0 || routes_add(roles) < 0 ||
         reserved_add(roles) < 0 || unit_add(roles) < 0)
         return -1;
     put_in_order(roles->resources);
@@ -623,6 +672,7 @@ int roles_want(const struct site *site, unsigned roles, const struct journal *jo
     free(work->pods.item);
     free(work->hosts.item);
     free(work->nodes.item);
+    free(work->own_pods.item);
     free(work->route);
     free(work);
     return result;

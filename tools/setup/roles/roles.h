@@ -38,6 +38,7 @@ struct machine_path {
     bool direct;              /* on a connected network: no router between */
     char device[IF_NAMESIZE]; /* empty if not found */
     char router[64];          /* empty if direct */
+    char source[64];          /* the address that this machine would send from; or empty */
     char why[128];            /* not found: what the kernel says */
 };
 
@@ -82,6 +83,12 @@ int machine_path_unrouted(const uint8_t addr[16], struct machine_path *path,
  * Return: 1 or 0, -1 if ip(8) could not be asked.
  */
 int machine_has_route(const struct block *to, const uint8_t via[16], struct setup_error *error);
+
+/**
+ * machine_marks - whether somebody else's rule of policy routing looks at a bit of @mark.
+ * @rule: its priority and mark, for a sentence. Return: 1 or 0, -1 if ip(8) could not be asked.
+ */
+int machine_marks(int family, uint32_t mark, char *rule, size_t size, struct setup_error *error);
 
 /**
  * machine_translates - whether somebody else's rules here translate source addresses (masquerade,
@@ -160,6 +167,7 @@ struct roles {
     struct block_list hosts;      /* tidy */
     struct block_list nodes;      /* the nodes' addresses: tidy */
     const struct site_node *self; /* the [node] that this machine is, or NULL */
+    struct block_list own_pods;   /* those of self: tidy */
     enum topology topology;
     bool one_arm;        /* hosts and nodes reach each other past the gateway */
     bool judged;         /* some machine has the role gateway */
@@ -192,9 +200,9 @@ int node_want(struct roles *roles);
 int control_plane_want(struct roles *roles);
 
 /* Of connections that a node steers through the gateway: their routing table, and the priority of the
- * rule that leads there: ahead of AWS' 512 and more, behind Cilium's 9 to 111. */
+ * rules that lead there, ahead of what others have for pods' addresses (Cilium 9 to 111, AWS 512). */
 #define STEER_TABLE "161"
-#define STEER_PRIORITY "161"
+#define STEER_PRIORITY "5"
 
 /** role_refuse - "FILE: sentence". Return: -1. */
 int role_refuse(struct roles *roles, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -236,6 +244,10 @@ int role_pod_routes(struct roles *roles, bool gateway);
  * @gateway: but for a family that will be routed to them via [gateway] address.
  */
 int role_hosts_path(struct roles *roles, bool gateway);
+
+/** role_sample - block_sample(), but none of this machine's, of the gateway's or of a node's addresses,
+ * if there is another one near. */
+void role_sample(const struct roles *roles, const struct block *block, uint8_t addr[16]);
 
 /** block_sample - an address of @block that a host could have, to ask the kernel about. */
 void block_sample(const struct block *block, uint8_t addr[16]);

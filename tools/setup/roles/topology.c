@@ -28,34 +28,40 @@ static bool site_has_role(const struct site *site, unsigned roles)
     return false;
 }
 
+/* A block of hosts may well have the gateway in it; a host is what is named, or has both roles. */
 static bool gateway_is_host(const struct roles *roles)
 {
-    for (size_t i = 0; i < roles->site->gateways.count; i++)
-        if (blocks_with(&roles->hosts, roles->site->gateways.item[i].addr))
+    bool both = (roles->roles & (ROLE_HOST | ROLE_GATEWAY)) == (ROLE_HOST | ROLE_GATEWAY) ||
+                site_has_role(roles->site, ROLE_HOST | ROLE_GATEWAY);
+    for (size_t i = 0; i < roles->site->gateways.count; i++) {
+        const struct block *host = blocks_with(&roles->hosts, roles->site->gateways.item[i].addr);
+        if (host && (both || host->prefix == 128))
             return true;
+    }
     return false;
 }
 
-static bool gateway_is(const struct roles *roles, const struct block *block)
+/* The gateway's address that is used from here: to that one the way is straight, and right. */
+static bool is_gateway(const struct roles *roles, const struct block *block)
 {
-    for (size_t i = 0; i < roles->site->gateways.count; i++)
-        if (block->prefix == 128 &&
-            memcmp(roles->site->gateways.item[i].addr, block->addr, 16) == 0)
-            return true;
-    return false;
+    const uint8_t *via = pair_get(&roles->site->gateway, block_family(block));
+    return via && block->prefix == 128 && memcmp(via, block->addr, 16) == 0;
 }
 
 /*
- * One on a connected network, by whichever device; the gateway itself does not count. Our own routes
- * do not either: 0.1.0 had one on nodes to each host, by the gateway.
+ * One on a connected network, by whichever device; the gateway itself does not count. Our own
+ * routes do not either: 0.1.0 had one on nodes to each host, by the gateway.
  */
 static int find_direct(struct roles *roles, const struct block_list *list, int family,
                        const char *device, struct machine_path *found, uint8_t addr[16])
 {
     for (size_t i = 0; i < list->count; i++) {
-        if (block_family(&list->item[i]) != family || gateway_is(roles, &list->item[i]))
+        if (block_family(&list->item[i]) != family || is_gateway(roles, &list->item[i]))
             continue;
-        block_sample(&list->item[i], addr);
+        if (list == &roles->nodes)
+            block_sample(&list->item[i], addr);
+        else
+            role_sample(roles, &list->item[i], addr);
         if (machine_path_unrouted(addr, found, roles->error) < 0)
             return -1;
         if (found->direct && (!device || strcmp(found->device, device) == 0))
@@ -77,9 +83,8 @@ static int look_one_arm(struct roles *roles, int family)
     if (!own && roles->roles & ROLE_HOST)
         return find_direct(roles, &roles->nodes, family, NULL, &node, roles->sample);
     int found = find_direct(roles, &roles->nodes, family, NULL, &node, node_addr);
-    return found > 0
-               ? find_direct(roles, &roles->hosts, family, node.device, &host, roles->sample)
-               : found;
+    return found > 0 ? find_direct(roles, &roles->hosts, family, node.device, &host, roles->sample)
+                     : found;
 }
 
 /* Under the nodes' address the hosts' answers go past the gateway. */
@@ -90,7 +95,8 @@ static int refuse_snat(struct roles *roles)
         roles,
         "[snat] mode = %s: hosts and nodes are on one network (%s is, seen from here), so answers "
         "to a node's address go past the gateway: allowed with [gateway] address is mode = none; "
-        "or leave the address out: if the nodes are the firewall (roles = node, gateway), or if the "
+        "or leave the address out: if the nodes are the firewall (roles = node, gateway), or if "
+        "the "
         "gateway stands between the two sides like a bridge",
         roles->site->snat == SNAT_KEEP ? "keep" : "confine",
         addr_print(roles->sample, addr, sizeof(addr)));
@@ -120,6 +126,18 @@ int topology_look(struct roles *roles)
 }
 
 /* ---- what is said of it ---- */
+
+/* One family has a gateway, and the other does not. */
+static void note_family(struct roles *roles)
+{
+    for (int family = 4; family <= 6 && roles->site->gateways.count; family += 2)
+        if (!pair_get(&roles->site->gateway, family) && blocks_have_family(&roles->pods, family) &&
+            blocks_have_family(&roles->hosts, family))
+            resources_note(roles->resources,
+                           "pods and hosts have IPv%d addresses, and [gateway] address has none: "
+                           "their IPv%d connections are not sent through the gateway",
+                           family, family);
+}
 
 /* Nodes that nobody is the firewall for, where nodes are. */
 static void note_nodes(struct roles *roles)
@@ -156,4 +174,5 @@ void topology_note(struct roles *roles)
     roles->resources->topology = state_copy(kinds[roles->topology]);
     if (roles->topology == TOPOLOGY_NODES)
         note_nodes(roles);
+    note_family(roles);
 }
