@@ -385,8 +385,8 @@ def test_life(test):
     missing = [word for word in ("FIXPORT-FORWARD",
                                  "192.168.31.128/25 via 192.168.31.2 dev lan table 161",
                                  "fd00:31::67 via fd00:31::2 dev lan table 161",
-                                 "ip -4 rule: 161:\tfrom all fwmark 0x2000/0x2000 lookup 161",
-                                 "ip -6 rule: 161:\tfrom all fwmark 0x2000/0x2000 lookup 161",
+                                 "ip -4 rule: 5:\tfrom 10.200.1.0/24 fwmark 0x2000/0x2000 lookup 161",
+                                 "ip -6 rule: 5:\tfrom fd00:200:1::/64 fwmark 0x2000/0x2000 lookup 161",
                                  "ct mark set ct mark | 0x00002000", "table ip fixport", "ip_forward:1", "service-node-port-range",
                                  "fixport-setup.service", "run/fixport/pool",
                                  "8080,9000-9010,62000-62999")
@@ -441,7 +441,7 @@ def test_other_configuration(test):
     machine.site(marked("0x80000000"), **changes)
     test.expect(machine("apply"), 0, "apply of another configuration")
     test.expect(machine("status"), 0, "status after that")
-    test.tap.point(own_rules().count("161:\tfrom all fwmark 0x80000000/0x80000000 lookup 161") == 2
+    test.tap.point(own_rules().count(" fwmark 0x80000000/0x80000000 lookup 161") == 2
                    and own_rules().count("\n") == 2, "with another mark", own_rules())
     machine.site(KEPT, mode="confine", **changes)
     test.expect(machine("apply"), 0, "apply of one without steering", r"not wanted any more")
@@ -469,7 +469,7 @@ def test_one_network(test):
     machine = test.machine
     third = SITE.replace("address = 192.168.31.17, fd00:31::17", "address = 192.168.31.18, fd00:31::18")
     sites = {
-        "gateway,node,control-plane": SITE, "node": SITE, "control-plane": SITE,
+        "gateway,node,control-plane": SITE, "node": SITE,
         "gateway": third.replace("192.168.31.2, fd00:31::2", "192.168.31.17, fd00:31::17"),
         "host": third.replace("192.168.31.67,", "192.168.31.17,").replace("fd00:31::67", "fd00:31::17"),
         "host,gateway": third.replace("192.168.31.67,", "192.168.31.17,").replace(
@@ -487,6 +487,9 @@ def test_one_network(test):
             plans.append(json.loads(machine("plan", "--json").stdout))
         test.tap.point(plans[0] == plans[1] and plans[0]["changes"],
                        f"{machine.roles}: mode = none is the default", *plans)
+    machine.roles = "control-plane"
+    machine.site(SITE + "[snat]\nmode = keep\n")
+    test.expect(machine("plan"), 2, "a control plane alone is not concerned")
     machine.roles = "node"
     for family, gateway in (("IPv4", "192.168.31.2"), ("IPv6", "fd00:31::2")):
         machine.site(SITE.replace("192.168.31.2, fd00:31::2", gateway) + "[snat]\nmode = keep\n")
@@ -648,7 +651,12 @@ def test_table_of_others(test):
     for kind in ("tables", "protos"):
         os.unlink(f"/etc/iproute2/rt_{kind}.d/test.conf")
     test.unchanged("after undo all is as before", untouched)
-    others = ["ip", "rule", "add", "priority", "161", "fwmark", "0x10", "lookup", "77"]
+    others = ["ip", "rule", "add", "priority", "5", "fwmark", "0x10", "lookup", "77"]
+    run(others)
+    test.one_line_only(machine("apply"), "somebody's rule that our mark would change",
+                       r"\[setup\] mark = 0x2000 is in use here: .*priority 5, fwmark 0x10")
+    run(["ip", "rule", "del", *others[3:]])
+    others[6] = "0x10/0x10"
     run(others)
     before = machine.state()
     test.expect(machine("apply"), 0, "somebody's rule with our priority: apply")
@@ -664,7 +672,7 @@ def test_drift(test):
     test.expect(machine("apply"), 0, "apply")
     run(["iptables-nft", "-I", "FIXPORT-FORWARD", "-s", "10.9.9.9", "-j", "ACCEPT"])
     run(["ip", "route", "del", "192.168.31.128/25", "table", "161"])
-    run(["ip", "rule", "del", "priority", "161"])
+    run(["ip", "rule", "del", "priority", "5"])
     done = machine("status")
     test.expect(done, 2, "status finds what has changed", r"^iptables ipv4 +changed", "stdout")
     test.expect(done, 2, "status misses the rule", r"^rule ipv4 +missing", "stdout")
@@ -685,7 +693,7 @@ def test_drift(test):
     test.expect(machine("apply"), 0, "apply takes it away")
     test.expect(machine("status"), 0, "status then")
     run(["iptables-nft", "-I", "FIXPORT-FORWARD", "-s", "10.9.9.9", "-j", "ACCEPT"])
-    run(["ip", "rule", "del", "priority", "161"])
+    run(["ip", "rule", "del", "priority", "5"])
     run(["ip", "-6", "route", "flush", "table", "161"])
     test.expect(machine("undo", "--force"), 0, "undo --force")
     test.unchanged("after undo --force all is as before")

@@ -369,8 +369,8 @@ bool machine_ra_device(const char *device)
 
 int machine_marks(int family, uint32_t mark, char *rule, size_t size, struct setup_error *error)
 {
-    char *argv[] = {(char *)"ip", (char *)(family == 4 ? "-4" : "-6"), (char *)"-j", (char *)"rule",
-                    NULL};
+    char *argv[] = {(char *)"ip", (char *)(family == 4 ? "-4" : "-6"), (char *)"-j",
+                    (char *)"-Numeric", (char *)"rule", NULL}; /* as in resources/rule.c */
     struct run_result result;
     size_t i;
     int found = 0;
