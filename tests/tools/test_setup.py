@@ -651,12 +651,12 @@ def test_table_of_others(test):
     for kind in ("tables", "protos"):
         os.unlink(f"/etc/iproute2/rt_{kind}.d/test.conf")
     test.unchanged("after undo all is as before", untouched)
-    others = ["ip", "rule", "add", "priority", "5", "fwmark", "0x10", "lookup", "77"]
+    others = ["ip", "rule", "add", "priority", "5", "fwmark", "0x3000/0x3000", "lookup", "77"]
     run(others)
-    test.one_line_only(machine("apply"), "somebody's rule that our mark would change",
-                       r"\[setup\] mark = 0x2000 is in use here: .*priority 5, fwmark 0x10")
+    test.one_line_only(machine("apply"), "somebody's rule for our mark",
+                       r"\[setup\] mark = 0x2000 is in use here: .*priority 5, fwmark 0x3000/0x3000")
     run(["ip", "rule", "del", *others[3:]])
-    others[6] = "0x10/0x10"
+    others[6] = "0x10"
     run(others)
     before = machine.state()
     test.expect(machine("apply"), 0, "somebody's rule with our priority: apply")
