@@ -23,6 +23,7 @@ static const char *reserved;   /* ip_local_reserved_ports */
 static const char *manifest;   /* the value of the option; NULL: absent */
 static bool docker;
 static bool masquerades;
+static const char *source = ""; /* which address this machine sends from */
 static const struct journal *journal;
 
 static bool among(const char *const list[8], const uint8_t addr[16])
@@ -75,6 +76,7 @@ int machine_path(const uint8_t addr[16], const uint8_t *from, struct machine_pat
     *path = (struct machine_path){.found = !among(nowhere, addr), .local = among(own, addr)};
     path->direct = path->found && !path->local && !among(behind, addr);
     strcpy(path->device, "eth0.5");
+    strcpy(path->source, source);
     strcpy(path->router, path->direct ? "" : "192.168.31.1");
     strcpy(path->why, path->found ? "" : "Network is unreachable");
     return 0;
@@ -836,6 +838,19 @@ Test(roles, routes_that_somebody_else_has_made)
            "10.200.1.77/32 via 192.168.31.45\n10.200.36.0/24 via 192.168.31.45\n");
     cr_assert(strstr(notes, "the route to 10.200.1.0/24 that is wanted is there already"), "%s",
               notes);
+}
+
+Test(roles, a_host_that_sends_from_another_address)
+{
+    own[0] = "192.168.31.66";
+    own[1] = "192.168.31.67";
+    source = "192.168.31.67";
+    want(POOL NODES HOSTS PODS, ROLE_HOST);
+    cr_assert_str_eq(notes, "");
+    source = "192.168.31.66";
+    want(POOL NODES HOSTS PODS, ROLE_HOST);
+    cr_assert(strstr(notes, "sends to pods from 192.168.31.66, which is not in [hosts] addresses"),
+              "%s", notes);
 }
 
 Test(roles, a_machine_that_is_not_what_its_role_says)
