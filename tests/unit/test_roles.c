@@ -715,6 +715,29 @@ Test(roles, hosts_in_one_block_with_nodes_and_gateway)
     expect("sysctl", "net.ipv4.conf.all.send_redirects", "0");
 }
 
+Test(roles, a_node_without_pods_of_a_family)
+{
+    own[0] = "192.168.31.17";
+    own[1] = "fd00:31::17";
+    want(POOL "[node one]\naddress = 192.168.31.17, fd00:31::17\npods = 10.200.1.0/24\n[node "
+              "two]\naddress = 192.168.31.45, fd00:31::45\npods = fd00:200:1::/64\n[hosts]\n"
+              "addresses = 192.168.31.67, fd00:31::67\n"
+              "[gateway]\naddress = 192.168.31.2, fd00:31::2\n",
+         ROLE_NODE);
+    cr_assert(wanted("nft", "ip") && wanted("rule", "ipv4"));
+    cr_assert_null(wanted("nft", "ip6"));
+    cr_assert_null(wanted("rule", "ipv6"));
+    cr_assert_null(wanted("routes", "ipv6 table 161"));
+}
+
+Test(roles, confined_pods_reach_services_alone)
+{
+    own[0] = "192.168.31.17";
+    want(POOL NODES HOSTS PODS MACHINE_GW "[snat]\nmode = confine\n", ROLE_NODE);
+    cr_assert(strstr(wanted("nft", "ip"), "tcp dport != { 60001 } reject"));
+    cr_assert_null(strstr(wanted("nft", "ip"), "tcp sport != "));
+}
+
 Test(roles, one_family_only_has_a_gateway)
 {
     own[0] = "192.168.31.17";
