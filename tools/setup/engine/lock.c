@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -127,22 +128,39 @@ void lock_adopt(const char *folder)
         memcpy(lock_folder, path, sizeof(path));
 }
 
+/*
+ * Whether a descriptor's open file has the lock exclusively: proc(5), fdinfo, "lock:". Who merely
+ * reads the file, a backup say, has not; a tool that inherited it from setup has.
+ */
+static bool lock_is_on(pid_t pid, const char *fd)
+{
+    char path[300], line[200];
+    bool found = false;
+    snprintf(path, sizeof(path), "/proc/%d/fdinfo/%s", (int)pid, fd);
+    FILE *info = fopen(path, "re");
+    while (info && !found && fgets(line, sizeof(line), info))
+        found = strncmp(line, "lock:", 5) == 0 && strstr(line, "FLOCK") && strstr(line, "WRITE");
+    if (info)
+        fclose(info);
+    return found;
+}
+
 /* Nobody but root can have opened it: an apply, and the tools that inherited it. */
 void lock_break(void)
 {
     char path[64];
     struct stat lock, st;
     const struct dirent *process, *entry;
-    DIR *all = opendir("/proc");
     if (stat(setup_path(SETUP_LOCK), &lock) < 0)
-        lock = (struct stat){.st_ino = 0};
+        return;
+    DIR *all = opendir("/proc");
     while (all && (process = readdir(all))) {
         pid_t pid = (pid_t)strtol(process->d_name, NULL, 10);
         snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
         DIR *fds = pid > 0 && pid != getpid() ? opendir(path) : NULL;
         while (fds && (entry = readdir(fds)))
             if (fstatat(dirfd(fds), entry->d_name, &st, 0) == 0 && st.st_ino == lock.st_ino &&
-                st.st_dev == lock.st_dev) {
+                st.st_dev == lock.st_dev && lock_is_on(pid, entry->d_name)) {
                 kill(pid, SIGKILL);
                 break;
             }
@@ -168,7 +186,8 @@ void lock_end(void)
     snprintf(path, sizeof(path), "%s", setup_path(SETUP_JOURNAL));
     if (access(path, F_OK) < 0 && errno == ENOENT) {
         unlink(setup_path(SETUP_LOCK));
-        snprintf(path, sizeof(path), "%s", setup_path(SETUP_STATE_DIR)); /* not what a link leads to */
+        snprintf(path, sizeof(path), "%s",
+                 setup_path(SETUP_STATE_DIR)); /* not what a link leads to */
         while (rmdir(path) == 0 && *lock_folder && strcmp(path, lock_folder) != 0)
             *strrchr(path, '/') = '\0';
     }
