@@ -418,10 +418,12 @@ def case_flat(tap):
         apply_all(tap, trial)
         both_ways(tap, trial, ("curl",))
         closed(tap, trial)
-        for where, to, mark in (("host-a", "pod-c", "0"), ("node1", "host-a", "0x2000")):
+        for where, to, by in (("host-a", "pod-c", None), ("node1", "host-a", "pod-c")):
             for family in FAMILIES:
+                steered = ["from", STATIONS[by].address(family), "iif", "cni0", "mark",
+                           "0x2000"] if by else []
                 route = trial[where].must(["ip", "route", "get", STATIONS[to].address(family),
-                                           "mark", mark])
+                                           *steered])
                 tap.point(STATIONS["gateway"].address(family) in route,
                           f"{where} still sends to {to} through the gateway (IPv{family})", route)
         undo_all(tap, trial, before)
