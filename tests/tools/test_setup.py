@@ -385,8 +385,8 @@ def test_life(test):
     missing = [word for word in ("FIXPORT-FORWARD",
                                  "192.168.31.128/25 via 192.168.31.2 dev lan table 161",
                                  "fd00:31::67 via fd00:31::2 dev lan table 161",
-                                 "ip -4 rule: 161:\tfrom all fwmark 0x2000/0x2000 lookup 161",
-                                 "ip -6 rule: 161:\tfrom all fwmark 0x2000/0x2000 lookup 161",
+                                 "ip -4 rule: 5:\tfrom 10.200.1.0/24 fwmark 0x2000/0x2000 lookup 161",
+                                 "ip -6 rule: 5:\tfrom fd00:200:1::/64 fwmark 0x2000/0x2000 lookup 161",
                                  "ct mark set ct mark | 0x00002000", "table ip fixport", "ip_forward:1", "service-node-port-range",
                                  "fixport-setup.service", "run/fixport/pool",
                                  "8080,9000-9010,62000-62999")
@@ -441,7 +441,7 @@ def test_other_configuration(test):
     machine.site(marked("0x80000000"), **changes)
     test.expect(machine("apply"), 0, "apply of another configuration")
     test.expect(machine("status"), 0, "status after that")
-    test.tap.point(own_rules().count("161:\tfrom all fwmark 0x80000000/0x80000000 lookup 161") == 2
+    test.tap.point(own_rules().count(" fwmark 0x80000000/0x80000000 lookup 161") == 2
                    and own_rules().count("\n") == 2, "with another mark", own_rules())
     machine.site(KEPT, mode="confine", **changes)
     test.expect(machine("apply"), 0, "apply of one without steering", r"not wanted any more")
@@ -469,7 +469,7 @@ def test_one_network(test):
     machine = test.machine
     third = SITE.replace("address = 192.168.31.17, fd00:31::17", "address = 192.168.31.18, fd00:31::18")
     sites = {
-        "gateway,node,control-plane": SITE, "node": SITE, "control-plane": SITE,
+        "gateway,node,control-plane": SITE, "node": SITE,
         "gateway": third.replace("192.168.31.2, fd00:31::2", "192.168.31.17, fd00:31::17"),
         "host": third.replace("192.168.31.67,", "192.168.31.17,").replace("fd00:31::67", "fd00:31::17"),
         "host,gateway": third.replace("192.168.31.67,", "192.168.31.17,").replace(
@@ -487,6 +487,9 @@ def test_one_network(test):
             plans.append(json.loads(machine("plan", "--json").stdout))
         test.tap.point(plans[0] == plans[1] and plans[0]["changes"],
                        f"{machine.roles}: mode = none is the default", *plans)
+    machine.roles = "control-plane"
+    machine.site(SITE + "[snat]\nmode = keep\n")
+    test.expect(machine("plan"), 2, "a control plane alone is not concerned")
     machine.roles = "node"
     for family, gateway in (("IPv4", "192.168.31.2"), ("IPv6", "fd00:31::2")):
         machine.site(SITE.replace("192.168.31.2, fd00:31::2", gateway) + "[snat]\nmode = keep\n")
@@ -638,7 +641,22 @@ def test_table_of_others(test):
         test.one_line_only(machine(command), f"a rule with our number that we do not make: {command}",
                            r"policy routing with priority 99 has fixport's protocol number")
     run(["ip", "rule", "del", "priority", "99"])
-    others = ["ip", "rule", "add", "priority", "161", "fwmark", "0x10", "lookup", "77"]
+    for kind in ("tables", "protos"):
+        os.makedirs(f"/etc/iproute2/rt_{kind}.d", exist_ok=True)
+        write(f"/etc/iproute2/rt_{kind}.d/test.conf", "161 somebodys\n")
+    test.expect(machine("apply"), 0, "table and protocol have names on this machine: apply")
+    test.tap.point("lookup somebodys proto somebodys" in run(["ip", "rule"]).stdout, "ip(8) shows them")
+    test.expect(machine("plan"), 0, "plan has nothing left", r"^Nothing to change", "stdout")
+    test.expect(machine("undo"), 0, "undo")
+    for kind in ("tables", "protos"):
+        os.unlink(f"/etc/iproute2/rt_{kind}.d/test.conf")
+    test.unchanged("after undo all is as before", untouched)
+    others = ["ip", "rule", "add", "priority", "5", "fwmark", "0x3000/0x3000", "lookup", "77"]
+    run(others)
+    test.one_line_only(machine("apply"), "somebody's rule for our mark",
+                       r"\[setup\] mark = 0x2000 is in use here: .*priority 5, fwmark 0x3000/0x3000")
+    run(["ip", "rule", "del", *others[3:]])
+    others[6] = "0x10"
     run(others)
     before = machine.state()
     test.expect(machine("apply"), 0, "somebody's rule with our priority: apply")
@@ -654,7 +672,7 @@ def test_drift(test):
     test.expect(machine("apply"), 0, "apply")
     run(["iptables-nft", "-I", "FIXPORT-FORWARD", "-s", "10.9.9.9", "-j", "ACCEPT"])
     run(["ip", "route", "del", "192.168.31.128/25", "table", "161"])
-    run(["ip", "rule", "del", "priority", "161"])
+    run(["ip", "rule", "del", "priority", "5"])
     done = machine("status")
     test.expect(done, 2, "status finds what has changed", r"^iptables ipv4 +changed", "stdout")
     test.expect(done, 2, "status misses the rule", r"^rule ipv4 +missing", "stdout")
@@ -675,7 +693,7 @@ def test_drift(test):
     test.expect(machine("apply"), 0, "apply takes it away")
     test.expect(machine("status"), 0, "status then")
     run(["iptables-nft", "-I", "FIXPORT-FORWARD", "-s", "10.9.9.9", "-j", "ACCEPT"])
-    run(["ip", "rule", "del", "priority", "161"])
+    run(["ip", "rule", "del", "priority", "5"])
     run(["ip", "-6", "route", "flush", "table", "161"])
     test.expect(machine("undo", "--force"), 0, "undo --force")
     test.unchanged("after undo --force all is as before")
@@ -1051,8 +1069,9 @@ def test_json(test):
                    all(change["steps"] for change in plan["changes"]), "plan --json")
     test.tap.point(plan["topology"].startswith("one network, a gateway with one arm: "),
                    "it says which topology it is", plan["topology"])
-    test.tap.point(len(plan["notes"]) == 1 and "has none of [gateway] address" in plan["notes"][0],
-                   "and has a list of notes", *plan["notes"])
+    test.tap.equal([[word in note for note in plan["notes"]] for word in (
+        "has none of [gateway] address", "hosts and gateway should be applied first")],
+                   [[True, False], [False, True]], "and has a list of notes")
     applied = json.loads(machine("apply", "--json").stdout)
     test.tap.equal(applied["result"], "applied", "apply --json")
     for key in ("changes", "topology", "notes", "config", "roles", "resources"):
@@ -1761,8 +1780,9 @@ def test_confirm_needs_the_unit(test):
 
 
 def test_notes(test):
-    """What stands in the way of a reboot is told, by plan and by apply."""
+    """What stands in the way of a reboot is told, by plan and by apply; there is no other note."""
     machine = test.machine
+    machine.site(KEPT)
     done = machine("plan")
     program = re.search(r"ExecStart=(\S+)", done.stdout)[1]
     note = rf"^fixport-setup: note: the unit starts {machine.root}{program}, which is not there"
@@ -1775,6 +1795,7 @@ def test_notes(test):
     os.chmod(machine.root + program, 0o755)
     test.tap.equal(machine("plan").stderr, "", "it is there: nothing to say")
     machine("undo")
+    machine.site()
     plan = [machine.setup, "--config", machine.config, "--role", "node", "plan"]
     folders = ("/run/systemd/system", "/run/systemd/netif", "/run/NetworkManager")
     test.expect(run(plan), 2, "no systemd: plan says so", r"note: systemd does not run here")

@@ -23,6 +23,7 @@ static const char *reserved;   /* ip_local_reserved_ports */
 static const char *manifest;   /* the value of the option; NULL: absent */
 static bool docker;
 static bool masquerades;
+static const char *source = ""; /* which address this machine sends from */
 static const struct journal *journal;
 
 static bool among(const char *const list[8], const uint8_t addr[16])
@@ -75,6 +76,7 @@ int machine_path(const uint8_t addr[16], const uint8_t *from, struct machine_pat
     *path = (struct machine_path){.found = !among(nowhere, addr), .local = among(own, addr)};
     path->direct = path->found && !path->local && !among(behind, addr);
     strcpy(path->device, "eth0.5");
+    strcpy(path->source, source);
     strcpy(path->router, path->direct ? "" : "192.168.31.1");
     strcpy(path->why, path->found ? "" : "Network is unreachable");
     return 0;
@@ -713,6 +715,29 @@ Test(roles, hosts_in_one_block_with_nodes_and_gateway)
     expect("sysctl", "net.ipv4.conf.all.send_redirects", "0");
 }
 
+Test(roles, a_node_without_pods_of_a_family)
+{
+    own[0] = "192.168.31.17";
+    own[1] = "fd00:31::17";
+    want(POOL "[node one]\naddress = 192.168.31.17, fd00:31::17\npods = 10.200.1.0/24\n[node "
+              "two]\naddress = 192.168.31.45, fd00:31::45\npods = fd00:200:1::/64\n[hosts]\n"
+              "addresses = 192.168.31.67, fd00:31::67\n"
+              "[gateway]\naddress = 192.168.31.2, fd00:31::2\n",
+         ROLE_NODE);
+    cr_assert(wanted("nft", "ip") && wanted("rule", "ipv4"));
+    cr_assert_null(wanted("nft", "ip6"));
+    cr_assert_null(wanted("rule", "ipv6"));
+    cr_assert_null(wanted("routes", "ipv6 table 161"));
+}
+
+Test(roles, confined_pods_reach_services_alone)
+{
+    own[0] = "192.168.31.17";
+    want(POOL NODES HOSTS PODS MACHINE_GW "[snat]\nmode = confine\n", ROLE_NODE);
+    cr_assert(strstr(wanted("nft", "ip"), "tcp dport != { 60001 } reject"));
+    cr_assert_null(strstr(wanted("nft", "ip"), "tcp sport != "));
+}
+
 Test(roles, one_family_only_has_a_gateway)
 {
     own[0] = "192.168.31.17";
@@ -836,6 +861,19 @@ Test(roles, routes_that_somebody_else_has_made)
            "10.200.1.77/32 via 192.168.31.45\n10.200.36.0/24 via 192.168.31.45\n");
     cr_assert(strstr(notes, "the route to 10.200.1.0/24 that is wanted is there already"), "%s",
               notes);
+}
+
+Test(roles, a_host_that_sends_from_another_address)
+{
+    own[0] = "192.168.31.66";
+    own[1] = "192.168.31.67";
+    source = "192.168.31.67";
+    want(POOL NODES HOSTS PODS, ROLE_HOST);
+    cr_assert_str_eq(notes, "");
+    source = "192.168.31.66";
+    want(POOL NODES HOSTS PODS, ROLE_HOST);
+    cr_assert(strstr(notes, "sends to pods from 192.168.31.66, which is not in [hosts] addresses"),
+              "%s", notes);
 }
 
 Test(roles, a_machine_that_is_not_what_its_role_says)

@@ -119,60 +119,40 @@ static int run_output(off_t most)
     return fd;
 }
 
-struct run_streams {
-    int fd[3];
-};
-
-static int run_open(struct run_streams *streams, const char *input, off_t most)
+/* Return: 0 or errno. */
+static int run_open(int streams[3], const char *input, off_t most)
 {
-    streams->fd[0] = input ? run_input(input) : open("/dev/null", O_RDONLY | O_CLOEXEC);
-    streams->fd[1] = run_output(most);
-    streams->fd[2] = run_output(OUTPUT_MOST);
+    streams[0] = input ? run_input(input) : open("/dev/null", O_RDONLY | O_CLOEXEC);
+    streams[1] = run_output(most);
+    streams[2] = run_output(OUTPUT_MOST);
     for (int i = 0; i < 3; i++)
-        if (streams->fd[i] < 0)
+        if (streams[i] < 0)
             return errno ? errno : EIO;
     return 0;
 }
 
-static void run_close(struct run_streams *streams)
-{
-    for (int i = 0; i < 3; i++)
-        if (streams->fd[i] >= 0)
-            close(streams->fd[i]);
-}
-
-static void run_actions(posix_spawn_file_actions_t *actions, const struct run_streams *streams)
-{
-    posix_spawn_file_actions_init(actions);
-    for (int i = 0; i < 3; i++)
-        posix_spawn_file_actions_adddup2(actions, streams->fd[i], i);
-    if (setup_keep_fd >= 0) /* onto itself: not closed on exec */
-        posix_spawn_file_actions_adddup2(actions, setup_keep_fd, setup_keep_fd);
-}
-
-static void run_attributes(posix_spawnattr_t *attributes)
-{
-    sigset_t set;
-    posix_spawnattr_init(attributes);
-    posix_spawnattr_setflags(attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK |
-                                             POSIX_SPAWN_SETSIGDEF);
-    sigemptyset(&set);
-    posix_spawnattr_setsigmask(attributes, &set);
-    sigaddset(&set, SIGPIPE);
-    posix_spawnattr_setsigdefault(attributes, &set);
-}
-
 /* Return: 0 or errno. */
-static int run_spawn(char *const argv[], const struct run_streams *streams, pid_t *pid)
+static int run_spawn(char *const argv[], const int streams[3], pid_t *pid)
 {
     char found[PATH_MAX];
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attributes;
+    sigset_t set;
     if (!run_find(argv[0], found, sizeof(found)))
         return ENOENT;
+    posix_spawn_file_actions_init(&actions);
+    for (int i = 0; i < 3; i++)
+        posix_spawn_file_actions_adddup2(&actions, streams[i], i);
+    if (setup_keep_fd >= 0) /* onto itself: not closed on exec */
+        posix_spawn_file_actions_adddup2(&actions, setup_keep_fd, setup_keep_fd);
+    posix_spawnattr_init(&attributes);
+    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK |
+                                              POSIX_SPAWN_SETSIGDEF);
+    sigemptyset(&set);
+    posix_spawnattr_setsigmask(&attributes, &set);
+    sigaddset(&set, SIGPIPE);
+    posix_spawnattr_setsigdefault(&attributes, &set);
     char **environment = run_environment();
-    run_actions(&actions, streams);
-    run_attributes(&attributes);
     int error = posix_spawn(pid, found, &actions, &attributes, argv, environment);
     posix_spawnattr_destroy(&attributes);
     posix_spawn_file_actions_destroy(&actions);
@@ -277,49 +257,37 @@ static char *run_collect(int fd, off_t most, bool *full, size_t *written)
     return text;
 }
 
-/* Return: as run_wait(). */
-static int run_watch(pid_t pid, const struct run_limits *limits, const sigset_t *set,
-                     const sigset_t *before, struct run_result *result)
-{
-    int status =
-        limits->seconds || limits->tick ? run_wait_within(pid, limits, set, before) : run_wait(pid);
-    if (status < 0) {
-        result->errno_ = ETIMEDOUT;
-        result->seconds = limits->seconds;
-    }
-    return status < 0 ? NOT_STARTED : status;
-}
-
-/* The signals that run_wait_within() waits for are blocked before there is a child. */
-static void run_block(const struct run_limits *limits, sigset_t *set, sigset_t *before)
-{
-    static const int signals[] = {SIGCHLD, SIGINT, SIGTERM, SIGHUP};
-    sigemptyset(set);
-    for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
-        if (limits->tick || (limits->seconds && signals[i] == SIGCHLD))
-            sigaddset(set, signals[i]);
-    sigprocmask(SIG_BLOCK, set, before);
-}
-
 int run_tool_within(char *const argv[], const char *input, const struct run_limits *limits,
                     struct run_result *result)
 {
-    struct run_streams streams;
-    bool full = false, ignored;
+    /* What run_wait_within() waits for is blocked before there is a child. */
+    static const int signals[] = {SIGCHLD, SIGINT, SIGTERM, SIGHUP};
+    int streams[3] = {-1, -1, -1};
+    bool full = false, ignored, within = limits->seconds || limits->tick;
     sigset_t set, before;
     pid_t pid = -1;
     *result = (struct run_result){.status = NOT_STARTED};
     errno = 0;
-    result->errno_ = run_open(&streams, input, limits->output);
-    run_block(limits, &set, &before);
+    result->errno_ = run_open(streams, input, limits->output);
+    sigemptyset(&set);
+    for (size_t i = 0; within && i < (limits->tick ? 4 : 1); i++)
+        sigaddset(&set, signals[i]);
+    sigprocmask(SIG_BLOCK, &set, &before);
     if (!result->errno_)
-        result->errno_ = run_spawn(argv, &streams, &pid);
+        result->errno_ = run_spawn(argv, streams, &pid);
     if (!result->errno_)
-        result->status = run_watch(pid, limits, &set, &before, result);
+        result->status = within ? run_wait_within(pid, limits, &set, &before) : run_wait(pid);
+    if (result->status < 0) {
+        result->status = NOT_STARTED;
+        result->errno_ = ETIMEDOUT;
+        result->seconds = limits->seconds;
+    }
     sigprocmask(SIG_SETMASK, &before, NULL);
-    result->output = run_collect(streams.fd[1], limits->output, &full, &result->length);
-    result->errors = run_collect(streams.fd[2], ERRORS_MOST, &ignored, NULL);
-    run_close(&streams);
+    result->output = run_collect(streams[1], limits->output, &full, &result->length);
+    result->errors = run_collect(streams[2], ERRORS_MOST, &ignored, NULL);
+    for (int i = 0; i < 3; i++)
+        if (streams[i] >= 0)
+            close(streams[i]);
     if (full) {
         result->status = NOT_STARTED;
         result->errno_ = EFBIG;

@@ -76,20 +76,14 @@ static int apply_begin(struct work *work, unsigned confirm, struct setup_error *
     return journal_save(next, error) < 0 ? -1 : keeper_begun(error);
 }
 
-/* From now on it is kept, or waits to be. */
-static int apply_end(struct journal *next, struct setup_error *error)
-{
-    if (!next->deadline)
-        return journal_keep(next, error);
-    next->phase = JOURNAL_UNCONFIRMED;
-    return journal_save(next, error);
-}
-
 static int apply_try(struct work *work, struct setup_error *error)
 {
     if (apply_steps(work, error) < 0 || apply_check(work, error) < 0)
         return -1;
-    return apply_end(&work->next, error);
+    if (!work->next.deadline)
+        return journal_keep(&work->next, error);
+    work->next.phase = JOURNAL_UNCONFIRMED;
+    return journal_save(&work->next, error);
 }
 
 static int apply_failed(const struct setup_options *options, bool rolled, int status,

@@ -2,14 +2,15 @@
 /*
  * apply --confirm: who has locked himself out cannot type "undo". So before the first step somebody
  * is told to roll back when the time is over: systemd, by a timer that runs "fixport-setup expire",
- * or where it does not run a process of ours, the watcher. Both leave alone what was confirmed, undone
- * or applied anew meanwhile: the journal tells. After a reboot, in their place, boot rolls back.
+ * or where it does not run a process of ours, the watcher. Both leave alone what was confirmed,
+ * undone or applied anew meanwhile: the journal tells. After a reboot, in their place, boot rolls
+ * back.
  *
- * The watcher belongs to no terminal and needs nothing of the process that made it. While it waits it
- * holds a lock of its own, so that status can tell whether it is still there.
+ * The watcher belongs to no terminal and needs nothing of the process that made it. While it waits
+ * it holds a lock of its own, so that status can tell whether it is still there.
  *
- * The roll-back comes whatever hangs: no tool may run beyond the deadline (run_until()), and an apply
- * that still has the lock some time after it, stopped or stuck, is killed with its tools.
+ * The roll-back comes whatever hangs: no tool may run beyond the deadline (run_until()), and an
+ * apply that still has the lock some time after it, stopped or stuck, is killed with its tools.
  */
 #include "engine.h"
 
@@ -28,9 +29,9 @@
 #include <unistd.h>
 
 #define ROLLBACK_TRIES 10
-#define ROLLBACK_PAUSE 3  /* s between tries */
-#define ROLLBACK_WAIT 20  /* s for an apply that rolls back by itself at the deadline */
-#define WATCHER_LOOK 2    /* s between looks at the journal */
+#define ROLLBACK_PAUSE 3 /* s between tries */
+#define ROLLBACK_WAIT 20 /* s for an apply that rolls back by itself at the deadline */
+#define WATCHER_LOOK 2   /* s between looks at the journal */
 
 /* Whether the journal of the apply that began at @when still waits to be confirmed. */
 static bool keeper_concerns(const struct journal *journal, int64_t when)
@@ -144,8 +145,8 @@ static void watcher_detach(void)
  * By a clock that runs on while the machine sleeps, and that nobody sets. What has nothing to do
  * with us any more is no reason to stay.
  */
-static void __attribute__((noreturn)) watcher_run(int64_t when, const struct timespec *until,
-                                                  int apply)
+static void __attribute__((noreturn))
+watcher_run(int64_t when, const struct timespec *until, int apply)
 {
     struct setup_error error;
     struct timespec now;
@@ -206,7 +207,8 @@ int keeper_start(int64_t when, unsigned seconds, struct setup_error *error)
     if (systemd_timer(when, seconds, error) == 0)
         return 0;
     if (*error->text)
-        say_error(0, "note: systemd keeps no timer for the roll back (%s): a process does", error->text);
+        say_error(0, "note: systemd keeps no timer for the roll back (%s): a process does",
+                  error->text);
     return watcher_start(when, seconds, error);
 }
 

@@ -2,11 +2,11 @@
 /*
  * One fixport-setup at a time. The lock is flock(2) on a file beside the journal that it is about,
  * wherever that is mounted, so it goes with its holder, however that ends. It is inherited by the
- * tools that setup runs: when setup is killed, a tool that is still at work keeps the next setup out
- * until the machine stands still.
+ * tools that setup runs: when setup is killed, a tool that is still at work keeps the next setup
+ * out until the machine stands still.
  *
- * The file goes with the last journal. So whoever has locked one looks whether it is the one that is
- * there, and who removes it does nothing afterwards.
+ * The file goes with the last journal. So whoever has locked one looks whether it is the one that
+ * is there, and who removes it does nothing afterwards.
  */
 #include "engine.h"
 
@@ -21,8 +21,8 @@
 #include <unistd.h>
 
 #define LOCK_PAUSE 20000 /* us between tries */
-#define LOCK_TRIES 10    /* lock_is_held() has the lock for a moment: that is no reason to give up */
-#define LOCK_RACES 100   /* how often the file may be another one's by the time that we have it */
+#define LOCK_TRIES 10  /* lock_is_held() has the lock for a moment: that is no reason to give up */
+#define LOCK_RACES 100 /* how often the file may be another one's by the time that we have it */
 
 static int lock_fd = -1;
 static char lock_folder[PATH_MAX]; /* the uppermost that was made for it, or "" */
@@ -168,7 +168,7 @@ void lock_end(void)
     snprintf(path, sizeof(path), "%s", setup_path(SETUP_JOURNAL));
     if (access(path, F_OK) < 0 && errno == ENOENT) {
         unlink(setup_path(SETUP_LOCK));
-        snprintf(path, sizeof(path), "%s", setup_folder(SETUP_STATE_DIR));
+        snprintf(path, sizeof(path), "%s", setup_path(SETUP_STATE_DIR)); /* not what a link leads to */
         while (rmdir(path) == 0 && *lock_folder && strcmp(path, lock_folder) != 0)
             *strrchr(path, '/') = '\0';
     }

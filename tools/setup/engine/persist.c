@@ -44,37 +44,25 @@ static const struct persist_tool *persist_tool(void)
     return NULL;
 }
 
-/* Kept up to date by programs of their own. */
-static bool chain_is_foreign(const char *chain)
+/* In iptables-save a chain is ":NAME POLICY [0:0]". These are kept up to date by their programs. */
+static int persist_scan(int family, struct setup_error *error)
 {
-    static const char *const owners[] = {"KUBE-", "cali-", "DOCKER"};
-    for (size_t i = 0; i < sizeof(owners) / sizeof(owners[0]); i++)
-        if (strncmp(chain, owners[i], strlen(owners[i])) == 0)
-            return true;
-    return false;
-}
-
-/* In iptables-save a chain is ":NAME POLICY [0:0]". */
-static int persist_scan(const char *saved, struct setup_error *error)
-{
-    for (const char *line = saved; line; line = strchr(line, '\n')) {
-        line += *line == '\n';
-        if (*line == ':' && chain_is_foreign(line + 1))
-            return setup_fail(error,
-                              "persist = distribution would save the chain %.*s too, which another "
-                              "program keeps up to date: after a reboot it would be out of date. "
-                              "Use persist = own, or --force",
-                              (int)strcspn(line + 1, " \n"), line + 1);
-    }
-    return 0;
-}
-
-static int persist_scan_family(int family, struct setup_error *error)
-{
+    static const char *const owners[] = {":KUBE-", ":cali-", ":DOCKER"};
     struct run_result result;
     char *argv[] = {state_copy(iptables_tool(family, "save")), NULL};
     int status = run_tool(argv, NULL, &result);
-    status = status < 0 ? run_explain(argv, &result, error) : persist_scan(result.output, error);
+    const char *line, *at = result.output;
+    size_t length;
+    if (status < 0)
+        run_explain(argv, &result, error);
+    while (status == 0 && (line = state_line(&at, &length)))
+        for (size_t i = 0; i < sizeof(owners) / sizeof(owners[0]); i++)
+            if (strncmp(line, owners[i], strlen(owners[i])) == 0)
+                status = setup_fail(error,
+                                    "persist = distribution would save the chain %.*s too, which "
+                                    "another program keeps up to date: after a reboot it would be "
+                                    "out of date. Use persist = own, or --force",
+                                    (int)strcspn(line + 1, " \n"), line + 1);
     run_free(&result);
     free(argv[0]);
     return status;
@@ -84,7 +72,7 @@ int persist_check(bool force, struct setup_error *error)
 {
     if (force)
         return 0;
-    return persist_scan_family(4, error) < 0 || persist_scan_family(6, error) < 0 ? -1 : 0;
+    return persist_scan(4, error) < 0 || persist_scan(6, error) < 0 ? -1 : 0;
 }
 
 void persist_note(const struct work *work)

@@ -81,14 +81,6 @@ static int work_backend(struct work *work, struct setup_error *error)
     return journal_use(&work->old, error);
 }
 
-static int work_journal(struct work *work, struct setup_error *error)
-{
-    int result = journal_load(&work->old, error);
-    work->has_old = result == 1;
-    work->guessed = result < 0 && journal_hidden();
-    return result < 0 && !work->guessed ? -1 : 0;
-}
-
 /* Much of a machine only root may see; plan is for everybody. */
 static int work_read(struct work *work, struct journal_entry *entry, struct setup_error *error)
 {
@@ -102,17 +94,6 @@ static int work_read(struct work *work, struct journal_entry *entry, struct setu
     return 0;
 }
 
-/* What was there before us: of what others share, what is there now without our part. */
-static int work_before(struct journal_entry *entry, const struct journal_entry *old,
-                       struct setup_error *error)
-{
-    if (old)
-        return state_merge(entry->type, entry->name, entry_left(old), old->before, entry->previous,
-                           &entry->before, error);
-    entry->before = state_copy(entry->previous);
-    return 0;
-}
-
 int work_entry(struct work *work, const struct resource_type *type, const char *name,
                const char *wanted, const char *why, struct setup_error *error)
 {
@@ -123,7 +104,11 @@ int work_entry(struct work *work, const struct resource_type *type, const char *
     if (!old && state_lost(type, entry->previous) == LOST_FOREIGN)
         return setup_fail(error, "%s is there, and nothing of ours (%.*s): remove it, or have "
                           "another path", name, (int)strcspn(entry->previous, "\n"), entry->previous);
-    if (work_before(entry, old, error) < 0)
+    /* What was there before us: of what others share, what is there now without our part. */
+    if (!old)
+        entry->before = state_copy(entry->previous);
+    else if (state_merge(type, name, entry_left(old), old->before, entry->previous, &entry->before,
+                         error) < 0)
         return -1;
     return state_merge(type, name, NULL, wanted, entry->before, &entry->wanted, error);
 }
@@ -192,41 +177,9 @@ static int work_folders(struct work *work, struct setup_error *error)
     return result;
 }
 
-static int work_entries(struct work *work, struct setup_error *error)
-{
-    int result = 0;
-    for (size_t i = 0; result == 0 && i < work->resources.count; i++) {
-        const struct resource *it = &work->resources.item[i];
-        result = work_entry(work, it->type, it->name, it->wanted, it->why, error);
-    }
-    return result;
-}
-
-/* The setting of an interface that has gone: there is nothing to put back. */
-static void work_drop(struct journal_entry *entry)
-{
-    bool gone = entry->type == &resource_sysctl && !entry->previous;
-    entry->dropped = true;
-    free(entry->wanted);
-    entry->wanted = gone ? NULL : state_copy(entry->before);
-}
-
-/* Putting a file back would lose what others have written into it. */
-static int work_drop_check(const struct journal_entry *old, const char *now,
-                           struct setup_error *error)
-{
-    if (old->type != &resource_file || entry_is_ours(old, now) || state_fits(now, old->before))
-        return 0;
-    return setup_fail(error,
-                      "%s is not wanted any more, and others have changed it since: it would be put "
-                      "back; save what is needed of it and run 'fixport-setup undo --force' first",
-                      old->name);
-}
-
 static int work_dropped(struct work *work, struct setup_error *error)
 {
-    int result = 0;
-    for (size_t i = work->old.count; result == 0 && i-- > 0;) {
+    for (size_t i = work->old.count; i-- > 0;) {
         const struct journal_entry *old = &work->old.entry[i];
         if (journal_find(&work->next, old->type, old->name))
             continue;
@@ -236,13 +189,25 @@ static int work_dropped(struct work *work, struct setup_error *error)
                            type_label(old->type, old->name));
             continue;
         }
-        result = work_entry(work, old->type, old->name, old->before,
-                            "not wanted any more: back to what it was before", error);
-        if (result == 0)
-            result = work_drop_check(old, work->next.entry[work->next.count - 1].previous, error);
-        work_drop(&work->next.entry[work->next.count - 1]);
+        if (work_entry(work, old->type, old->name, old->before,
+                       "not wanted any more: back to what it was before", error) < 0)
+            return -1;
+        struct journal_entry *entry = &work->next.entry[work->next.count - 1];
+        /* Putting a file back would lose what others have written into it. */
+        if (old->type == &resource_file && !entry_is_ours(old, entry->previous) &&
+            !state_fits(entry->previous, old->before))
+            return setup_fail(error,
+                              "%s is not wanted any more, and others have changed it since: it would "
+                              "be put back; save what is needed of it and run 'fixport-setup undo "
+                              "--force' first",
+                              old->name);
+        entry->dropped = true;
+        free(entry->wanted); /* of an interface that has gone there is no setting to put back */
+        entry->wanted = old->type == &resource_sysctl && !entry->previous
+                            ? NULL
+                            : state_copy(entry->before);
     }
-    return result;
+    return 0;
 }
 
 void work_append(struct work *work, const struct change *change)
@@ -285,25 +250,24 @@ static int work_plan(struct work *work, struct setup_error *error)
     return result;
 }
 
-/* AUTO was decided by now, if it was needed. */
-static enum site_iptables work_iptables(const struct work *work)
-{
-    if (!journal_has_iptables(&work->next))
-        return IPTABLES_AUTO;
-    return iptables_is_legacy() ? IPTABLES_LEGACY : IPTABLES_NFT;
-}
-
 static int work_machine(struct work *work, struct setup_error *error)
 {
-    if (work_journal(work, error) < 0 || work_backend(work, error) < 0)
+    int result = journal_load(&work->old, error);
+    work->has_old = result == 1;
+    work->guessed = result < 0 && journal_hidden();
+    if ((result < 0 && !work->guessed) || work_backend(work, error) < 0)
         return -1;
     const struct journal *old = work->has_old ? &work->old : NULL;
     work->next.persist = work->site.persist;
     if (roles_want(&work->site, work->next.roles, old, work->config, &work->resources, error) < 0 ||
-        work_folders(work, error) < 0 || work_entries(work, error) < 0 ||
-        persist_entries(work, error) < 0)
+        work_folders(work, error) < 0)
         return -1;
-    return work_dropped(work, error);
+    for (size_t i = 0; i < work->resources.count; i++) {
+        const struct resource *it = &work->resources.item[i];
+        if (work_entry(work, it->type, it->name, it->wanted, it->why, error) < 0)
+            return -1;
+    }
+    return persist_entries(work, error) < 0 ? -1 : work_dropped(work, error);
 }
 
 int work_begin(struct work *work, const struct setup_options *options)
@@ -315,7 +279,8 @@ int work_begin(struct work *work, const struct setup_options *options)
     say_clean(work->config, PATH_MAX, true, work->next.config, PATH_MAX); /* JSON is UTF-8 */
     if (work_machine(work, &error) < 0 || work_plan(work, &error) < 0)
         return say_error(SETUP_ERROR, "%s", error.text);
-    work->next.iptables = work_iptables(work);
+    if (journal_has_iptables(&work->next)) /* AUTO was decided by now */
+        work->next.iptables = iptables_is_legacy() ? IPTABLES_LEGACY : IPTABLES_NFT;
     work->next.phase = JOURNAL_APPLIED;
     return 0;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Our rules of policy routing (ip-rule(8)): those that carry our protocol's number. They need
- * Linux 4.17. A state has one line for each, sorted as the kernel has them:
+ * Linux 4.17 and iproute2 5.3. A state has one line for each, sorted as the kernel has them:
  * "5: from 10.200.1.0/24 fwmark 0x2000/0x2000 lookup 161".
  */
 #include "state.h"
@@ -19,7 +19,7 @@ static bool ip_rule_is_ours(const json_t *rule)
     const char *protocol = json_string_value(json_object_get(rule, "protocol"));
     char number[8];
     snprintf(number, sizeof(number), "%d", SETUP_ROUTE_PROTOCOL);
-    return protocol && (strcmp(protocol, number) == 0 || strcmp(protocol, "fixport") == 0);
+    return protocol && strcmp(protocol, number) == 0;
 }
 
 /* One line, or -1: it has more than we give one. */
@@ -49,7 +49,9 @@ static int ip_rule_print(FILE *out, const json_t *rule, struct setup_error *erro
 
 static int ip_rule_read(const char *name, char **state, struct setup_error *error)
 {
-    char *argv[] = {(char *)"ip",   (char *)"-json", (char *)(uintptr_t)family_option(name),
+    /* Numbers: tables and protocols can have any names in /etc/iproute2. */
+    char *argv[] = {(char *)"ip",   (char *)"-json", (char *)"-Numeric",
+                    (char *)(uintptr_t)family_option(name),
                     (char *)"rule", (char *)"show",  NULL};
     struct run_result result;
     size_t i;

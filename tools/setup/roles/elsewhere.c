@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What else has to be done before a role works. A connection between a pod and a host passes several
- * machines, and each of them has its part; only one is this one. Whether the others have theirs
- * cannot be known from here.
+ * What else has to be done before a role works. A connection between a pod and a host passes
+ * several machines, and each of them has its part; only one is this one. Whether the others have
+ * theirs cannot be known from here.
  */
 #include "roles.h"
 

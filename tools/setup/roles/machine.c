@@ -369,8 +369,8 @@ bool machine_ra_device(const char *device)
 
 int machine_marks(int family, uint32_t mark, char *rule, size_t size, struct setup_error *error)
 {
-    char *argv[] = {(char *)"ip", (char *)(family == 4 ? "-4" : "-6"), (char *)"-j", (char *)"rule",
-                    NULL};
+    char *argv[] = {(char *)"ip", (char *)(family == 4 ? "-4" : "-6"), (char *)"-j",
+                    (char *)"-Numeric", (char *)"rule", NULL}; /* as in resources/rule.c */
     struct run_result result;
     size_t i;
     int found = 0;
@@ -385,8 +385,7 @@ int machine_marks(int family, uint32_t mark, char *rule, size_t size, struct set
         char value[32], mask[32];
         copy_word(one, "fwmark", value, sizeof(value));
         copy_word(one, "fwmask", mask, sizeof(mask));
-        if (!*value || route_is_ours(one) ||
-            !(strtoul(*mask ? mask : "0xffffffff", NULL, 0) & mark))
+        if (route_is_ours(one) || !(strtoul(value, NULL, 0) & mark))
             continue;
         snprintf(rule, size, "priority %lld, fwmark %s%s%s",
                  (long long)json_integer_value(json_object_get(one, "priority")), value,

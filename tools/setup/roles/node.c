@@ -167,7 +167,8 @@ static void rules_reject(FILE *out, const struct roles *roles, const struct port
     fputs("\tchain forward {\n"
           "\t\ttype filter hook forward priority filter - 5; policy accept;\n",
           out);
-    rule_reject(out, roles, "sport", ports, "not from the pool", family);
+    if (roles->snat == SNAT_KEEP) /* confine: every port becomes one of the pool's */
+        rule_reject(out, roles, "sport", ports, "not from the pool", family);
     rule_reject(out, roles, "dport", &roles->site->host_services, "not to a service", family);
     fputs("\t}\n", out);
 }
@@ -180,7 +181,7 @@ static char *table_text(const struct roles *roles, const struct portset *ports, 
     fprintf(out, "table %s " SETUP_TABLE " {\n", family == 4 ? "ip" : "ip6");
     if (roles->steers[family == 6])
         rules_steer(out, roles, family);
-    if (roles->judged && roles->snat == SNAT_KEEP && !(roles->roles & ROLE_GATEWAY))
+    if (roles->judged && roles->snat != SNAT_NONE && !(roles->roles & ROLE_GATEWAY))
         rules_reject(out, roles, ports, family);
     rules_snat(out, roles, ports, family);
     fputs("}\n", out);
@@ -190,7 +191,8 @@ static char *table_text(const struct roles *roles, const struct portset *ports, 
 
 static int node_table(struct roles *roles, const struct portset *ports, int family)
 {
-    if (!blocks_have_family(&roles->pods, family) || !blocks_have_family(&roles->hosts, family))
+    if (!blocks_have_family(pods_here(roles), family) ||
+        !blocks_have_family(&roles->hosts, family))
         return 0;
     if (!run_exists("nft"))
         return setup_fail(roles->error, "nft is needed to keep the source ports of pods, and is "
@@ -288,7 +290,9 @@ static int node_way(struct roles *roles, const struct block *block, const uint8_
         role_route(roles, block, via, false);
         return 0;
     }
-    if (machine_path(addr, from ? pod : NULL, &pods, roles->error) < 0)
+    if (!from) /* no pods of this family are here */
+        return 0;
+    if (machine_path(addr, pod, &pods, roles->error) < 0)
         return -1;
     if (block->prefix == 128 && memcmp(block->addr, via, 16) == 0)
         return 0;

@@ -85,7 +85,7 @@ int machine_path_unrouted(const uint8_t addr[16], struct machine_path *path,
 int machine_has_route(const struct block *to, const uint8_t via[16], struct setup_error *error);
 
 /**
- * machine_marks - whether somebody else's rule of policy routing looks at a bit of @mark.
+ * machine_marks - whether somebody else's rule of policy routing wants a bit of @mark set.
  * @rule: its priority and mark, for a sentence. Return: 1 or 0, -1 if ip(8) could not be asked.
  */
 int machine_marks(int family, uint32_t mark, char *rule, size_t size, struct setup_error *error);
