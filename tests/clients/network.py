@@ -34,5 +34,15 @@ def enter_new():
     # In a chroot the root may be no mount: then what is mounted would be seen outside.
     if libc.unshare(CLONE_NEWNS) == 0 and \
             libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None) == 0:
-        libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0, b"mode=1777")
+        mounts_are_own.add(True)
+        cover("/dev/shm", b"mode=1777")
     return True
+
+
+mounts_are_own = set()
+
+
+def cover(folder, options=b"mode=755"):
+    """An empty folder in the place of @folder, for this case only; where that can be had."""
+    if mounts_are_own:
+        ctypes.CDLL(None).mount(b"tmpfs", folder.encode(), b"tmpfs", 0, options)

@@ -71,6 +71,8 @@ def groups_sweep():
 
 def refused():
     """Return: why none of this can be made here, or None."""
+    if not hierarchies():
+        return "no control groups are mounted, as in a chroot"
     done = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True, check=False)
     return done.stderr.strip() or "no namespaces" if done.returncode else None
 

@@ -80,8 +80,9 @@ class Node(Machine):
 
     @staticmethod
     def environment():
+        # podman 5 warns on stderr wherever control groups are of version 1.
         return environment(CONTAINERS_CONF="/run/containers.conf", TMPDIR="/run/podman",
-                           HOME="/run/home")
+                           HOME="/run/home", PODMAN_IGNORE_CGROUPSV1_WARNING="1")
 
     def podman_try(self, *argv, stdin="", timeout=180):
         """Return: as subprocess.run()."""

@@ -54,6 +54,7 @@ mount -n --rbind "$1" "$1"
 cd "$1"
 mount -n -t proc proc proc
 mount -n -t sysfs sysfs sys
+mount -n --rbind /sys/fs/cgroup sys/fs/cgroup
 mount -n -t tmpfs -o mode=755 tmpfs dev
 for name in full null random tty urandom zero; do
     touch "dev/$name"
