@@ -492,9 +492,6 @@ def test_strangers_are_sent_away(tap):
 
 def test_many_at_once(tap):
     with Listener() as listener:
-        began = time.monotonic()
-        connect("127.0.0.1", "--port", PORT)
-        alone = time.monotonic() - began
         idle = [dial() for _ in range(PEERS + 40)]
         began = time.monotonic()
         status, _, _ = connect("127.0.0.1", "--port", PORT)
@@ -505,8 +502,8 @@ def test_many_at_once(tap):
         held = descriptors(tap, listener, most)
         for connection in idle:
             connection.close()
-    tap.point(status == 0 and took < 4 + 10 * alone, f"{PEERS + 40} silent ones do not keep a probe out", status,
-              took, alone)
+    tap.point(status == 0 and took < 4, f"{PEERS + 40} silent ones do not keep a probe out", status,
+              took)
     if held is not None:
         tap.point(len(held) <= PEERS + 16, most, held)
     tap.point(memory < 32768 or "fsanitize" in BUILT, "memory is bounded", memory)
