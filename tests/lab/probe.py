@@ -21,10 +21,11 @@ RANGE = "61001-61999"
 FAMILIES = (4, 6)
 HOST, POD, NODE = STATIONS["host-a"], STATIONS["pod-c"], STATIONS["node1"]
 
-# A port is open for requests and answers, from wherever.
+# A port is open for requests to a host, and answers. Not for all from that port: a try of another
+# scene may come from it by chance.
 OPEN = """\
--I FORWARD 1 -p tcp --dport {port} -j ACCEPT
--I FORWARD 1 -p tcp --sport {port} -j ACCEPT
+-I FORWARD 1 -p tcp -d {host} --dport {port} -j ACCEPT
+-I FORWARD 1 -p tcp -s {host} --sport {port} -j ACCEPT
 """
 SITE_PATH = "/etc/site.conf"
 PROHIBITED = {4: "icmp-admin-prohibited", 6: "icmp6-adm-prohibited"}
@@ -184,7 +185,8 @@ class Stage(Network):
     def prepare(self, scenes):
         for family in FAMILIES:
             for scene in scenes:
-                rules = scene.rules.format(port=scene.port, prohibited=PROHIBITED[family])
+                rules = scene.rules.format(port=scene.port, prohibited=PROHIBITED[family],
+                                           host=HOST.address(family))
                 if rules:
                     self.restore(self["gateway"], family, "filter", rules)
                 if scene.host_rules:

@@ -297,6 +297,8 @@ static void listen_loop(struct listener *listener, const int fd[2])
         progress_step(&listener->progress, listener->runs.finished, listener->options->count);
     }
     progress_end(&listener->progress);
+    if (listener->capture.fd >= 0) /* the answers to what was read last may be there by now */
+        capture_read(&listener->capture, now);
     runs_expire(listener, now, true);
     syns_judge(listener, now, true);
 }
