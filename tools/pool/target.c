@@ -105,17 +105,10 @@ static int target_place(const char *path, struct place *place)
     return error;
 }
 
-int target_create(const struct pool_plan *plan, bool *exists)
+/* Says why a pool could not be made. Return: EXIT_FAILED, or 0 if there is no @error. */
+static int target_made(const struct pool_plan *plan, int error)
 {
-    struct place place;
-    int error = target_place(plan->path, &place);
-    if (!error) {
-        error = pool_create(place.path, &plan->config.policy, &plan->config.options);
-        place_close(&place);
-    }
-    if (exists)
-        *exists = error == -EEXIST;
-    if (!error || (exists && *exists))
+    if (!error)
         return 0;
     if (error == -EEXIST)
         return say_error(EXIT_FAILED,
@@ -133,6 +126,19 @@ int target_create(const struct pool_plan *plan, bool *exists)
                          "CAP_CHOWN",
                          plan->path, plan->config.options.group);
     return say_error(EXIT_FAILED, "%s: the pool cannot be made: %s", plan->path, strerror(-error));
+}
+
+int target_create(const struct pool_plan *plan, bool *exists)
+{
+    struct place place;
+    int error = target_place(plan->path, &place);
+    if (!error) {
+        error = pool_create(place.path, &plan->config.policy, &plan->config.options);
+        place_close(&place);
+    }
+    if (exists)
+        *exists = error == -EEXIST;
+    return exists && *exists ? 0 : target_made(plan, error);
 }
 
 /*
@@ -204,7 +210,7 @@ static int target_change(const struct pool_plan *plan, const struct place *place
 int target_reload(const struct pool_plan *plan, bool any, bool *same)
 {
     struct place place;
-    int error = target_place(plan->path, &place);
+    int error = target_place(plan->path, &place), made = 0;
     if (error)
         return say_pool_error(plan->path, error);
     if (!target_is_mine(&place))
@@ -215,9 +221,11 @@ int target_reload(const struct pool_plan *plan, bool any, bool *same)
     if (any && target_is_lost(error)) {
         error = place_clear(&place);
         if (!error)
-            error = pool_create(place.path, &plan->config.policy, &plan->config.options);
+            made = pool_create(place.path, &plan->config.policy, &plan->config.options);
     }
     place_close(&place);
+    if (made)
+        return target_made(plan, made);
     if (error == -ENOSPC)
         return say_error(EXIT_FAILED,
                          "%s: there is no room for so many more ports: remove it and create it "
