@@ -37,6 +37,7 @@ HOME = "home/fixport"  # where the tree is, in the new system
 LEFT_OUT = (".git", "build", "build-*", "build-aux", "m4", "configure", "*.m4", "autom4te.cache",
             "Makefile.in", "__pycache__")
 CHECKED = ("tests/unit", "tests/shim", "tests/tools")
+CHECKED_BY_USER = CHECKED[:2]  # most of the tools' tests need root
 
 # In a tmpfs of its own, because dpkg waits for the disk after each file.
 MAKE = """
@@ -167,7 +168,8 @@ def demo(tap, fresh, name, who=(), **variables):
 
 def commands(tap, fresh):
     versions = "gcc --version | head -n 1; clang --version | head -n 1; python3 --version"
-    strict = {"FIXPORT_MUST_WORK": "1", "CFLAGS": "-g -O2 -Werror"}
+    # fixport-setup is killed often enough on this machine's own release
+    strict = {"FIXPORT_MUST_WORK": "1", "CFLAGS": "-g -O2 -Werror", "FIXPORT_SETUP_ROUNDS": "2"}
     demo(tap, fresh, "root, ./bootstrap demo", **strict)
     check(tap, fresh, f"root, ./bootstrap check {' '.join(CHECKED)} clang", [*CHECKED, "clang"],
           **strict)
@@ -175,7 +177,8 @@ def commands(tap, fresh):
     fresh.run(["sh", "-c", f"useradd fixport && chown -R fixport /{HOME}"])
     user = ["setpriv", "--reuid=fixport", "--regid=fixport", "--init-groups", "env", f"HOME=/{HOME}"]
     demo(tap, fresh, "a user, ./bootstrap demo", user)
-    check(tap, fresh, f"a user, ./bootstrap check {' '.join(CHECKED)}", CHECKED, user)
+    check(tap, fresh, f"a user, ./bootstrap check {' '.join(CHECKED_BY_USER)}", CHECKED_BY_USER,
+          user)
 
 
 def refused():
