@@ -183,11 +183,17 @@ def descriptors(tap, listener, name):
     """What a listener has open, by descriptor. It has given root up: root without CAP_SYS_PTRACE, as
     in a container, may not look. Return: None, then."""
     folder = f"/proc/{listener.process.pid}/fd"
+    held = {}
     try:
-        return {entry: os.readlink(f"{folder}/{entry}") for entry in os.listdir(folder)}
+        for entry in os.listdir(folder):
+            try:
+                held[entry] = os.readlink(f"{folder}/{entry}")
+            except FileNotFoundError:
+                pass  # a stranger's, who has gone meanwhile
     except PermissionError:
         tap.cannot(name, "its descriptors cannot be looked at without CAP_SYS_PTRACE")
         return None
+    return held
 
 
 def stranger_is_heard():
