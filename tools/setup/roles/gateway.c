@@ -538,10 +538,7 @@ static int devices_towards(struct roles *roles, const struct block_list *list, i
         struct machine_path path;
         if (block_family(&list->item[i]) != family)
             continue;
-        if (list == &roles->nodes)
-            block_sample(&list->item[i], addr);
-        else
-            role_sample(roles, &list->item[i], addr);
+        role_sample(roles, &list->item[i], addr);
         if (machine_path(addr, NULL, &path, roles->error) < 0)
             return -1;
         if (path.found && !path.local)

@@ -135,10 +135,11 @@ static int rules_add(struct roles *roles, int family)
     state_close(out);
     int result = machine_marks(family, mark, rule, sizeof(rule), roles->error);
     if (result > 0)
-        result = role_refuse(roles,
-                             "[setup] mark = 0x%x is in use here: a rule of policy routing looks at "
-                             "it (%s): give another bit",
-                             mark, rule);
+        result =
+            role_refuse(roles,
+                        "[setup] mark = 0x%x is in use here: a rule of policy routing looks at "
+                        "it (%s): give another bit",
+                        mark, rule);
     if (result == 0)
         result = role_add(roles, &resource_rule, family == 4 ? "ipv4" : "ipv6", text,
                           "steered connections, and no others, use that table");
@@ -550,12 +551,17 @@ static unsigned leave_word(const struct resource_type *type, const char *name)
         const char *begin; /* of its name */
         unsigned word;
     } words[] = {
-        {&resource_routes, "", LEAVE_ROUTES},        {&resource_rule, "", LEAVE_ROUTES},
-        {&resource_file, PROTOCOL_FILE, LEAVE_ROUTES}, {&resource_pool, "", LEAVE_POOL},
-        {&resource_sysctl, "", LEAVE_SYSCTL},        {&resource_iptables, "", LEAVE_IPTABLES},
-        {&resource_nft, "", LEAVE_NFT},              {&resource_nodeports, "", LEAVE_NODE_PORTS},
+        {&resource_routes, "", LEAVE_ROUTES},
+        {&resource_rule, "", LEAVE_ROUTES},
+        {&resource_file, PROTOCOL_FILE, LEAVE_ROUTES},
+        {&resource_pool, "", LEAVE_POOL},
+        {&resource_sysctl, "", LEAVE_SYSCTL},
+        {&resource_iptables, "", LEAVE_IPTABLES},
+        {&resource_nft, "", LEAVE_NFT},
+        {&resource_nodeports, "", LEAVE_NODE_PORTS},
         {&resource_file, SETUP_STATE_DIR "/", LEAVE_NODE_PORTS},
-        {&resource_file, SETUP_UNIT, LEAVE_UNIT},    {&resource_link, UNIT_LINK, LEAVE_UNIT},
+        {&resource_file, SETUP_UNIT, LEAVE_UNIT},
+        {&resource_link, UNIT_LINK, LEAVE_UNIT},
     };
     for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
         if (words[i].type == type && strncmp(name, words[i].begin, strlen(words[i].begin)) == 0)
@@ -614,7 +620,7 @@ static int each_role(struct roles *roles)
 static int rank(const struct resource *resource)
 {
     const struct resource_type *const order[] = {
-        &resource_file,     &resource_link, &resource_pool,   &resource_routes,   &resource_rule,
+        &resource_file,     &resource_link, &resource_pool,   &resource_routes,    &resource_rule,
         &resource_iptables, &resource_nft,  &resource_sysctl, &resource_nodeports,
     };
     int at = 0;
@@ -642,8 +648,9 @@ static int want_all(struct roles *roles)
     look_self(roles);
     look_site(roles);
     if (check_roles(roles) < 0 ||
-        (roles->roles & ~(unsigned)ROLE_CONTROL_PLANE && topology_look(roles) < 0) || each_role(roles) < 0 || routes_add(roles) < 0 ||
-        reserved_add(roles) < 0 || unit_add(roles) < 0)
+        (roles->roles & ~(unsigned)ROLE_CONTROL_PLANE && topology_look(roles) < 0) ||
+        each_role(roles) < 0 || routes_add(roles) < 0 || reserved_add(roles) < 0 ||
+        unit_add(roles) < 0)
         return -1;
     put_in_order(roles->resources);
     leave_out(roles);

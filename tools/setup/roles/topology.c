@@ -58,10 +58,7 @@ static int find_direct(struct roles *roles, const struct block_list *list, int f
     for (size_t i = 0; i < list->count; i++) {
         if (block_family(&list->item[i]) != family || is_gateway(roles, &list->item[i]))
             continue;
-        if (list == &roles->nodes)
-            block_sample(&list->item[i], addr);
-        else
-            role_sample(roles, &list->item[i], addr);
+        role_sample(roles, &list->item[i], addr);
         if (machine_path_unrouted(addr, found, roles->error) < 0)
             return -1;
         if (found->direct && (!device || strcmp(found->device, device) == 0))
@@ -96,8 +93,7 @@ static int refuse_snat(struct roles *roles)
         "[snat] mode = %s: hosts and nodes are on one network (%s is, seen from here), so answers "
         "to a node's address go past the gateway: allowed with [gateway] address is mode = none; "
         "or leave the address out: if the nodes are the firewall (roles = node, gateway), or if "
-        "the "
-        "gateway stands between the two sides like a bridge",
+        "the gateway stands between the two sides like a bridge",
         roles->site->snat == SNAT_KEEP ? "keep" : "confine",
         addr_print(roles->sample, addr, sizeof(addr)));
 }
