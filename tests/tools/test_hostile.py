@@ -196,6 +196,36 @@ def test_folder_linked(test):
     os.unlink(machine.scratch + "/way")
 
 
+def test_roll_back_hindered(test):
+    """An apply was killed, and what it began from cannot be made again: undo goes past that."""
+    machine = test.machine
+    machine.roles = "node"
+    folder = os.path.dirname(machine.root + POOL)
+
+    def kill_second():
+        test.expect(machine("apply"), 0, "apply")
+        mark = machine.mark()
+        machine.wrap("sysctl", f"[ -e {mark} ] || kill -KILL $PPID\n: >{mark}\nexec \"$REAL\" \"$@\"",
+                     "-w*")
+        machine.site(ports="61100-61200")
+        machine("apply", wrapped=True)
+        machine.unwrap()
+        machine.site()
+    kill_second()
+    shutil.rmtree(folder)
+    write(folder, "")
+    test.expect(machine("undo", "--force"), 1, "undo where the pool's folder is a file", r"Not a directory")
+    os.unlink(folder)
+    test.expect(machine("undo"), 0, "undo where it is gone")
+    test.unchanged("all is as before")
+    kill_second()
+    machine.wrap("sysctl", "exit 1", "-w*62000-62999*")
+    test.expect(machine("undo", "--force", wrapped=True), 0, "undo where the last apply's setting is refused",
+                "sysctl")
+    machine.unwrap()
+    test.unchanged("all is as before")
+
+
 class Leased:
     """A process of a pod's root that has a lease on the pool: who opens it must wait, or fails."""
 

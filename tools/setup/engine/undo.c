@@ -72,14 +72,27 @@ static void walk_folders(const struct journal *journal)
             lock_adopt(journal->entry[i].name);
 }
 
+/* What somebody has removed meanwhile is made again, and that needs the folder that it lies in. */
+static bool walk_to_folder(const struct journal_entry *entry)
+{
+    return entry->type == &resource_folder && entry->previous;
+}
+
 int rollback_run(const struct journal *journal, struct setup_error *error)
 {
     bool failed = false;
     struct setup_error one = {.text = ""};
     signals_deaf(true);
     run_until(0);
+    for (size_t i = 0; i < journal->count; i++) {
+        const struct journal_entry *entry = &journal->entry[i];
+        if (walk_to_folder(entry) && walk_back(entry, entry->wanted, entry->previous, &one) < 0)
+            walk_failed(&failed, &one, error);
+    }
     for (size_t i = journal->count; i-- > 0;) {
         const struct journal_entry *entry = &journal->entry[i];
+        if (walk_to_folder(entry))
+            continue;
         if (walk_back(entry, entry->wanted, entry->previous, &one) < 0)
             walk_failed(&failed, &one, error);
     }
@@ -96,19 +109,55 @@ int rollback_run(const struct journal *journal, struct setup_error *error)
     return 0;
 }
 
+/* Whether what @later's apply did to a resource is still there. Return: 1, 0, -1. */
+static int rollback_missed(const struct journal_entry *earlier, const struct journal_entry *later,
+                           struct setup_error *error)
+{
+    char *now = NULL;
+    if (later->type->read(later->name, &now, error) < 0)
+        return -1;
+    int missed = !(earlier && entry_is_ours(earlier, now)) && entry_is_ours(later, now);
+    free(now);
+    return missed;
+}
+
+/*
+ * To the earlier journal without its being on disk: there is no room for it, or where the last apply
+ * began from cannot be made again. What that apply has left goes back with the rest.
+ */
+static int rollback_past(struct journal *journal, struct setup_error *error)
+{
+    struct journal earlier;
+    int result = journal_earlier(journal, &earlier, error);
+    for (size_t i = 0; result >= 0 && i < journal->count; i++) {
+        const struct journal_entry *later = &journal->entry[i];
+        struct journal_entry *entry = journal_find(&earlier, later->type, later->name);
+        result = rollback_missed(entry, later, error);
+        if (result != 1)
+            continue;
+        if (!entry) {
+            entry = journal_add(&earlier, later->type, later->name, later->why);
+            entry->before = state_copy(later->before);
+        }
+        free(entry->after);
+        entry->after = state_copy(entry_left(later));
+    }
+    journal_free(journal);
+    *journal = earlier;
+    return result < 0 ? -1 : 0;
+}
+
 int rollback_reload(struct journal *journal, bool *has, const char *why, struct setup_error *error)
 {
     say_error(0, "%s: rolling it back", why);
     int result = journal_use(journal, error);
     if (result == 0)
         result = rollback_run(journal, error);
-    if (result == 1 && file_in_place) { /* undo goes on from there, and removes it */
-        struct journal earlier;
-        result = journal_earlier(journal, &earlier, error);
-        journal_free(journal);
-        *journal = earlier;
+    if (result && file_in_place && journal->earlier) { /* undo goes on from there, and removes it */
+        if (result < 0)
+            say_error(0, "%s", error->text);
         *has = true;
-        return result;
+        return rollback_past(journal, error);
     }
     journal_free(journal);
     if (result)
