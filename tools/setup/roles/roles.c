@@ -641,16 +641,44 @@ static void put_in_order(struct resources *resources)
     }
 }
 
-static int want_all(struct roles *roles)
+static int look_all(struct roles *roles)
 {
     if (machine_look(&roles->machine, roles->error) < 0)
         return -1;
     look_self(roles);
     look_site(roles);
-    if (check_roles(roles) < 0 ||
-        (roles->roles & ~(unsigned)ROLE_CONTROL_PLANE && topology_look(roles) < 0) ||
-        each_role(roles) < 0 || routes_add(roles) < 0 || reserved_add(roles) < 0 ||
-        unit_add(roles) < 0)
+    if (check_roles(roles) < 0)
+        return -1;
+    return roles->roles & ~(unsigned)ROLE_CONTROL_PLANE ? topology_look(roles) : 0;
+}
+
+struct roles *roles_look(const struct site *site, unsigned roles, const char *config_path,
+                         struct setup_error *error)
+{
+    struct roles *look = state_grow(NULL, sizeof(*look));
+    *look = (struct roles){
+        .site = site, .roles = roles, .config_path = config_path, .error = error};
+    if (look_all(look) == 0)
+        return look;
+    roles_forget(look);
+    return NULL;
+}
+
+void roles_forget(struct roles *roles)
+{
+    machine_free(&roles->machine);
+    free(roles->pods.item);
+    free(roles->hosts.item);
+    free(roles->nodes.item);
+    free(roles->own_pods.item);
+    free(roles->route);
+    free(roles);
+}
+
+static int want_all(struct roles *roles)
+{
+    if (look_all(roles) < 0 || each_role(roles) < 0 || routes_add(roles) < 0 ||
+        reserved_add(roles) < 0 || unit_add(roles) < 0)
         return -1;
     put_in_order(roles->resources);
     leave_out(roles);
@@ -675,12 +703,6 @@ int roles_want(const struct site *site, unsigned roles, const struct journal *jo
     for (size_t i = 0; i < site->notes; i++)
         resources_note(resources, "%s", site->note[i]);
     int result = want_all(work);
-    machine_free(&work->machine);
-    free(work->pods.item);
-    free(work->hosts.item);
-    free(work->nodes.item);
-    free(work->own_pods.item);
-    free(work->route);
-    free(work);
+    roles_forget(work);
     return result;
 }

@@ -204,6 +204,16 @@ int control_plane_want(struct roles *roles);
 #define STEER_TABLE "161"
 #define STEER_PRIORITY "5"
 
+/**
+ * roles_look - the site as seen from this machine, without what is wanted of it (.resources is NULL).
+ * Return: malloc'd, until roles_forget(); NULL with @error.
+ */
+struct roles *roles_look(const struct site *site, unsigned roles, const char *config_path,
+                         struct setup_error *error);
+
+/** roles_forget - give back. */
+void roles_forget(struct roles *roles);
+
 /** role_refuse - "FILE: sentence". Return: -1. */
 int role_refuse(struct roles *roles, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

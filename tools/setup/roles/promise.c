@@ -1,0 +1,392 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Who meets whom at this machine follows from its role and from the site's topology (topology.c):
+ * where nodes translate pods' addresses, a gateway or host sees the nodes'. What comes from an
+ * address is taken to come by the interface that leads there.
+ */
+#include "promise.h"
+
+#include "roles.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define SAMPLES 24     /* ports of one end that are tried */
+#define ALL_PORTS 16   /* so few are all tried */
+#define ENDS_MOST 64   /* addresses of one end */
+#define PLAYS_MOST 400 /* of one promise */
+
+/* ---- ends ---- */
+
+static void end_add(struct promise_end **list, size_t *count, const struct roles *roles,
+                    const uint8_t addr[16])
+{
+    struct promise_end end = {.here = machine_has(&roles->machine, addr) != NULL};
+    struct machine_path path;
+    memcpy(end.addr, addr, 16);
+    for (size_t i = 0; i < *count; i++)
+        if (memcmp((*list)[i].addr, addr, 16) == 0)
+            return;
+    if (*count == ENDS_MOST)
+        return;
+    if (!end.here && machine_path(addr, NULL, &path, roles->error) == 0 && path.found &&
+        !path.local)
+        snprintf(end.device, sizeof(end.device), "%s", path.device);
+    *list = state_grow(*list, (*count + 1) * sizeof(end));
+    (*list)[(*count)++] = end;
+}
+
+/* The last address that somebody can have: the very last one is a broadcast address of IPv4. */
+static void block_end(const struct block *block, uint8_t addr[16])
+{
+    memcpy(addr, block->addr, 16);
+    for (unsigned bit = block->prefix; bit < 128; bit++)
+        addr[bit / 8] |= (uint8_t)(0x80 >> bit % 8);
+    if (block->prefix < 127)
+        addr[15] &= 0xfe;
+}
+
+/* Two of each block: near its begin, and at its end if that leads anywhere else than nowhere. */
+static void ends_of(struct promise_end **list, size_t *count, const struct roles *roles,
+                    const struct block *block, bool pods)
+{
+    uint8_t addr[16], last[16];
+    size_t before = *count;
+    if (pods)
+        machine_pod(&roles->machine, block, addr);
+    else
+        role_sample(roles, block, addr);
+    end_add(list, count, roles, addr);
+    block_end(block, last);
+    if (block->prefix == 128 || machine_has(&roles->machine, last) ||
+        (!pods && (blocks_with(&roles->nodes, last) || blocks_with(&roles->site->gateways, last))))
+        return;
+    end_add(list, count, roles, last);
+    if (*count > before + 1 && strcmp((*list)[*count - 1].device, (*list)[before].device) != 0)
+        --*count; /* of pods that have a route each, nobody has this address */
+}
+
+/* Those of @list of one family; @text: the first, and how many more. */
+static void ends_list(struct promise_end **list, size_t *count, char text[80],
+                      const struct roles *roles, const struct block_list *blocks, int family,
+                      bool pods)
+{
+    char block[BLOCK_TEXT];
+    size_t all = 0;
+    for (size_t i = 0; i < blocks->count; i++) {
+        if (block_family(&blocks->item[i]) != family)
+            continue;
+        if (all++ == 0)
+            snprintf(text, 80, "%s", block_print(&blocks->item[i], block, sizeof(block)));
+        ends_of(list, count, roles, &blocks->item[i], pods);
+    }
+    if (all > 1)
+        snprintf(text + strlen(text), 80 - strlen(text), " and %zu more", all - 1);
+}
+
+/* This machine's own among @blocks. */
+static void ends_own(struct promise_end **list, size_t *count, char text[80],
+                     const struct roles *roles, const struct block_list *blocks, int family)
+{
+    for (size_t i = 0; i < roles->machine.count; i++) {
+        const uint8_t *addr = roles->machine.item[i].addr;
+        if (address_is_v4(addr) != (family == 4) || !blocks_with(blocks, addr))
+            continue;
+        if (!*count)
+            addr_print(addr, text, 80);
+        end_add(list, count, roles, addr);
+    }
+}
+
+/* ---- promises ---- */
+
+enum side {
+    SIDE_PODS,  /* of this node, or all that a gateway or host meets */
+    SIDE_NODES, /* under whose addresses pods come, or a node itself */
+    SIDE_HOSTS,
+    SIDE_OWN_HOST, /* this machine */
+    SIDE_OWN_NODE,
+};
+
+struct promising {
+    const struct roles *roles;
+    struct promises *promises;
+    struct portset pool;
+};
+
+static void side_ends(const struct promising *work, enum side side, int family,
+                      struct promise_end **list, size_t *count, char text[80])
+{
+    const struct roles *roles = work->roles;
+    bool own = roles->roles & ROLE_NODE && roles->own_pods.count &&
+               !(roles->roles & ROLE_GATEWAY && roles->topology != TOPOLOGY_NODES);
+    switch (side) {
+    case SIDE_PODS:
+        ends_list(list, count, text, roles, own ? &roles->own_pods : &roles->pods, family, true);
+        break;
+    case SIDE_NODES:
+        ends_list(list, count, text, roles, &roles->nodes, family, false);
+        break;
+    case SIDE_HOSTS:
+        ends_list(list, count, text, roles, &roles->hosts, family, false);
+        break;
+    case SIDE_OWN_HOST:
+        ends_own(list, count, text, roles, &roles->hosts, family);
+        break;
+    case SIDE_OWN_NODE:
+        ends_own(list, count, text, roles, &roles->nodes, family);
+        break;
+    }
+}
+
+/* Return: it, to be completed; NULL if one end has no address of the family. */
+static struct promise *promise_add(struct promising *work, const char *name, enum side from,
+                                   enum side to, int family)
+{
+    struct promises *all = work->promises;
+    struct promise new = {.name = name, .family = family};
+    side_ends(work, from, family, &new.from, &new.froms, new.from_text);
+    side_ends(work, to, family, &new.to, &new.tos, new.to_text);
+    if (!new.froms || !new.tos) {
+        free(new.from);
+        free(new.to);
+        return NULL;
+    }
+    all->item = state_grow(all->item, (all->count + 1) * sizeof(new));
+    all->item[all->count] = new;
+    return &all->item[all->count++];
+}
+
+/* The ports beside those of @set, and that of ssh: what a rule that is too wide lets through. */
+static struct portset ports_beside(const struct portset *set)
+{
+    struct portset beside = {.count = 0};
+    for (uint32_t i = 0; i < set->count && beside.count + 3 < PORTRANGE_MAX; i++) {
+        const uint32_t near[] = {set->range[i].lo - 1u, set->range[i].hi + 1u};
+        for (size_t k = 0; k < 2; k++)
+            if (near[k] >= 1 && near[k] <= 65535 &&
+                !portset_overlaps(set, (uint16_t)near[k], (uint16_t)near[k]))
+                beside.range[beside.count++] =
+                    (struct portrange){.lo = (uint16_t)near[k], .hi = (uint16_t)near[k]};
+    }
+    if (!portset_overlaps(set, 22, 22))
+        beside.range[beside.count++] = (struct portrange){.lo = 22, .hi = 22};
+    return beside;
+}
+
+/* Connections of pods to hosts, as this machine meets them. */
+static void promise_pods_out(struct promising *work, enum side from, enum side to, int family)
+{
+    const struct roles *roles = work->roles;
+    const struct site *site = roles->site;
+    bool node = roles->roles & ROLE_NODE, gateway = roles->roles & ROLE_GATEWAY;
+    /* What a node translates is judged by itself; what comes under its address is not told apart.
+     */
+    bool judged =
+        from == SIDE_PODS && (gateway || (node && roles->judged && roles->snat != SNAT_NONE));
+    const char *name = from == SIDE_NODES      ? "pods, by their node's address, to hosts"
+                       : from == SIDE_OWN_NODE ? "this node to hosts"
+                                               : "pods to hosts";
+    struct promise *promise;
+    if (site->host_services.count || !roles->judged) {
+        promise = promise_add(work, name, from, to, family);
+        if (!promise)
+            return;
+        promise->sports = work->pool;
+        promise->dports = site->host_services;
+        if (node && roles->snat == SNAT_CONFINE)
+            promise->may = work->pool;
+        /* Behind one address a node's pool gives no port twice. */
+        promise->together = from == SIDE_PODS && (!node || roles->snat == SNAT_NONE);
+    }
+    if (!judged)
+        return;
+    promise = promise_add(work, name, from, to, family);
+    if (promise) {
+        promise->rejected = "not a service";
+        promise->sports = work->pool;
+        promise->dports = ports_beside(&site->host_services);
+    }
+    if (!site->host_services.count || (node && roles->snat == SNAT_CONFINE))
+        return;
+    promise = promise_add(work, name, from, to, family);
+    if (promise) {
+        promise->rejected = "not from the pool's ports";
+        promise->sports = ports_beside(&work->pool);
+        promise->dports = site->host_services;
+    }
+}
+
+static void promise_pods_in(struct promising *work, enum side from, enum side to, int family)
+{
+    const struct roles *roles = work->roles;
+    const struct site *site = roles->site;
+    struct promise *promise;
+    if (site->pod_services.count || !roles->judged) {
+        promise = promise_add(work, "hosts to pods", from, to, family);
+        if (!promise)
+            return;
+        promise->sports = site->host_ports;
+        promise->dports = site->pod_services;
+        promise->any_source = from == SIDE_HOSTS;
+    }
+    if (!(roles->roles & ROLE_GATEWAY))
+        return;
+    promise = promise_add(work, "hosts to pods", from, to, family);
+    if (promise) {
+        promise->rejected = "not a service";
+        promise->sports = site->host_ports;
+        promise->dports = ports_beside(&site->pod_services);
+    }
+}
+
+static void promise_family(struct promising *work, int family)
+{
+    const struct roles *roles = work->roles;
+    bool translated = roles->snat != SNAT_NONE;
+    bool host = roles->roles & ROLE_HOST, node = roles->roles & ROLE_NODE,
+         gateway = roles->roles & ROLE_GATEWAY;
+    if (node || gateway)
+        promise_pods_in(work, SIDE_HOSTS, SIDE_PODS, family);
+    if (node || (gateway && !translated))
+        promise_pods_out(work, SIDE_PODS, SIDE_HOSTS, family);
+    if (gateway && !node && translated)
+        promise_pods_out(work, SIDE_NODES, SIDE_HOSTS, family);
+    if (node && roles->site->node_pool)
+        promise_pods_out(work, SIDE_OWN_NODE, SIDE_HOSTS, family);
+    if (host) {
+        promise_pods_out(work, translated ? SIDE_NODES : SIDE_PODS, SIDE_OWN_HOST, family);
+        promise_pods_in(work, SIDE_OWN_HOST, SIDE_PODS, family);
+    }
+    if (gateway && roles->topology == TOPOLOGY_ROUTED && roles->site->node_ports.lo) {
+        struct promise *promise =
+            promise_add(work, "hosts to node ports", SIDE_HOSTS, SIDE_NODES, family);
+        if (promise) {
+            promise->any_source = true;
+            promise->dports.range[promise->dports.count++] = roles->site->node_ports;
+        }
+    }
+}
+
+int roles_promise(const struct site *site, unsigned roles, const char *config_path,
+                  struct promises *promises, struct setup_error *error)
+{
+    struct promising work = {.promises = promises};
+    struct roles *look = roles_look(site, roles, config_path, error);
+    *promises = (struct promises){.count = 0};
+    if (!look)
+        return -1;
+    work.roles = look;
+    int result = site_pool_ports(&site->config.policy, &work.pool);
+    if (result < 0)
+        role_refuse(look, "[pool] and [rule] have more than %d ranges of ports together",
+                    PORTRANGE_MAX);
+    for (int family = 4; family <= 6 && result == 0; family += 2)
+        promise_family(&work, family);
+    roles_forget(look);
+    return result;
+}
+
+void promises_free(struct promises *promises)
+{
+    for (size_t i = 0; i < promises->count; i++) {
+        free(promises->item[i].from);
+        free(promises->item[i].to);
+    }
+    free(promises->item);
+    *promises = (struct promises){.count = 0};
+}
+
+/* ---- single connections ---- */
+
+static bool ports_few(const struct portset *set)
+{
+    uint32_t all = 0;
+    for (uint32_t i = 0; i < set->count; i++)
+        all += set->range[i].hi - set->range[i].lo + 1u;
+    return all <= ALL_PORTS;
+}
+
+/* All if they are few; else the edges of each range and its middle. Of "any": @any. */
+static size_t ports_sample(const struct portset *set, const uint16_t any[3], uint16_t port[SAMPLES])
+{
+    size_t count = 0;
+    bool few = ports_few(set);
+    for (size_t i = 0; !set->count && i < 3; i++)
+        port[count++] = any[i];
+    for (uint32_t i = 0; i < set->count; i++) {
+        uint32_t lo = set->range[i].lo, hi = set->range[i].hi;
+        uint32_t steps = few ? hi - lo : hi - lo > 1 ? 2 : hi - lo;
+        for (uint32_t k = 0; k <= steps && count < SAMPLES; k++)
+            port[count++] = (uint16_t)(k == steps ? hi : lo + k * ((hi - lo) / steps));
+    }
+    return count;
+}
+
+struct playing {
+    struct play *play;
+    size_t count;
+};
+
+static void play_add(struct playing *playing, const struct promise_end *from,
+                     const struct promise_end *to, uint16_t sport, uint16_t dport, unsigned group)
+{
+    if (playing->count == PLAYS_MOST || (from->here && to->here))
+        return;
+    playing->play = state_grow(playing->play, (playing->count + 1) * sizeof(*playing->play));
+    struct play *play = &playing->play[playing->count++];
+    *play = (struct play){.sport = sport, .dport = dport, .group = group};
+    memcpy(play->from, from->addr, 16);
+    memcpy(play->to, to->addr, 16);
+    snprintf(play->in, sizeof(play->in), "%s", from->device);
+    if (!from->here && !*from->device) {
+        play->result = PLAY_NOT_PLAYED;
+        play->why = "this machine has no route to where it comes from";
+    }
+}
+
+/*
+ * Every pair of addresses, and every pair of ports between the first of them; so a rule for some of
+ * the addresses is met as well as one for some of the ports.
+ */
+struct play *promise_plays(const struct promise *promise, size_t *count)
+{
+    static const uint16_t any_source[] = {32768, 46883, 60999}, any_service[] = {80, 443, 8080};
+    uint16_t sport[SAMPLES], dport[SAMPLES];
+    size_t sports = ports_sample(&promise->sports, any_source, sport);
+    size_t dports = ports_sample(&promise->dports, any_service, dport);
+    struct playing playing = {.count = 0};
+    for (size_t s = 0; s < sports; s++)
+        for (size_t d = 0; d < dports; d++)
+            play_add(&playing, &promise->from[0], &promise->to[0], sport[s], dport[d], 0);
+    for (size_t f = 0; f < promise->froms; f++)
+        for (size_t t = 0; t < promise->tos; t++) {
+            size_t k = f * promise->tos + t;
+            if (k)
+                play_add(&playing, &promise->from[f], &promise->to[t], sport[k % sports],
+                         dport[k % dports], 0);
+        }
+    if (promise->together && promise->froms > 1)
+        for (size_t f = 0; f < 2; f++)
+            play_add(&playing, &promise->from[f * (promise->froms - 1)], &promise->to[0],
+                     sport[sports / 2], dport[0], 1);
+    *count = playing.count;
+    return playing.play;
+}
+
+enum promise_kept promise_judge(const struct promise *promise, const struct play *play)
+{
+    if (play->result == PLAY_NOT_PLAYED)
+        return PROMISE_UNKNOWN;
+    if (promise->rejected)
+        return play->result == PLAY_PASSED ? PROMISE_PASSED : PROMISE_KEPT;
+    if (play->arrived &&
+        (memcmp(play->seen_to, play->to, 16) != 0 || play->seen_dport != play->dport))
+        return PROMISE_ELSEWHERE;
+    if (play->arrived && !promise->any_source && play->seen_sport != play->sport &&
+        !portset_overlaps(&promise->may, play->seen_sport, play->seen_sport))
+        return PROMISE_MOVED;
+    return play->result == PLAY_PASSED    ? PROMISE_KEPT
+           : play->result == PLAY_REFUSED ? PROMISE_REFUSED
+                                          : PROMISE_LOST;
+}
