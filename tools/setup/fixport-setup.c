@@ -29,6 +29,7 @@ enum takes {
     TAKES_CONFIG = 1 << 5, /* --config alone */
     TAKES_WHEN = 1 << 8,
     NEEDS_ROOT = 1 << 7, /* who is not root is told so before anything else */
+    TAKES_COMMAND = 1 << 9, /* all that follows it is a command */
     TAKES_CLUSTER = 1 << 6, /* --kubectl, --kubeconfig, --context, --pod-cidrs, --write, files */
 };
 
@@ -68,6 +69,9 @@ static const struct setup_command commands[] = {
      "           [--timeout SECONDS] [--pod-cidrs] [--json] [FILE...|-]",
      "ask the cluster, or read its JSON, and show or write what the configuration becomes",
      TAKES_CONFIG | TAKES_AS_JSON | TAKES_CLUSTER, setup_discover},
+    {"twin", "COMMAND [ARGUMENT...]",
+     "run a command in a copy of this machine's network that goes when it ends",
+     TAKES_COMMAND | NEEDS_ROOT, setup_twin},
     {"help", "", "print this", 0, command_help},
     {"version", "", "print the version", 0, command_version},
     {NULL, NULL, NULL, 0, NULL},
@@ -246,7 +250,9 @@ static int parse_files(const struct setup_command *command, char **file, struct 
                              "apply began", *file);
         file++;
     }
-    if (*file && !parse->instead && !(command->takes & TAKES_CLUSTER))
+    if (command->takes & TAKES_COMMAND)
+        parse->options.command = file;
+    else if (*file && !parse->instead && !(command->takes & TAKES_CLUSTER))
         return say_error(SETUP_ERROR, "'%s' is one argument too many", *file);
     parse->discover.file = file;
     return 0;
@@ -257,6 +263,8 @@ static int parse_line(int argc, char **argv, struct parse *parse,
 {
     int option, status = 0;
     opterr = 0;
+    if (argc > 2 && strcmp(argv[1], "twin") == 0 && *argv[2] != '-')
+        argc = 2; /* options are the command's own */
     while (!status && (option = getopt_long(argc, argv, ":c:hV", long_options, NULL)) != -1)
         status = parse_option(option, parse, argv);
     if (status)
@@ -270,6 +278,9 @@ static int parse_line(int argc, char **argv, struct parse *parse,
     if (!status && (*command)->takes & TAKES_WHEN && !parse->options.when)
         status = say_error(SETUP_ERROR, "expire: of which apply? It is for the timer that apply "
                            "--confirm sets");
+    if (!status && (*command)->takes & TAKES_COMMAND && !(parse->options.command && *parse->options.command))
+        status = say_error(SETUP_ERROR, "%s: which command? 'fixport-setup twin ip route' is one",
+                           (*command)->name);
     if (!status && !parse->instead)
         status = parse_fits(*command, parse);
     return status ? status : parse_root(parse->root);

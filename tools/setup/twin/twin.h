@@ -30,12 +30,14 @@
 
 #include <net/if.h>
 #include <netinet/in.h>
+#include <stdint.h>
 
 /* One interface of the twin. */
 struct twin_device {
     char name[IF_NAMESIZE];
     int index;  /* in the twin, as on the machine */
-    int around; /* index of its other end, in the namespace around */
+    int around; /* index of its other end, in the namespace around; 0: it has none (a vrf) */
+    uint8_t address[6]; /* of the hardware, of both ends: frames must be sent to it */
 };
 
 /* What could not be judged, and why. */
@@ -100,11 +102,29 @@ void twin_note(struct twin *twin, const char *line, const char *format, ...)
 /** twin_device - by name, or NULL. */
 const struct twin_device *twin_device(const struct twin *twin, const char *name);
 
-/* ---- mirror.c, ruleset.c: what twin_make() is made of ---- */
+/* ---- mirror.c, ruleset.c, lacks.c: what twin_make() is made of ---- */
 
 /** mirror_network - interfaces, addresses, routes, rules of policy routing, settings. Return: 0 or -1. */
 int mirror_network(struct twin *twin, void (*tick)(void *arg), void *arg,
                    struct setup_error *error);
+
+/* What the machine has, as its tools save it. */
+struct ruleset {
+    char *text[TWIN_NFT + 1][2]; /* of IPv4 and IPv6; nft: all in the first. Never NULL */
+    char *tables; /* of nf_tables, "table ip filter", in the order in which they were made */
+};
+
+/**
+ * ruleset_save - read the machine's rules, changing nothing on it.
+ * @twin: gets the notes, and .uses; need not have been made. @ruleset: ruleset_free() it.
+ */
+void ruleset_save(struct twin *twin, struct ruleset *ruleset);
+
+/** ruleset_free - give back. */
+void ruleset_free(struct ruleset *ruleset);
+
+/** lacks_note - note what a twin cannot show of the machine: rules about more than packets, BPF, ipvs. */
+void lacks_note(struct twin *twin, const struct ruleset *ruleset);
 
 /** ruleset_mirror - ipsets, and the rules of every backend in use. Failures are notes. */
 void ruleset_mirror(struct twin *twin, void (*tick)(void *arg), void *arg);
