@@ -278,30 +278,26 @@ const char *fact_device(struct facts *facts, const struct block *block)
 
 /* ---- rules ---- */
 
-/* Of the backends that have any. */
-static char *rules_ask(const struct twin *twin)
+/* All that iptables-save has to say, of both families and backends. */
+static void rules_ask(struct facts *facts)
 {
-    static char *const tools[][2] = {{"iptables-nft-save", "ip6tables-nft-save"},
-                                     {"iptables-legacy-save", "ip6tables-legacy-save"}};
-    char *text;
-    FILE *out = state_open(&text);
-    for (size_t i = 0; i < 4; i++) {
-        char *argv[] = {tools[i / 2][i % 2], NULL};
-        struct run_result result;
-        if (!twin->uses[i / 2 ? TWIN_IPTABLES_LEGACY : TWIN_IPTABLES_NFT])
-            continue;
-        if (twin_tool(twin, argv, NULL, &result) == 0)
-            fputs(result.output, out);
-        run_free(&result);
-    }
+    struct twin nobody = {.home = -1};
+    struct ruleset ruleset;
+    FILE *out = state_open(&facts->rules);
+    ruleset_save(&nobody, &ruleset);
+    for (size_t i = TWIN_IPTABLES_NFT; i <= TWIN_IPTABLES_LEGACY; i++)
+        for (size_t k = 0; k < 2; k++)
+            fputs(ruleset.text[i][k], out);
     state_close(out);
-    return text;
+    memcpy(facts->uses, nobody.uses, sizeof(facts->uses));
+    ruleset_free(&ruleset);
+    twin_free(&nobody);
 }
 
 const char *fact_rule(struct facts *facts, const char *begin, const char *after)
 {
     if (!facts->rules)
-        facts->rules = facts_twin(facts) ? rules_ask(&facts->twin) : state_copy("");
+        rules_ask(facts);
     const char *line = after ? strchr(after, '\n') : facts->rules;
     if (after && line)
         line++;

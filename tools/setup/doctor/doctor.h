@@ -150,7 +150,8 @@ struct facts {
     struct setup_error wanted_error;
 
     struct twin twin;           /* .home is -1 if there is none */
-    char *rules;                /* all iptables-save prints in the twin; NULL: not asked yet */
+    char *rules;                /* all that iptables-save prints; NULL: not asked yet */
+    bool uses[TWIN_NFT + 1];    /* backends that have rules; valid with .rules */
     struct promises promises;
     struct played *played;      /* one for each promise */
     char *unplayed;             /* why nothing was tried; NULL: it was */

@@ -394,8 +394,8 @@ void check_played(struct facts *facts, struct findings *findings)
 
 void check_backends(struct facts *facts, struct findings *findings)
 {
-    if (!facts_twin(facts) || !facts->twin.uses[TWIN_IPTABLES_NFT] ||
-        !facts->twin.uses[TWIN_IPTABLES_LEGACY])
+    fact_rule(facts, "*", NULL);
+    if (!facts->uses[TWIN_IPTABLES_NFT] || !facts->uses[TWIN_IPTABLES_LEGACY])
         return;
     struct finding *finding = finding_add(findings, "both-backends", SEVERITY_WARNING,
                                           "iptables-nft and iptables-legacy both have rules");
@@ -409,10 +409,11 @@ void check_backends(struct facts *facts, struct findings *findings)
 
 /* ---- the table ---- */
 
-/* "27 pass", "2 of 27 lost", "9 rejected, as they must be". */
+/* "27 pass", "25 pass, 2 lost", "9 rejected, as they must be". */
 static char *played_result(const struct played *played)
 {
     const size_t *of = played->of;
+    const char *why = NULL;
     char *text;
     FILE *out = state_open(&text);
     if (of[PROMISE_KEPT])
@@ -421,23 +422,33 @@ static char *played_result(const struct played *played)
     for (size_t k = PROMISE_LOST; k <= PROMISE_PASSED; k++)
         if (of[k])
             fprintf(out, "%s%zu %s", ftell(out) ? ", " : "", of[k], kept_words[k]);
+    for (size_t i = 0; i < played->count && !why; i++)
+        why = played->kept[i] == PROMISE_UNKNOWN ? played->play[i].why : NULL;
     if (of[PROMISE_UNKNOWN])
-        fprintf(out, "%s%zu not tried: %s", ftell(out) ? ", " : "", of[PROMISE_UNKNOWN],
-                played->play[0].why ? played->play[0].why : "unknown");
+        fprintf(out, "%s%zu not tried (%s)", ftell(out) ? ", " : "", of[PROMISE_UNKNOWN],
+                why ? why : "why is not known");
     state_close(out);
     return text;
 }
 
-static void played_row(const struct played *played)
+/* The columns of a row's name and ends; malloc'd. */
+static void played_cells(const struct played *played, char *cell[2])
 {
     const struct promise *promise = played->promise;
-    char *between = text_format("%s to %s", promise->from_text, promise->to_text);
-    char *name = text_format("%s%s%s", promise->name, promise->rejected ? ", " : "",
-                             promise->rejected ? promise->rejected : "");
-    char *result = played_result(played);
+    cell[0] = text_format("%s%s%s", promise->name, promise->rejected ? ", " : "",
+                          promise->rejected ? promise->rejected : "");
+    cell[1] = text_format("%s to %s", promise->from_text, promise->to_text);
+}
+
+static void played_row(const struct played *played, const int width[2])
+{
+    char *cell[2], *result = played_result(played);
+    played_cells(played, cell);
     printf("  ");
-    say_cell(name, 34);
-    say_cell(between, 44);
+    for (size_t k = 0; k < 2; k++) {
+        say_cell(cell[k], width[k] + 1);
+        free(cell[k]);
+    }
     printf("%s\n", result);
     if (played->rule) {
         char *rule = text_clean(played->rule, say_utf8());
@@ -446,8 +457,21 @@ static void played_row(const struct played *played)
         free(rule);
     }
     free(result);
-    free(name);
-    free(between);
+}
+
+static void played_rows(const struct facts *facts)
+{
+    int width[2] = {0, 0};
+    for (size_t i = 0; i < facts->promises.count; i++) {
+        char *cell[2];
+        played_cells(&facts->played[i], cell);
+        for (size_t k = 0; k < 2; k++) {
+            width[k] = say_width(cell[k]) > width[k] ? say_width(cell[k]) : width[k];
+            free(cell[k]);
+        }
+    }
+    for (size_t i = 0; i < facts->promises.count; i++)
+        played_row(&facts->played[i], width);
 }
 
 void played_print(const struct facts *facts)
@@ -457,8 +481,8 @@ void played_print(const struct facts *facts)
         printf("No connection was tried: %s.\n", facts->unplayed);
     else
         printf("Tried in a twin of this machine's network:\n");
-    for (size_t i = 0; facts->played && i < facts->promises.count; i++)
-        played_row(&facts->played[i]);
+    if (facts->played)
+        played_rows(facts);
     if (twin->notes)
         printf("What could not be judged there:\n");
     for (size_t i = 0; i < twin->notes; i++) {
