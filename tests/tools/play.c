@@ -5,6 +5,7 @@
  * input ends; prints the result of each as a line of JSON, with --blame also who did it to those
  * that did not pass, or whose source port was changed.
  */
+#include "../../pool/address.h"
 #include "../../tools/setup/twin/twin.h"
 
 #include <arpa/inet.h>
@@ -15,13 +16,6 @@
 static const char *const results[] = {"passed", "lost", "refused", "not played"};
 static const char *const packets[] = {"SYN", "SYN/ACK", "ACK", "data", "answer", "close"};
 static const char *const backends[] = {"iptables-nft", "iptables-legacy", "nft"};
-
-static bool address_read(const char *text, uint8_t address[16])
-{
-    char mapped[128];
-    snprintf(mapped, sizeof mapped, "%s%.100s", strchr(text, ':') ? "" : "::ffff:", text);
-    return inet_pton(AF_INET6, mapped, address) == 1;
-}
 
 static json_t *address_text(const uint8_t address[16], bool valid)
 {
@@ -63,7 +57,8 @@ int main(int argc, char **argv)
         *next = (struct play){.sport = (uint16_t)sport, .dport = (uint16_t)dport, .group = group};
         if (strcmp(in, "-") != 0)
             memcpy(next->in, in, sizeof in);
-        if (!address_read(from, next->from) || !address_read(to, next->to))
+        if (!address_parse(from, strlen(from), next->from) ||
+            !address_parse(to, strlen(to), next->to))
             return fprintf(stderr, "line %zu: not an address\n", count), 1;
     }
     struct twin twin;

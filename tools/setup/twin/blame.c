@@ -7,7 +7,7 @@ void blame_play(struct twin *twin, struct play *play, bool changed, struct blame
 {
     (void)changed;
     *blame = (struct blame){0};
-    play_again(twin, play);
+    play_again(twin, play, NULL, NULL);
 }
 
 void blame_free(struct blame *blame)
