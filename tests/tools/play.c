@@ -3,7 +3,7 @@
  * Plays connections in a twin of the network namespace that it is started in, for test_play.py.
  * Reads lines "IN FROM SPORT TO DPORT GROUP" (IN is "-" if the connection begins here) until the
  * input ends; prints the result of each as a line of JSON, with --blame also who did it to those
- * that did not pass, or whose source port was changed.
+ * that did not pass, or whose source port or destination was changed.
  */
 #include "../../pool/address.h"
 #include "../../tools/setup/twin/twin.h"
@@ -72,7 +72,10 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < count; i++) {
         struct play again = play[i];
         struct blame blame = {0};
-        bool changed = play[i].result == PLAY_PASSED && play[i].seen_sport != play[i].sport;
+        bool changed = play[i].result == PLAY_PASSED &&
+                       (play[i].seen_sport != play[i].sport ||
+                        play[i].seen_dport != play[i].dport ||
+                        memcmp(play[i].seen_to, play[i].to, 16) != 0);
         bool guilty =
             blaming && (changed || play[i].result == PLAY_LOST || play[i].result == PLAY_REFUSED);
         if (guilty)
