@@ -135,7 +135,9 @@ static int run_open(int streams[3], const char *input, off_t most)
 int run_enter(int namespace)
 {
     int home = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
-    if (home < 0 || (namespace < 0 ? unshare(CLONE_NEWNET) : setns(namespace, CLONE_NEWNET)) < 0) {
+    /* Coming back can be forbidden where going is not: with the rights of a user namespace only. */
+    if (home < 0 || setns(home, CLONE_NEWNET) < 0 ||
+        (namespace < 0 ? unshare(CLONE_NEWNET) : setns(namespace, CLONE_NEWNET)) < 0) {
         int error = errno;
         if (home >= 0)
             close(home);

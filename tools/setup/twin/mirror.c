@@ -347,6 +347,8 @@ static void mirror_addresses(struct twin *twin)
         count = json_array_size(list);
         for (size_t k = 0; link_is_plain(name) && k < 2 * count; k++) {
             address = json_array_get(list, k < count ? k : 2 * count - 1 - k);
+            if (json_is_true(json_object_get(address, "dadfailed")))
+                continue; /* somebody else's: it is not used */
             if ((strcmp(link_text(address, "family"), "inet6") == 0) == (k >= count))
                 address_print(name, address, out);
         }
@@ -651,6 +653,11 @@ int mirror_network(struct twin *twin, void (*tick)(void *arg), void *arg, struct
 {
     char *argv[] = {"ip", "-j", "-d", "link", "show", NULL};
     json_t *links = mirror_json(twin, argv);
+    if (json_array_size(links) == 0) {
+        json_decref(links);
+        return setup_fail(error, "%s",
+                          twin->notes ? twin->note[0].what : "'ip link' shows nothing");
+    }
     int status = mirror_links(twin, links, error);
     if (tick)
         tick(arg);

@@ -11,13 +11,13 @@
  */
 #include "twin.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #define NFT_MARK "add table "
+#define LOAD_TRIES 32 /* rules of one table that are refused before all of it is left out */
 
 static const char *const iptables[2][2] = {
     {"iptables-nft", "ip6tables-nft"},
@@ -128,18 +128,37 @@ static bool iptables_has(char *const text[2], const char *family, const char *ta
     return at && (at == text[i] || at[-1] == '\n') && !strstr(text[i], odd);
 }
 
-static char *save_nft(struct twin *twin, char *const by_iptables[2])
+/* "table ip filter", in the order in which they were made; where there is no nft, as iptables-nft
+ * has them. */
+static char *save_tables(struct twin *twin, char *const by_iptables[2])
 {
-    char *list[] = {"nft", "list", "tables", NULL}, family[16], table[128];
+    char *argv[] = {"nft", "list", "tables", NULL}, table[128], *text;
+    const char *line, *at;
+    size_t length;
     if (!kernel_has_nft())
         return state_copy("");
-    char *tables = tool_output(twin, list), *text;
-    const char *line, *at = tables;
+    text = tool_output(twin, argv);
+    if (run_exists("nft"))
+        return text;
+    free(text);
+    FILE *out = state_open(&text);
+    for (int family = 0; family < 2; family++)
+        for (at = by_iptables[family]; (line = state_line(&at, &length));)
+            if (sscanf(line, "*%127s", table) == 1)
+                fprintf(out, "table %s %s\n", family ? "ip6" : "ip", table);
+    state_close(out);
+    return text;
+}
+
+static char *save_nft(struct twin *twin, const struct ruleset *ruleset)
+{
+    char family[16], table[128], *text;
+    const char *line, *at = ruleset->tables;
     size_t length;
     FILE *out = state_open(&text);
     while ((line = state_line(&at, &length))) {
         if (sscanf(line, "table %15s %127s", family, table) != 2 ||
-            iptables_has(by_iptables, family, table))
+            iptables_has(ruleset->text[TWIN_IPTABLES_NFT], family, table))
             continue;
         char *argv[] = {"nft", "list", "table", family, table, NULL};
         char *one = tool_output(twin, argv);
@@ -148,7 +167,6 @@ static char *save_nft(struct twin *twin, char *const by_iptables[2])
         free(one);
     }
     state_close(out);
-    free(tables);
     return text;
 }
 
@@ -170,7 +188,8 @@ void ruleset_save(struct twin *twin, struct ruleset *ruleset)
         ruleset->text[TWIN_IPTABLES_NFT][family] = save_iptables_nft(twin, family);
         ruleset->text[TWIN_IPTABLES_LEGACY][family] = save_legacy(twin, family);
     }
-    ruleset->text[TWIN_NFT][0] = save_nft(twin, ruleset->text[TWIN_IPTABLES_NFT]);
+    ruleset->tables = save_tables(twin, ruleset->text[TWIN_IPTABLES_NFT]);
+    ruleset->text[TWIN_NFT][0] = save_nft(twin, ruleset);
     ruleset->text[TWIN_NFT][1] = state_copy("");
     for (int backend = 0; backend <= TWIN_NFT; backend++)
         twin->uses[backend] =
@@ -182,72 +201,84 @@ void ruleset_free(struct ruleset *ruleset)
     for (int backend = 0; backend <= TWIN_NFT; backend++)
         for (int family = 0; family < 2; family++)
             free(ruleset->text[backend][family]);
+    free(ruleset->tables);
 }
 
 /* ---- to load it into the twin ---- */
 
-/* The line of @text that a tool's complaint names: "line 3 failed", "line: 3", "/dev/stdin:3:5-9:".
+/* The number of the line that a tool complains of: "line 3 failed", "line: 3", "/dev/stdin:3:5-9:".
  */
-static char *blamed_line(const char *text, const char *complaint, unsigned long *number)
+static unsigned long blamed_number(const char *complaint)
 {
     const char *at = strstr(complaint, "line");
     at = at ? at + 4 : strchr(complaint, ':');
-    while (at && *at && !isdigit((unsigned char)*at))
-        at++;
-    unsigned long wanted = at ? strtoul(at, NULL, 10) : 0;
-    size_t length = 0;
-    const char *line = NULL;
-    *number = wanted;
-    while (wanted-- && (line = state_line(&text, &length)))
-        ;
-    if (!line || *number == 0)
-        return NULL;
-    while (length && isspace((unsigned char)*line)) {
-        line++;
-        length--;
-    }
-    return strndup(line, length);
+    return at ? strtoul(at + strcspn(at, "0123456789"), NULL, 10) : 0;
 }
 
-/* Return: whether it was loaded. @what: NULL: do not tell it, there will be another try. */
-static bool load(struct twin *twin, char *const argv[], const char *text, const char *what)
+/*
+ * Load one table. Of a rule of iptables' that is refused there is a note, and the rest is loaded;
+ * of nft's the whole table is left out. @text is written to.
+ */
+static void load(struct twin *twin, char *const argv[], char *text, const char *what)
 {
     struct run_result result;
     struct setup_error error;
-    unsigned long number;
-    bool good = twin_tool(twin, argv, text, &result) == 0;
-    if (!good && what) {
-        char *line = blamed_line(text, result.errors, &number);
-        run_explain(argv, &result, &error);
-        twin_note(twin, line, "%s cannot be loaded, so the twin is without it: %s", what,
-                  error.text);
-        free(line);
-    }
-    run_free(&result);
-    return good;
+    bool again;
+    int tries = 0;
+    do {
+        again = false;
+        if (twin_tool(twin, argv, text, &result) < 0) {
+            unsigned long number = blamed_number(result.errors);
+            size_t length = 0;
+            const char *line = NULL, *at = text;
+            while (number-- && (line = state_line(&at, &length)))
+                ;
+            char *copy = line ? strndup(line, length) : NULL;
+            again = copy && strncmp(copy, "-A ", 3) == 0 && tries++ < LOAD_TRIES;
+            run_explain(argv, &result, &error);
+            twin_note(twin, copy ? copy + strspn(copy, "\t ") : NULL,
+                      again ? "rules of %s cannot be loaded, so the twin is without them: %s"
+                            : "%s cannot be loaded, so the twin is without it: %s",
+                      what, error.text);
+            if (again)
+                text[line - text] = '#';
+            free(copy);
+        }
+        run_free(&result);
+    } while (again);
 }
 
-/* All at once, or each table by itself: it begins with a line that begins with @mark. */
-static void load_tables(struct twin *twin, char *const argv[], const char *text, const char *mark)
+/* What begins with the line @first and goes to the next that begins with @mark; NULL: there is
+ * none. */
+static char *text_part(const char *text, const char *first, const char *mark)
 {
     const char *line, *at = text, *begin = NULL;
-    size_t length, skip = strlen(mark);
-    if (!*text || load(twin, argv, text, NULL))
-        return;
-    do {
-        const char *before = at;
-        line = state_line(&at, &length);
-        if (line && strncmp(line, mark, skip) != 0)
-            continue;
-        if (begin) {
-            char *part = strndup(begin, (size_t)(before - begin)), what[200];
-            snprintf(what, sizeof(what), "table %.*s (%.*s)", (int)strcspn(part + skip, "\n"),
-                     part + skip, (int)strcspn(argv[0], "-"), argv[0]);
-            load(twin, argv, part, what);
-            free(part);
-        }
-        begin = line;
-    } while (line);
+    size_t length;
+    while ((line = state_line(&at, &length))) {
+        if (begin && strncmp(line, mark, strlen(mark)) == 0)
+            return strndup(begin, (size_t)(line - begin));
+        if (!begin && length == strlen(first) && strncmp(line, first, length) == 0)
+            begin = line;
+    }
+    return state_copy(begin);
+}
+
+static void load_iptables(struct twin *twin, const struct ruleset *ruleset,
+                          enum twin_backend backend, int family, const char *table)
+{
+    const char *tool = iptables_name(backend, family, "restore");
+    char *argv[] = {(char *)(uintptr_t)tool, "-w", NULL}, first[160], what[200];
+    snprintf(first, sizeof(first), "*%s", table);
+    snprintf(what, sizeof(what), "%s's table %s", iptables[backend][family], table);
+    char *part = text_part(ruleset->text[backend][family], first, "*");
+    if (part && tool)
+        load(twin, argv, part, what);
+    else if (part)
+        twin_note(twin, NULL,
+                  "%s cannot be loaded, so the twin is without it: %s-restore is not "
+                  "installed",
+                  what, iptables[backend][family]);
+    free(part);
 }
 
 /* A table with an owner would go when nft ends; and what the interfaces do themselves, veths do
@@ -276,6 +307,38 @@ static char *nft_loadable(struct twin *twin, const char *saved)
     return text;
 }
 
+/* In the order in which they were made: of two with the same priority that decides. */
+static void load_nf_tables(struct twin *twin, const struct ruleset *ruleset)
+{
+    char *argv[] = {"nft", "-f", "-", NULL}, family[16], table[128], first[200];
+    char *text = nft_loadable(twin, ruleset->text[TWIN_NFT][0]);
+    const char *line, *at = ruleset->tables;
+    size_t length;
+    while ((line = state_line(&at, &length))) {
+        if (sscanf(line, "table %15s %127s", family, table) != 2)
+            continue;
+        if (strcmp(family, "ip") == 0 || strcmp(family, "ip6") == 0)
+            load_iptables(twin, ruleset, TWIN_IPTABLES_NFT, strcmp(family, "ip6") == 0, table);
+        snprintf(first, sizeof(first), NFT_MARK "%s %s", family, table);
+        char *part = text_part(text, first, NFT_MARK);
+        snprintf(first, sizeof(first), "nft's table %s %s", family, table);
+        if (part)
+            load(twin, argv, part, first);
+        free(part);
+    }
+    free(text);
+}
+
+static void load_legacy(struct twin *twin, const struct ruleset *ruleset, int family)
+{
+    const char *line, *at = ruleset->text[TWIN_IPTABLES_LEGACY][family];
+    char table[64];
+    size_t length;
+    while ((line = state_line(&at, &length)))
+        if (sscanf(line, "*%63s", table) == 1)
+            load_iptables(twin, ruleset, TWIN_IPTABLES_LEGACY, family, table);
+}
+
 static void load_ipsets(struct twin *twin, const struct ruleset *ruleset)
 {
     char *save[] = {"ipset", "save", NULL}, *restore[] = {"ipset", "restore", "-exist", NULL};
@@ -286,29 +349,13 @@ static void load_ipsets(struct twin *twin, const struct ruleset *ruleset)
         return;
     char *text = tool_output(twin, save);
     if (*text)
-        load(twin, restore, text, "the ipsets");
+        load(twin, restore, text, "ipset's sets");
     free(text);
-}
-
-static void load_iptables(struct twin *twin, const struct ruleset *ruleset,
-                          enum twin_backend backend, int family)
-{
-    const char *text = ruleset->text[backend][family], *tool;
-    if (!*text)
-        return;
-    tool = iptables_name(backend, family, "restore");
-    char *argv[] = {(char *)(uintptr_t)tool, "-w", NULL};
-    if (tool)
-        load_tables(twin, argv, text, "*");
-    else
-        twin_note(twin, NULL, "rules of %s cannot be loaded: %s-restore is not installed",
-                  iptables[backend][family], iptables[backend][family]);
 }
 
 void ruleset_mirror(struct twin *twin, void (*tick)(void *arg), void *arg)
 {
     struct ruleset ruleset;
-    char *nft[] = {"nft", "-f", "-", NULL};
     ruleset_save(twin, &ruleset);
     if (tick)
         tick(arg);
@@ -316,14 +363,12 @@ void ruleset_mirror(struct twin *twin, void (*tick)(void *arg), void *arg)
      */
     setenv("XTABLES_LOCKFILE", "/proc/self/ns/net", 1);
     load_ipsets(twin, &ruleset);
-    for (int i = 0; i < 4; i++) {
-        load_iptables(twin, &ruleset, i / 2, i % 2);
-        if (tick)
-            tick(arg);
-    }
+    load_legacy(twin, &ruleset, 0);
+    load_legacy(twin, &ruleset, 1);
     unsetenv("XTABLES_LOCKFILE");
-    char *text = nft_loadable(twin, ruleset.text[TWIN_NFT][0]);
-    load_tables(twin, nft, text, NFT_MARK);
-    free(text);
+    if (tick)
+        tick(arg);
+    load_nf_tables(twin, &ruleset);
+    lacks_note(twin, &ruleset);
     ruleset_free(&ruleset);
 }

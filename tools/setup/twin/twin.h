@@ -102,7 +102,7 @@ void twin_note(struct twin *twin, const char *line, const char *format, ...)
 /** twin_device - by name, or NULL. */
 const struct twin_device *twin_device(const struct twin *twin, const char *name);
 
-/* ---- mirror.c, ruleset.c: what twin_make() is made of ---- */
+/* ---- mirror.c, ruleset.c, lacks.c: what twin_make() is made of ---- */
 
 /** mirror_network - interfaces, addresses, routes, rules of policy routing, settings. Return: 0 or -1. */
 int mirror_network(struct twin *twin, void (*tick)(void *arg), void *arg,
@@ -111,6 +111,7 @@ int mirror_network(struct twin *twin, void (*tick)(void *arg), void *arg,
 /* What the machine has, as its tools save it. */
 struct ruleset {
     char *text[TWIN_NFT + 1][2]; /* of IPv4 and IPv6; nft: all in the first. Never NULL */
+    char *tables; /* of nf_tables, "table ip filter", in the order in which they were made */
 };
 
 /**
@@ -121,6 +122,9 @@ void ruleset_save(struct twin *twin, struct ruleset *ruleset);
 
 /** ruleset_free - give back. */
 void ruleset_free(struct ruleset *ruleset);
+
+/** lacks_note - note what a twin cannot show of the machine: rules about more than packets, BPF, ipvs. */
+void lacks_note(struct twin *twin, const struct ruleset *ruleset);
 
 /** ruleset_mirror - ipsets, and the rules of every backend in use. Failures are notes. */
 void ruleset_mirror(struct twin *twin, void (*tick)(void *arg), void *arg);
