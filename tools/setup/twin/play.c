@@ -44,6 +44,7 @@
 #define SLOW_MS 1500   /* the same for the second try; a SYN/ACK is repeated after a second */
 #define AGAIN_MS 400   /* the same for a single one whose fate is known */
 #define POLL_MS 5      /* how often sockets are looked at */
+#define KNOCK_POLLS 10 /* between two looks for a SYN at the listeners */
 #define SEQUENCES 4096 /* between the first sequence numbers of two connections */
 
 /* The packets of a connection. The end that closes first is a far one, so that TIME_WAIT is
@@ -82,6 +83,7 @@ struct flow {
     size_t round;      /* of the wave; the earlier ones are open by then */
     size_t step;       /* that is being played */
     size_t reached;    /* so many packets have arrived */
+    bool knocked;      /* a listener had its SYN */
     bool over;
 };
 
@@ -285,19 +287,27 @@ static void listener_accept(const struct wave *wave, const struct listener *list
     }
 }
 
+/* "0100007F:1F90", as /proc/net/tcp has it. */
+static void name_hex(char out[40], const uint8_t address[16], uint16_t port)
+{
+    uint32_t word[4];
+    memcpy(word, address, sizeof(word));
+    if (address_is_v4(address))
+        snprintf(out, 40, "%08X:%04X", word[3], port);
+    else
+        snprintf(out, 40, "%08X%08X%08X%08X:%04X", word[0], word[1], word[2], word[3], port);
+}
+
 /* Whether a listener has the SYN of @play, so that it was the answer that was lost. In the twin. */
 static bool listener_has(const struct play *play)
 {
-    bool four = address_is_v4(play->from), has = false;
-    char want[64], line[512];
-    uint32_t word[4];
-    memcpy(word, play->from, sizeof(word));
-    if (four)
-        snprintf(want, sizeof(want), " %08X:%04X 03 ", word[3], play->sport);
-    else
-        snprintf(want, sizeof(want), " %08X%08X%08X%08X:%04X 03 ", word[0], word[1], word[2],
-                 word[3], play->sport);
-    FILE *in = fopen(four ? "/proc/self/net/tcp" : "/proc/self/net/tcp6", "re");
+    bool has = false;
+    char from[40], to[40], want[100], line[512];
+    name_hex(from, play->from, play->sport);
+    name_hex(to, play->to, play->dport);
+    snprintf(want, sizeof(want), " %s %s 03 ", to, from);
+    FILE *in =
+        fopen(address_is_v4(play->from) ? "/proc/self/net/tcp" : "/proc/self/net/tcp6", "re");
     while (in && !has && fgets(line, sizeof(line), in))
         has = strstr(line, want) != NULL;
     if (in)
@@ -485,6 +495,19 @@ static bool flow_waits(const struct flow *flow, size_t round, size_t step)
     return !flow->over && (round == SIZE_MAX || flow->round == round) && flow->reached <= step;
 }
 
+/* Looks whose SYN has come to a listener though no answer got through. The kernel gives such a one
+ * up when it cannot repeat the answer either, so this is looked at while there is time. */
+static void wave_knock(struct wave *wave, size_t round)
+{
+    twin_enter(wave->twin);
+    for (size_t i = 0; i < wave->flows; i++) {
+        struct flow *flow = &wave->flow[i];
+        if (flow_waits(flow, round, 0) && !flow->end[0].near)
+            flow->knocked = flow->knocked || listener_has(flow->play);
+    }
+    twin_leave(wave->twin);
+}
+
 static void wave_step(struct wave *wave, size_t round, size_t step, int patience)
 {
     for (size_t i = 0; i < wave->flows; i++) {
@@ -495,7 +518,7 @@ static void wave_step(struct wave *wave, size_t round, size_t step, int patience
         flow_send(wave, flow);
         wave_read(wave);
     }
-    size_t before = SIZE_MAX;
+    size_t before = SIZE_MAX, polls = 0;
     for (long until = 0;;) {
         size_t waiting = 0;
         for (size_t i = 0; i < wave->flows; i++)
@@ -508,6 +531,8 @@ static void wave_step(struct wave *wave, size_t round, size_t step, int patience
         struct pollfd packets = {.fd = wave->twin->packets, .events = POLLIN};
         (void)poll(&packets, 1, POLL_MS);
         wave_read(wave);
+        if (step == 0 && polls++ % KNOCK_POLLS == 0)
+            wave_knock(wave, round);
         if (wave->tick)
             wave->tick(wave->arg);
     }
@@ -515,12 +540,10 @@ static void wave_step(struct wave *wave, size_t round, size_t step, int patience
         struct flow *flow = &wave->flow[i];
         if (!flow_waits(flow, round, step))
             continue;
-        twin_enter(wave->twin);
-        if (step == 0 && !flow->end[0].near && listener_has(flow->play)) {
+        if (flow->knocked) {
             flow->step = 1;
             flow_seen(flow, &flow->end[0].sends);
         }
-        twin_leave(wave->twin);
         flow_end(flow, PLAY_LOST, NULL);
     }
 }
