@@ -3,8 +3,9 @@
  * Plays connections in a twin of the network namespace that it is started in, for test_play.py.
  * Reads lines "IN FROM SPORT TO DPORT GROUP" (IN is "-" if the connection begins here) until the
  * input ends; prints the result of each as a line of JSON, with --blame also who did it to those
- * that did not pass, or whose source port was changed.
+ * that did not pass, or whose source port or destination was changed.
  */
+#include "../../pool/address.h"
 #include "../../tools/setup/twin/twin.h"
 
 #include <arpa/inet.h>
@@ -15,13 +16,6 @@
 static const char *const results[] = {"passed", "lost", "refused", "not played"};
 static const char *const packets[] = {"SYN", "SYN/ACK", "ACK", "data", "answer", "close"};
 static const char *const backends[] = {"iptables-nft", "iptables-legacy", "nft"};
-
-static bool address_read(const char *text, uint8_t address[16])
-{
-    char mapped[128];
-    snprintf(mapped, sizeof mapped, "%s%.100s", strchr(text, ':') ? "" : "::ffff:", text);
-    return inet_pton(AF_INET6, mapped, address) == 1;
-}
 
 static json_t *address_text(const uint8_t address[16], bool valid)
 {
@@ -63,7 +57,8 @@ int main(int argc, char **argv)
         *next = (struct play){.sport = (uint16_t)sport, .dport = (uint16_t)dport, .group = group};
         if (strcmp(in, "-") != 0)
             memcpy(next->in, in, sizeof in);
-        if (!address_read(from, next->from) || !address_read(to, next->to))
+        if (!address_parse(from, strlen(from), next->from) ||
+            !address_parse(to, strlen(to), next->to))
             return fprintf(stderr, "line %zu: not an address\n", count), 1;
     }
     struct twin twin;
@@ -77,7 +72,10 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < count; i++) {
         struct play again = play[i];
         struct blame blame = {0};
-        bool changed = play[i].result == PLAY_PASSED && play[i].seen_sport != play[i].sport;
+        bool changed = play[i].result == PLAY_PASSED &&
+                       (play[i].seen_sport != play[i].sport ||
+                        play[i].seen_dport != play[i].dport ||
+                        memcmp(play[i].seen_to, play[i].to, 16) != 0);
         bool guilty =
             blaming && (changed || play[i].result == PLAY_LOST || play[i].result == PLAY_REFUSED);
         if (guilty)

@@ -33,14 +33,14 @@ static uint16_t sum_end(uint32_t sum)
 
 size_t packet_write(const struct packet *packet, uint8_t bytes[PACKET_MOST], uint16_t *protocol)
 {
-    bool four = memcmp(packet->from, mapped, sizeof mapped) == 0;
+    bool four = address_is_v4(packet->tuple.from);
     size_t head = four ? sizeof(struct iphdr) : sizeof(struct ip6_hdr);
     size_t options = packet->flags & TH_SYN ? 4 : 0;
     size_t data = packet->length < DATA_MOST ? packet->length : DATA_MOST;
     size_t length = sizeof(struct tcphdr) + options + data;
     struct tcphdr tcp = {
-        .source = htons(packet->sport),
-        .dest = htons(packet->dport),
+        .source = htons(packet->tuple.sport),
+        .dest = htons(packet->tuple.dport),
         .seq = htonl(packet->seq),
         .ack_seq = htonl(packet->ack),
         .doff = (sizeof(struct tcphdr) + options) / 4,
@@ -55,8 +55,8 @@ size_t packet_write(const struct packet *packet, uint8_t bytes[PACKET_MOST], uin
                4);
     memset(at + sizeof tcp + options, '.', data);
     size_t skip = four ? sizeof mapped : 0;
-    uint32_t sum = sum_add(IPPROTO_TCP + (uint32_t)length, packet->from + skip, 16 - skip);
-    sum = sum_add(sum, packet->to + skip, 16 - skip);
+    uint32_t sum = sum_add(IPPROTO_TCP + (uint32_t)length, packet->tuple.from + skip, 16 - skip);
+    sum = sum_add(sum, packet->tuple.to + skip, 16 - skip);
     tcp.check = sum_end(sum_add(sum, at, length));
     memcpy(at, &tcp, sizeof tcp);
     if (four) {
@@ -64,15 +64,15 @@ size_t packet_write(const struct packet *packet, uint8_t bytes[PACKET_MOST], uin
             .version = 4, .ihl = sizeof ip / 4, .ttl = HOPS, .protocol = IPPROTO_TCP};
         ip.tot_len = htons((uint16_t)(head + length));
         ip.frag_off = htons(IP_DF);
-        memcpy(&ip.saddr, packet->from + 12, 4);
-        memcpy(&ip.daddr, packet->to + 12, 4);
+        memcpy(&ip.saddr, packet->tuple.from + 12, 4);
+        memcpy(&ip.daddr, packet->tuple.to + 12, 4);
         ip.check = sum_end(sum_add(0, &ip, sizeof ip));
         memcpy(bytes, &ip, sizeof ip);
     } else {
         struct ip6_hdr ip = {.ip6_flow = htonl(6U << 28), .ip6_nxt = IPPROTO_TCP, .ip6_hlim = HOPS};
         ip.ip6_plen = htons((uint16_t)length);
-        memcpy(&ip.ip6_src, packet->from, 16);
-        memcpy(&ip.ip6_dst, packet->to, 16);
+        memcpy(&ip.ip6_src, packet->tuple.from, 16);
+        memcpy(&ip.ip6_dst, packet->tuple.to, 16);
         memcpy(bytes, &ip, sizeof ip);
     }
     *protocol = four ? ETH_P_IP : ETH_P_IPV6;
@@ -86,8 +86,8 @@ static size_t read_ip(const uint8_t *bytes, size_t *length, struct packet *packe
     struct ip6_hdr six;
     if (*length >= sizeof six && bytes[0] >> 4 == 6) {
         memcpy(&six, bytes, sizeof six);
-        memcpy(packet->from, &six.ip6_src, 16);
-        memcpy(packet->to, &six.ip6_dst, 16);
+        memcpy(packet->tuple.from, &six.ip6_src, 16);
+        memcpy(packet->tuple.to, &six.ip6_dst, 16);
         *next = six.ip6_nxt;
         *length = sizeof six + ntohs(six.ip6_plen);
         return sizeof six;
@@ -95,10 +95,10 @@ static size_t read_ip(const uint8_t *bytes, size_t *length, struct packet *packe
     if (*length < sizeof four || bytes[0] >> 4 != 4)
         return 0;
     memcpy(&four, bytes, sizeof four);
-    memcpy(packet->from, mapped, sizeof mapped);
-    memcpy(packet->from + 12, &four.saddr, 4);
-    memcpy(packet->to, mapped, sizeof mapped);
-    memcpy(packet->to + 12, &four.daddr, 4);
+    memcpy(packet->tuple.from, mapped, sizeof mapped);
+    memcpy(packet->tuple.from + 12, &four.saddr, 4);
+    memcpy(packet->tuple.to, mapped, sizeof mapped);
+    memcpy(packet->tuple.to + 12, &four.daddr, 4);
     *next = four.protocol;
     *length = ntohs(four.tot_len);
     return ntohs(four.frag_off) & (IP_OFFMASK | IP_MF) || four.ihl < 5 ? 0 : four.ihl * 4U;
@@ -121,8 +121,8 @@ bool packet_read(const uint8_t *bytes, size_t length, uint16_t protocol, struct 
             struct tcphdr tcp = {0};
             size_t there = (size_t)(end - at);
             memcpy(&tcp, at, there < sizeof tcp ? there : sizeof tcp);
-            packet->sport = ntohs(tcp.source);
-            packet->dport = ntohs(tcp.dest);
+            packet->tuple.sport = ntohs(tcp.source);
+            packet->tuple.dport = ntohs(tcp.dest);
             packet->seq = ntohl(tcp.seq);
             if (packet->is_error)
                 return true;

@@ -23,6 +23,8 @@
  */
 #include "packet.h"
 
+#include "../../../pool/policy.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -67,12 +69,11 @@ static const struct step {
 #define FLAGS (TH_SYN | TH_ACK | TH_FIN | TH_RST)
 
 struct end {
-    bool near, known;           /* on this machine; whether it is known where */
-    size_t device;              /* a far one's: by which interface of the twin it is met */
-    int fd;                     /* a near one's; -1 */
-    uint8_t self[16], peer[16]; /* as it sees them */
-    uint16_t port, peer_port;
-    uint32_t seq; /* its first sequence number */
+    bool near, known;   /* on this machine; whether that is known */
+    size_t device;      /* a far one's: by which interface of the twin it is met */
+    int fd;             /* a near one's; -1 */
+    struct tuple sends; /* of its packets as it sends them */
+    uint32_t seq;       /* its first sequence number */
 };
 
 struct flow {
@@ -81,7 +82,6 @@ struct flow {
     size_t round;      /* of the wave; the earlier ones are open by then */
     size_t step;       /* that is being played */
     size_t reached;    /* so many packets have arrived */
-    bool company;      /* another one of its wave had the same source port */
     bool over;
 };
 
@@ -99,7 +99,8 @@ struct wave {
     size_t flows;
     struct listener *listener;
     size_t listeners;
-    void (*tick)(void *arg);
+    void (*tick)(void *arg); /* may be NULL, as the next */
+    void (*seen)(void *arg); /* when all fates are known, before everything is closed */
     void *arg;
 };
 
@@ -113,39 +114,6 @@ static long now_ms(void)
     return now.tv_sec * 1000L + now.tv_nsec / 1000000;
 }
 
-static bool is_v4(const uint8_t address[16])
-{
-    return IN6_IS_ADDR_V4MAPPED((const struct in6_addr *)(const void *)address);
-}
-
-static socklen_t address_make(struct sockaddr_storage *out, const uint8_t address[16],
-                              uint16_t port)
-{
-    struct sockaddr_in four = {.sin_family = AF_INET, .sin_port = htons(port)};
-    struct sockaddr_in6 six = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
-    memcpy(&four.sin_addr, address + 12, 4);
-    memcpy(&six.sin6_addr, address, 16);
-    *out = (struct sockaddr_storage){0};
-    if (is_v4(address))
-        memcpy(out, &four, sizeof four);
-    else
-        memcpy(out, &six, sizeof six);
-    return is_v4(address) ? sizeof four : sizeof six;
-}
-
-static void address_take(const struct sockaddr_storage *from, uint8_t address[16], uint16_t *port)
-{
-    const struct sockaddr_in *four = (const void *)from;
-    const struct sockaddr_in6 *six = (const void *)from;
-    if (from->ss_family == AF_INET) {
-        memcpy(address, (uint8_t[12]){[10] = 0xff, [11] = 0xff}, 12);
-        memcpy(address + 12, &four->sin_addr, 4);
-    } else {
-        memcpy(address, &six->sin6_addr, 16);
-    }
-    *port = ntohs(from->ss_family == AF_INET ? four->sin_port : six->sin6_port);
-}
-
 static void flow_end(struct flow *flow, enum play_result result, const char *why)
 {
     flow->play->result = result;
@@ -154,18 +122,63 @@ static void flow_end(struct flow *flow, enum play_result result, const char *why
     flow->over = true;
 }
 
+/* Its SYN has got to the server, so. */
+static void flow_seen(struct flow *flow, const struct tuple *tuple)
+{
+    flow->play->arrived = true;
+    memcpy(flow->play->seen_from, tuple->from, 16);
+    memcpy(flow->play->seen_to, tuple->to, 16);
+    flow->play->seen_sport = tuple->sport;
+    flow->play->seen_dport = tuple->dport;
+}
+
+/* Which end sends the packet of a step: true is the server. */
+static bool flow_sender(const struct flow *flow, size_t step)
+{
+    return steps[step].server ^ (steps[step].packet == PLAY_CLOSE && flow->end[0].near);
+}
+
+/* The sequence number behind the packet of a step, relative. */
+static uint32_t step_next(size_t step)
+{
+    return steps[step].seq + (uint32_t)steps[step].length +
+           !!(steps[step].flags & (TH_SYN | TH_FIN));
+}
+
 /* ---- near ends: sockets in the twin ---- */
+
+static socklen_t name_make(struct sockaddr_storage *name, const uint8_t address[16], uint16_t port)
+{
+    struct sockaddr_in four = {.sin_family = AF_INET, .sin_port = htons(port)};
+    struct sockaddr_in6 six = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
+    bool is_four = address_is_v4(address);
+    memcpy(&four.sin_addr, address + 12, 4);
+    memcpy(&six.sin6_addr, address, 16);
+    *name = (struct sockaddr_storage){0};
+    memcpy(name, is_four ? (void *)&four : (void *)&six, is_four ? sizeof(four) : sizeof(six));
+    return is_four ? sizeof(four) : sizeof(six);
+}
+
+static void name_take(int got, const struct sockaddr_storage *name, uint8_t address[16],
+                      uint16_t *port)
+{
+    struct dest dest;
+    if (got == 0 && dest_from_sockaddr((const struct sockaddr *)name, sizeof(*name), &dest)) {
+        memcpy(address, dest.addr, 16);
+        *port = dest.port;
+    }
+}
 
 static void option(int fd, int level, int name, int value)
 {
-    (void)setsockopt(fd, level, name, &value, sizeof value);
+    (void)setsockopt(fd, level, name, &value, sizeof(value));
 }
 
 /* A socket of the address's family that hears of ICMP errors at once. In the twin. Return: -1. */
 static int socket_make(const uint8_t address[16])
 {
-    int fd =
-        socket(is_v4(address) ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int family = address_is_v4(address) ? AF_INET : AF_INET6;
+    int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
     option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     option(fd, IPPROTO_IP, IP_RECVERR, 1);
@@ -174,21 +187,34 @@ static int socket_make(const uint8_t address[16])
     return fd;
 }
 
-/* Sends nothing more, and leaves no TIME_WAIT. */
+/* Closes it without a TIME_WAIT. */
 static void socket_close(int fd)
 {
     struct linger at_once = {.l_onoff = 1};
     if (fd < 0)
         return;
-    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
     close(fd);
 }
 
 static int socket_state(int fd)
 {
     struct tcp_info info = {0};
-    socklen_t size = sizeof info;
+    socklen_t size = sizeof(info);
     return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) ? 0 : info.tcpi_state;
+}
+
+/* The next sequence number of a socket's queue; it is set to @seq unless that is 0. */
+static uint32_t socket_sequence(int fd, int queue, uint32_t seq)
+{
+    socklen_t size = sizeof(seq);
+    option(fd, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON);
+    option(fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, queue);
+    if (seq)
+        (void)setsockopt(fd, IPPROTO_TCP, TCP_QUEUE_SEQ, &seq, size);
+    (void)getsockopt(fd, IPPROTO_TCP, TCP_QUEUE_SEQ, &seq, &size);
+    option(fd, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP);
+    return seq;
 }
 
 /* Begins a connection of this machine's. In the twin. */
@@ -196,19 +222,17 @@ static void client_begin(struct flow *flow)
 {
     struct end *end = &flow->end[0];
     struct sockaddr_storage from, to;
-    socklen_t from_size = address_make(&from, flow->play->from, flow->play->sport);
-    socklen_t to_size = address_make(&to, flow->play->to, flow->play->dport);
+    socklen_t from_size = name_make(&from, flow->play->from, flow->play->sport);
+    socklen_t to_size = name_make(&to, flow->play->to, flow->play->dport);
     end->fd = socket_make(flow->play->from);
-    if (end->fd < 0 || bind(end->fd, (struct sockaddr *)&from, from_size)) {
+    if (bind(end->fd, (struct sockaddr *)&from, from_size)) {
+        bool foreign = errno == EADDRNOTAVAIL;
         flow_end(flow, PLAY_NOT_PLAYED,
-                 errno == EADDRNOTAVAIL ? "this machine does not have the source address"
-                                        : "the source port cannot be bound");
+                 foreign ? "this machine does not have the source address"
+                         : "the source port cannot be bound");
         return;
     }
-    option(end->fd, IPPROTO_TCP, TCP_REPAIR, 1);
-    option(end->fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE);
-    option(end->fd, IPPROTO_TCP, TCP_QUEUE_SEQ, (int)end->seq);
-    option(end->fd, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP);
+    (void)socket_sequence(end->fd, TCP_SEND_QUEUE, end->seq);
     if (connect(end->fd, (struct sockaddr *)&to, to_size) && errno != EINPROGRESS)
         flow_end(flow, PLAY_REFUSED, NULL); /* no route, or one that prohibits */
 }
@@ -216,75 +240,65 @@ static void client_begin(struct flow *flow)
 /* Listens where a connection goes, whether it ends here or not. In the twin. */
 static void listener_make(struct wave *wave, const struct play *play)
 {
-    for (size_t i = 0; i < wave->listeners; i++) {
+    for (size_t i = 0; i < wave->listeners; i++)
         if (wave->listener[i].port == play->dport &&
             memcmp(wave->listener[i].address, play->to, 16) == 0)
             return;
-    }
     struct sockaddr_storage to;
-    socklen_t size = address_make(&to, play->to, play->dport);
+    socklen_t size = name_make(&to, play->to, play->dport);
     int fd = socket_make(play->to);
     option(fd, IPPROTO_IP, IP_FREEBIND, 1);
     option(fd, IPPROTO_IPV6, IPV6_FREEBIND, 1);
-    if (fd < 0 || bind(fd, (struct sockaddr *)&to, size) || listen(fd, SOMAXCONN)) {
+    if (bind(fd, (struct sockaddr *)&to, size) || listen(fd, SOMAXCONN)) {
         socket_close(fd);
         return;
     }
-    wave->listener = state_grow(wave->listener, (wave->listeners + 1) * sizeof *wave->listener);
+    wave->listener = state_grow(wave->listener, (wave->listeners + 1) * sizeof(*wave->listener));
     struct listener *listener = &wave->listener[wave->listeners++];
     *listener = (struct listener){.port = play->dport, .fd = fd};
     memcpy(listener->address, play->to, 16);
 }
 
-/* Takes what has come to the listeners to the connections that it is of. */
-static void listeners_accept(struct wave *wave)
+/* Takes what has come to a listener to the connections that it is of. */
+static void listener_accept(const struct wave *wave, const struct listener *listener)
 {
-    for (size_t i = 0; i < wave->listeners; i++) {
-        int fd = accept4(wave->listener[i].fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (fd < 0)
-            continue;
-        uint32_t next = 0;
-        socklen_t size = sizeof next;
-        option(fd, IPPROTO_TCP, TCP_REPAIR, 1);
-        option(fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_RECV_QUEUE);
-        (void)getsockopt(fd, IPPROTO_TCP, TCP_QUEUE_SEQ, &next, &size);
-        option(fd, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP);
-        struct flow *flow = wave->flow;
-        while (flow < wave->flow + wave->flows && (flow->over || flow->end[0].seq != next - 1))
+    int fd;
+    while ((fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
+        struct flow *flow = wave->flow, *end = wave->flow + wave->flows;
+        uint32_t seq = socket_sequence(fd, TCP_RECV_QUEUE, 0) - 1;
+        while (flow < end && (flow->over || flow->end[0].seq != seq || flow->end[1].fd >= 0))
             flow++;
-        if (flow < wave->flow + wave->flows && flow->end[1].fd < 0) {
-            struct sockaddr_storage name;
-            flow->end[1].fd = fd;
-            flow->end[1].near = flow->end[1].known = true;
-            flow->play->arrived = true;
-            size = sizeof name;
-            if (getpeername(fd, (struct sockaddr *)&name, &size) == 0)
-                address_take(&name, flow->play->seen_from, &flow->play->seen_sport);
-            size = sizeof name;
-            if (getsockname(fd, (struct sockaddr *)&name, &size) == 0)
-                address_take(&name, flow->play->seen_to, &flow->play->seen_dport);
-        } else {
+        if (flow == end) {
             socket_close(fd);
+            continue;
         }
-        i--; /* there may be another */
+        struct play *play = flow->play;
+        struct sockaddr_storage name;
+        socklen_t size = sizeof(name);
+        flow->end[1].fd = fd;
+        flow->end[1].near = flow->end[1].known = play->arrived = true;
+        name_take(getpeername(fd, (struct sockaddr *)&name, &size), &name, play->seen_from,
+                  &play->seen_sport);
+        size = sizeof(name);
+        name_take(getsockname(fd, (struct sockaddr *)&name, &size), &name, play->seen_to,
+                  &play->seen_dport);
     }
 }
 
-/* Whether a listener has a SYN of @play's address, whose answer does not get through. In the twin.
- */
+/* Whether a listener has the SYN of @play, so that it was the answer that was lost. In the twin. */
 static bool listener_has(const struct play *play)
 {
+    bool four = address_is_v4(play->from), has = false;
     char want[64], line[512];
     uint32_t word[4];
-    memcpy(word, play->from, sizeof word);
-    if (is_v4(play->from))
-        snprintf(want, sizeof want, " %08X:%04X 03 ", word[3], play->sport);
+    memcpy(word, play->from, sizeof(word));
+    if (four)
+        snprintf(want, sizeof(want), " %08X:%04X 03 ", word[3], play->sport);
     else
-        snprintf(want, sizeof want, " %08X%08X%08X%08X:%04X 03 ", word[0], word[1], word[2],
+        snprintf(want, sizeof(want), " %08X%08X%08X%08X:%04X 03 ", word[0], word[1], word[2],
                  word[3], play->sport);
-    FILE *in = fopen(is_v4(play->from) ? "/proc/net/tcp" : "/proc/net/tcp6", "re");
-    bool has = false;
-    while (in && !has && fgets(line, sizeof line, in))
+    FILE *in = fopen(four ? "/proc/self/net/tcp" : "/proc/self/net/tcp6", "re");
+    while (in && !has && fgets(line, sizeof(line), in))
         has = strstr(line, want) != NULL;
     if (in)
         fclose(in);
@@ -295,72 +309,58 @@ static bool listener_has(const struct play *play)
 static void flow_look(struct flow *flow)
 {
     const struct step *step = &steps[flow->step];
-    bool server = step->server;
-    bool swapped = step->packet == PLAY_CLOSE && flow->end[0].near;
-    const struct end *to = &flow->end[!(server ^ swapped)], *from = &flow->end[server ^ swapped];
+    const struct end *from = &flow->end[flow_sender(flow, flow->step)];
+    const struct end *to = &flow->end[!flow_sender(flow, flow->step)];
     char bytes[2 * DATA];
     if (from->near && from->fd >= 0) {
         int error = 0;
-        socklen_t size = sizeof error;
+        socklen_t size = sizeof(error);
         (void)getsockopt(from->fd, SOL_SOCKET, SO_ERROR, &error, &size);
         if (error)
             flow_end(flow, PLAY_REFUSED, NULL);
-        else if (step->packet == PLAY_SYN && socket_state(from->fd) == TCP_ESTABLISHED)
+        else if (flow->step == 0 && socket_state(from->fd) == TCP_ESTABLISHED)
             flow_end(flow, PLAY_NOT_PLAYED, "it would not leave this machine");
     }
     if (!to->near || to->fd < 0 || flow->over)
         return;
-    bool arrived = false;
+    bool arrived = step->packet == PLAY_ACK; /* it could be accepted */
     if (step->packet == PLAY_SYN_ACK) {
         arrived = socket_state(to->fd) == TCP_ESTABLISHED;
-    } else if (step->packet == PLAY_ACK) {
-        arrived = true; /* it could be accepted */
     } else if (flow->step == STEPS - 1) {
         arrived = socket_state(to->fd) == TCP_CLOSE;
-    } else {
-        ssize_t length = recv(to->fd, bytes, sizeof bytes, 0);
+    } else if (!arrived) {
+        ssize_t length = recv(to->fd, bytes, sizeof(bytes), 0);
         arrived = length == (ssize_t)step->length;
         if (length < 0 && errno != EAGAIN)
             flow_end(flow, PLAY_REFUSED, NULL);
     }
-    if (arrived && flow->reached <= flow->step)
+    if (arrived)
         flow->reached = flow->step + 1;
 }
 
 /* ---- far ends: packets ---- */
 
-/* Which end sends a packet. */
-static bool flow_sender(const struct flow *flow, size_t step)
-{
-    return steps[step].server ^ (steps[step].packet == PLAY_CLOSE && flow->end[0].near);
-}
-
-static bool end_sends(struct wave *wave, struct flow *flow, const struct end *end,
+static void end_sends(const struct wave *wave, struct flow *flow, const struct end *end,
                       struct packet *packet)
 {
     const struct twin_device *device = &wave->twin->device[end->device];
     uint8_t bytes[PACKET_MOST];
     uint16_t protocol;
-    memcpy(packet->from, end->self, 16);
-    memcpy(packet->to, end->peer, 16);
-    packet->sport = end->port;
-    packet->dport = end->peer_port;
+    packet->tuple = end->sends;
     size_t length = packet_write(packet, bytes, &protocol);
     struct sockaddr_ll to = {
         .sll_family = AF_PACKET,
         .sll_protocol = htons(protocol),
         .sll_ifindex = device->around,
-        .sll_halen = sizeof device->address,
+        .sll_halen = sizeof(device->address),
     };
-    memcpy(to.sll_addr, device->address, sizeof device->address);
-    bool sent =
-        sendto(wave->twin->packets, bytes, length, 0, (struct sockaddr *)&to, sizeof to) >= 0;
-    if (!sent && (errno == ENETDOWN || errno == ENXIO) && !flow->over)
+    memcpy(to.sll_addr, device->address, sizeof(device->address));
+    if (sendto(wave->twin->packets, bytes, length, 0, (struct sockaddr *)&to, sizeof(to)) < 0 &&
+        (errno == ENETDOWN || errno == ENXIO) && !flow->over)
         flow_end(flow, PLAY_NOT_PLAYED, "the interface is down");
-    return sent;
 }
 
-/* Sends the packet of the step that the connection is at. */
+/* Sends the packet of the step that the connection is at; what follows by itself is left to it. */
 static void flow_send(struct wave *wave, struct flow *flow)
 {
     const struct step *step = &steps[flow->step];
@@ -369,9 +369,10 @@ static void flow_send(struct wave *wave, struct flow *flow)
     if (!end->near) {
         struct packet packet = {
             .seq = end->seq + step->seq, .flags = step->flags, .length = step->length};
-        packet.ack = step->flags & TH_ACK ? flow->end[!server].seq + step->ack : 0;
-        (void)end_sends(wave, flow, end, &packet);
-    } else if (step->packet == PLAY_SYN) {
+        if (step->flags & TH_ACK)
+            packet.ack = flow->end[!server].seq + step->ack;
+        end_sends(wave, flow, end, &packet);
+    } else if (flow->step == 0) {
         twin_enter(wave->twin);
         client_begin(flow);
         twin_leave(wave->twin);
@@ -382,47 +383,35 @@ static void flow_send(struct wave *wave, struct flow *flow)
     }
 }
 
-/* A SYN has come out: where and as what, and so where the server is. */
-static void flow_arrives(struct flow *flow, const struct packet *packet, size_t device,
-                         const struct twin *twin)
+static bool tuple_answers(const struct tuple *a, const struct tuple *b)
 {
-    struct end *server = &flow->end[1];
-    struct play *play = flow->play;
-    server->known = true;
-    server->device = device;
-    memcpy(server->self, packet->to, 16);
-    memcpy(server->peer, packet->from, 16);
-    server->port = packet->dport;
-    server->peer_port = packet->sport;
-    play->arrived = true;
-    memcpy(play->out, twin->device[device].name, sizeof play->out);
-    memcpy(play->seen_from, packet->from, 16);
-    memcpy(play->seen_to, packet->to, 16);
-    play->seen_sport = packet->sport;
-    play->seen_dport = packet->dport;
+    return a->sport == b->dport && a->dport == b->sport && memcmp(a->from, b->to, 16) == 0 &&
+           memcmp(a->to, b->from, 16) == 0;
 }
 
-/* Whether @packet, of the sequence numbers of @step, has come to the end that it is for. */
+/* Whether @packet, of the sequence numbers of @step, is at the end that it is for: it may have been
+ * translated. */
 static bool flow_takes(struct flow *flow, size_t step, const struct packet *packet, size_t device,
                        const struct twin *twin)
 {
-    bool from = flow_sender(flow, step);
-    struct end *server = &flow->end[1], *to = &flow->end[!from];
-    if (to->near && to->known)
-        return false;
-    if (step == 0 && !server->known)
-        flow_arrives(flow, packet, device, twin);
-    if (memcmp(packet->to, to->self, 16) || memcmp(packet->from, to->peer, 16) ||
-        packet->dport != to->port || packet->sport != to->peer_port)
+    struct end *client = &flow->end[0], *server = &flow->end[1];
+    const struct tuple *at = &packet->tuple;
+    if (step == 0 && !server->known) { /* that is how the server is met */
+        server->known = true;
+        server->device = device;
+        server->sends = (struct tuple){.sport = at->dport, .dport = at->sport};
+        memcpy(server->sends.from, at->to, 16);
+        memcpy(server->sends.to, at->from, 16);
+        memcpy(flow->play->out, twin->device[device].name, sizeof(flow->play->out));
+        flow_seen(flow, at);
+    }
+    const struct end *to = &flow->end[!flow_sender(flow, step)];
+    if (to->near || !tuple_answers(at, &to->sends))
         return false;
     if (step == 1 && !server->known) { /* it is this machine that answers */
         server->near = server->known = true;
         server->seq = packet->seq;
-        flow->play->arrived = true;
-        memcpy(flow->play->seen_from, flow->play->from, 16);
-        memcpy(flow->play->seen_to, flow->play->to, 16);
-        flow->play->seen_sport = flow->play->sport;
-        flow->play->seen_dport = flow->play->dport;
+        flow_seen(flow, &client->sends);
     }
     return true;
 }
@@ -432,28 +421,26 @@ static void flow_read(struct flow *flow, const struct packet *packet, size_t dev
                       const struct twin *twin)
 {
     const struct step *now = &steps[flow->step];
-    const struct end *from = &flow->end[flow_sender(flow, flow->step)];
-    uint32_t seq = from->seq + now->seq;
-    uint32_t end = seq + (uint32_t)now->length + !!(now->flags & (TH_SYN | TH_FIN));
+    bool server = flow_sender(flow, flow->step), known = flow->end[1].known;
+    const struct end *from = &flow->end[server];
     if (packet->is_error || packet->flags & TH_RST) {
         bool about = packet->is_error
-                         ? packet->seq == seq && packet->sport == from->port
-                         : packet->dport == from->port && memcmp(packet->to, from->self, 16) == 0;
-        bool answers = packet->is_error || packet->ack == end ||
-                       (now->flags & TH_ACK &&
-                        packet->seq == flow->end[!flow_sender(flow, flow->step)].seq + now->ack);
-        if (!from->near && about && answers && flow->reached <= flow->step)
+                         ? packet->seq == from->seq + now->seq
+                         : tuple_answers(&packet->tuple, &from->sends) &&
+                               (packet->ack == from->seq + step_next(flow->step) ||
+                                (now->ack && packet->seq == flow->end[!server].seq + now->ack));
+        if (about && !from->near && flow->reached <= flow->step)
             flow_end(flow, PLAY_REFUSED, NULL);
         return;
     }
     for (size_t i = flow->step; i < STEPS; i++) {
         const struct end *sender = &flow->end[flow_sender(flow, i)];
-        if (i > flow->step && !sender->near && (i != 1 || flow->end[1].known))
+        bool first = i == 1 && !known; /* whose sequence number nobody knows */
+        if (i > flow->step && !sender->near && !first)
             continue; /* was not sent yet */
-        bool same = i == 1 && !flow->end[1].known ? packet->ack == flow->end[0].seq + 1
-                                                  : packet->seq == sender->seq + steps[i].seq;
-        if (same && packet->length == steps[i].length &&
-            !((packet->flags ^ steps[i].flags) & FLAGS) &&
+        if ((first ? packet->ack == flow->end[0].seq + 1
+                   : packet->seq == sender->seq + steps[i].seq) &&
+            packet->length == steps[i].length && !((packet->flags ^ steps[i].flags) & FLAGS) &&
             flow_takes(flow, i, packet, device, twin) && flow->reached <= i)
             flow->reached = i + 1;
     }
@@ -462,58 +449,57 @@ static void flow_read(struct flow *flow, const struct packet *packet, size_t dev
 /* Reads all that has come out of the twin, and looks at the sockets. */
 static void wave_read(struct wave *wave)
 {
+    const struct twin *twin = wave->twin;
     uint8_t bytes[512];
     struct sockaddr_ll from;
     struct packet packet;
     for (;;) {
-        socklen_t size = sizeof from;
-        ssize_t length = recvfrom(wave->twin->packets, bytes, sizeof bytes,
-                                  MSG_DONTWAIT | MSG_TRUNC, (struct sockaddr *)&from, &size);
+        socklen_t size = sizeof(from);
+        ssize_t length = recvfrom(twin->packets, bytes, sizeof(bytes), MSG_DONTWAIT,
+                                  (struct sockaddr *)&from, &size);
         if (length < 0 && errno != EINTR)
             break;
-        if (length < 0 || from.sll_pkttype == PACKET_OUTGOING)
-            continue;
-        size_t device = 0, there = (size_t)length < sizeof bytes ? (size_t)length : sizeof bytes;
-        while (device < wave->twin->devices &&
-               wave->twin->device[device].around != from.sll_ifindex)
+        size_t device = 0;
+        while (device < twin->devices && twin->device[device].around != from.sll_ifindex)
             device++;
-        if (device == wave->twin->devices ||
-            !packet_read(bytes, there, ntohs(from.sll_protocol), &packet))
+        if (length < 0 || from.sll_pkttype == PACKET_OUTGOING || device == twin->devices ||
+            !packet_read(bytes, (size_t)length, ntohs(from.sll_protocol), &packet))
             continue;
-        for (size_t i = 0; i < wave->flows; i++) {
+        for (size_t i = 0; i < wave->flows; i++)
             if (!wave->flow[i].over)
-                flow_read(&wave->flow[i], &packet, device, wave->twin);
-        }
+                flow_read(&wave->flow[i], &packet, device, twin);
     }
-    listeners_accept(wave);
-    for (size_t i = 0; i < wave->flows; i++) {
-        if (!wave->flow[i].over)
+    for (size_t i = 0; i < wave->listeners; i++)
+        listener_accept(wave, &wave->listener[i]);
+    for (size_t i = 0; i < wave->flows; i++)
+        if (!wave->flow[i].over && wave->flow[i].reached <= wave->flow[i].step)
             flow_look(&wave->flow[i]);
-    }
 }
 
 /* ---- waves ---- */
 
-/* Plays a step of all connections, of one round or (SIZE_MAX) of all. */
+/* Whether a step of @round is for a connection, and has still to be done; SIZE_MAX: of all rounds.
+ */
+static bool flow_waits(const struct flow *flow, size_t round, size_t step)
+{
+    return !flow->over && (round == SIZE_MAX || flow->round == round) && flow->reached <= step;
+}
+
 static void wave_step(struct wave *wave, size_t round, size_t step, int patience)
 {
     for (size_t i = 0; i < wave->flows; i++) {
         struct flow *flow = &wave->flow[i];
-        if (flow->over || (round != SIZE_MAX && flow->round != round))
+        if (!flow_waits(flow, round, step))
             continue;
         flow->step = step;
-        if (flow->reached <= step)
-            flow_send(wave, flow);
+        flow_send(wave, flow);
         wave_read(wave);
     }
     size_t before = SIZE_MAX;
-    for (long until = now_ms() + patience;;) {
+    for (long until = 0;;) {
         size_t waiting = 0;
-        for (size_t i = 0; i < wave->flows; i++) {
-            const struct flow *flow = &wave->flow[i];
-            waiting +=
-                !flow->over && (round == SIZE_MAX || flow->round == round) && flow->reached <= step;
-        }
+        for (size_t i = 0; i < wave->flows; i++)
+            waiting += flow_waits(&wave->flow[i], round, step);
         if (waiting < before)
             until = now_ms() + patience;
         if (!waiting || now_ms() >= until)
@@ -527,44 +513,33 @@ static void wave_step(struct wave *wave, size_t round, size_t step, int patience
     }
     for (size_t i = 0; i < wave->flows; i++) {
         struct flow *flow = &wave->flow[i];
-        if (flow->over || (round != SIZE_MAX && flow->round != round) || flow->reached > step)
+        if (!flow_waits(flow, round, step))
             continue;
-        if (step == 0 && !flow->end[0].near) {
-            twin_enter(wave->twin);
-            if (listener_has(flow->play)) {
-                flow->step = 1;
-                flow->play->arrived = true;
-                memcpy(flow->play->seen_from, flow->play->from, 16);
-                memcpy(flow->play->seen_to, flow->play->to, 16);
-                flow->play->seen_sport = flow->play->sport;
-                flow->play->seen_dport = flow->play->dport;
-            }
-            twin_leave(wave->twin);
+        twin_enter(wave->twin);
+        if (step == 0 && !flow->end[0].near && listener_has(flow->play)) {
+            flow->step = 1;
+            flow_seen(flow, &flow->end[0].sends);
         }
+        twin_leave(wave->twin);
         flow_end(flow, PLAY_LOST, NULL);
     }
 }
 
-/* Ends what is still open, so that neither the twin nor conntrack remembers it. */
+/* Resets what is still open, from both ends: what was lost may have been on either side of
+ * conntrack. */
 static void wave_close(struct wave *wave)
 {
     for (size_t i = 0; i < wave->flows; i++) {
         struct flow *flow = &wave->flow[i];
         for (int server = 0; server < 2; server++) {
             const struct end *end = &flow->end[server];
-            size_t at = flow->step + (flow->play->result == PLAY_PASSED);
-            uint32_t sent = 0; /* by this end, and by the other */
-            uint32_t got = 0;
-            for (size_t j = 0; j <= at && j < STEPS; j++) {
-                uint32_t next = steps[j].seq + (uint32_t)steps[j].length +
-                                !!(steps[j].flags & (TH_SYN | TH_FIN));
-                uint32_t *side = flow_sender(flow, j) == server ? &sent : &got;
-                *side = next > *side ? next : *side;
-            }
-            struct packet reset = {.flags = TH_RST | TH_ACK, .seq = end->seq + sent};
-            reset.ack = got ? flow->end[!server].seq + got : 0;
+            uint32_t sent[2] = {0};
+            for (size_t j = 0; j <= flow->step; j++)
+                sent[flow_sender(flow, j)] = step_next(j);
+            struct packet reset = {.flags = TH_RST | TH_ACK, .seq = end->seq + sent[server]};
+            reset.ack = flow->end[!server].seq + sent[!server];
             if (!end->near && end->known && flow->play->result != PLAY_NOT_PLAYED)
-                (void)end_sends(wave, flow, end, &reset);
+                end_sends(wave, flow, end, &reset);
             socket_close(end->fd);
         }
     }
@@ -574,30 +549,27 @@ static void wave_close(struct wave *wave)
     wave_read(wave); /* nobody waits for what is left */
 }
 
-/* Makes a connection one of the wave. */
+/* Makes a connection one of the wave. In the twin. */
 static void wave_add(struct wave *wave, struct play *play, size_t round)
 {
     struct flow *flow = &wave->flow[wave->flows++];
     *flow = (struct flow){.play = play, .round = round};
     struct end *client = &flow->end[0], *server = &flow->end[1];
-    client->fd = server->fd = -1;
-    client->known = true;
-    client->near = !play->in[0];
-    memcpy(client->self, play->from, 16);
-    memcpy(client->peer, play->to, 16);
-    client->port = play->sport;
-    client->peer_port = play->dport;
+    *client = (struct end){.fd = -1, .known = true, .near = !play->in[0]};
+    *server = (struct end){.fd = -1};
+    client->sends = (struct tuple){.sport = play->sport, .dport = play->dport};
+    memcpy(client->sends.from, play->from, 16);
+    memcpy(client->sends.to, play->to, 16);
     client->seq = wave->seq += SEQUENCES;
     server->seq = wave->seq += SEQUENCES;
     play->out[0] = '\0';
     play->arrived = false;
-    play->why = NULL;
-    while (play->in[0] && client->device < wave->twin->devices &&
-           strcmp(wave->twin->device[client->device].name, play->in) != 0)
-        client->device++;
-    if (client->device == wave->twin->devices && play->in[0])
+    const struct twin_device *device = twin_device(wave->twin, play->in);
+    if (device)
+        client->device = (size_t)(device - wave->twin->device);
+    if (play->in[0] && (!device || !device->around))
         flow_end(flow, PLAY_NOT_PLAYED, "this machine has no such interface");
-    else if (is_v4(play->from) != is_v4(play->to))
+    else if (address_is_v4(play->from) != address_is_v4(play->to))
         flow_end(flow, PLAY_NOT_PLAYED, "its addresses are of two families");
     else
         listener_make(wave, play);
@@ -608,62 +580,56 @@ static void wave_play(struct wave *wave, int patience)
     size_t rounds = 0;
     for (size_t i = 0; i < wave->flows; i++)
         rounds = wave->flow[i].round >= rounds ? wave->flow[i].round + 1 : rounds;
-    for (size_t round = 0; round < rounds; round++) {
+    for (size_t round = 0; round < rounds; round++)
         for (size_t step = 0; step < STEPS_OPEN; step++)
             wave_step(wave, round, step, patience);
-    }
     for (size_t step = STEPS_OPEN; step < STEPS; step++)
         wave_step(wave, SIZE_MAX, step, patience);
-    for (size_t i = 0; i < wave->flows; i++) {
+    for (size_t i = 0; i < wave->flows; i++)
         if (!wave->flow[i].over)
             flow_end(&wave->flow[i], PLAY_PASSED, NULL);
-    }
+    if (wave->seen)
+        wave->seen(wave->arg);
     wave_close(wave);
 }
 
 static bool is_apart(const struct play *a, const struct play *b, enum apart apart)
 {
-    if (a->sport != b->sport)
-        return true;
-    if (apart >= APART_PORT)
-        return false;
+    if (a->sport != b->sport || apart == APART_PORT)
+        return a->sport != b->sport;
     if (a->dport != b->dport || memcmp(a->to, b->to, 16) != 0)
         return true;
     return apart == APART_SAME && memcmp(a->from, b->from, 16) != 0;
 }
 
 /*
- * Plays what is to be played (@todo), in as many waves as are needed for all to be @apart. Groups
- * are played whole. @company becomes true of those that had the source port of another one, not of
- * their group.
+ * Plays what is to be played (@todo), in as many waves as are needed for all to be @apart; of a
+ * group all. @company becomes true of those that had the source port of another one, not of their
+ * group.
  */
 static void play_waves(struct wave *wave, struct play *play, size_t count, bool *todo,
                        bool *company, enum apart apart, int patience)
 {
-    size_t *lane = state_grow(NULL, (count + 1) * sizeof *lane); /* what begins it, of everyone */
+    size_t *first = state_grow(NULL, (count + 1) * sizeof(*first)); /* of everyone's group */
+    size_t *member = state_grow(NULL, (count + 1) * sizeof(*member));
     for (size_t i = 0; i < count; i++) {
-        lane[i] = i;
-        for (size_t j = 0; j < i && play[i].group && lane[i] == i; j++)
-            lane[i] = play[j].group == play[i].group ? lane[j] : i;
-        todo[lane[i]] |= todo[i];
+        first[i] = i;
+        for (size_t j = 0; j < i && play[i].group && first[i] == i; j++)
+            first[i] = play[j].group == play[i].group ? j : i;
+        todo[first[i]] |= todo[i];
     }
-    for (size_t i = 0; i < count; i++)
-        todo[i] = todo[lane[i]];
     for (size_t left = 1; left;) {
-        size_t *member = state_grow(NULL, (count + 1) * sizeof *member);
         left = wave->flows = 0;
         twin_enter(wave->twin);
         for (size_t i = 0; i < count; i++) {
-            if (!todo[i] || lane[i] != i)
-                continue;
-            bool fits = true;
-            for (size_t j = i; fits && j < count; j++) {
-                for (size_t k = 0; fits && lane[j] == i && k < wave->flows; k++)
+            bool fits = todo[i] && first[i] == i;
+            left += fits;
+            for (size_t j = i; fits && j < count; j++)
+                for (size_t k = 0; fits && first[j] == i && k < wave->flows; k++)
                     fits = is_apart(&play[j], wave->flow[k].play, apart);
-            }
-            left += !fits;
+            left -= fits;
             for (size_t j = i, round = 0; fits && j < count; j++) {
-                if (lane[j] != i)
+                if (first[j] != i)
                     continue;
                 todo[j] = false;
                 member[wave->flows] = j;
@@ -671,33 +637,28 @@ static void play_waves(struct wave *wave, struct play *play, size_t count, bool 
             }
         }
         twin_leave(wave->twin);
-        for (size_t i = 0; i < wave->flows; i++) {
-            for (size_t j = 0; j < i; j++) {
-                size_t a = member[i], b = member[j];
-                bool meets = lane[a] != lane[b] && play[a].sport == play[b].sport;
-                company[a] |= meets;
-                company[b] |= meets;
-            }
-        }
-        wave_play(wave, patience);
-        if (wave->tick)
-            wave->tick(wave->arg);
-        free(member);
+        for (size_t i = 0; i < wave->flows; i++)
+            for (size_t j = 0, a = member[i]; j < wave->flows; j++)
+                company[a] |=
+                    first[a] != first[member[j]] && play[a].sport == play[member[j]].sport;
+        if (wave->flows)
+            wave_play(wave, patience);
     }
-    free(lane);
+    free(first);
+    free(member);
 }
 
 static void wave_open(struct wave *wave, struct twin *twin, size_t count)
 {
     static const char *const forget[] = {"time_wait", "close"};
     *wave = (struct wave){.twin = twin};
-    wave->flow = state_grow(NULL, (count + 1) * sizeof *wave->flow);
-    if (getrandom(&wave->seq, sizeof wave->seq, 0) != sizeof wave->seq)
+    wave->flow = state_grow(NULL, (count + 1) * sizeof(*wave->flow));
+    if (getrandom(&wave->seq, sizeof(wave->seq), 0) != sizeof(wave->seq))
         wave->seq = (uint32_t)now_ms() << 8;
     twin_enter(twin);
-    for (size_t i = 0; i < sizeof forget / sizeof *forget; i++) {
+    for (size_t i = 0; i < sizeof(forget) / sizeof(*forget); i++) {
         char path[80];
-        snprintf(path, sizeof path, "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_%s",
+        snprintf(path, sizeof(path), "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_%s",
                  forget[i]);
         int fd = open(path, O_WRONLY | O_CLOEXEC); /* not there: no conntrack */
         if (fd >= 0) {
@@ -718,8 +679,8 @@ void play_all(struct twin *twin, struct play *play, size_t count, void (*tick)(v
               void *arg)
 {
     struct wave wave;
-    bool *todo = state_grow(NULL, (count + 1) * sizeof *todo);
-    bool *company = state_grow(NULL, (count + 1) * sizeof *company);
+    bool *todo = state_grow(NULL, (count + 1) * sizeof(*todo));
+    bool *company = state_grow(NULL, (count + 1) * sizeof(*company));
     wave_open(&wave, twin, count);
     wave.tick = tick;
     wave.arg = arg;
@@ -737,11 +698,13 @@ void play_all(struct twin *twin, struct play *play, size_t count, void (*tick)(v
     free(company);
 }
 
-void play_again(struct twin *twin, struct play *play)
+void play_again(struct twin *twin, struct play *play, void (*seen)(void *arg), void *arg)
 {
     struct wave wave;
     bool todo = true, company = false;
     wave_open(&wave, twin, 1);
+    wave.seen = seen;
+    wave.arg = arg;
     play_waves(&wave, play, 1, &todo, &company, APART_SAME, AGAIN_MS);
     wave_free(&wave);
 }
