@@ -104,8 +104,9 @@ _fixport_setup()
     done
     _fixport_value && return
     case $command in
-    plan | doctor) options+=" -c --config --role" ;;
-    apply) options+=" -c --config --role --confirm --force" ;;
+    plan) options+=" -c --config --role --no-rehearsal" ;;
+    doctor) options+=" -c --config --role" ;;
+    apply) options+=" -c --config --role --confirm --no-rehearsal --force" ;;
     undo) options+=" --force" ;;
     discover)
         options="-c --config --write --kubectl --kubeconfig --context --timeout --pod-cidrs --json"

@@ -28,6 +28,7 @@ enum takes {
     TAKES_CONFIRM = 1 << 4,
     TAKES_CONFIG = 1 << 5, /* --config alone */
     TAKES_WHEN = 1 << 8,
+    TAKES_REHEARSAL = 1 << 10, /* --no-rehearsal */
     NEEDS_ROOT = 1 << 7, /* who is not root is told so before anything else */
     TAKES_COMMAND = 1 << 9, /* all that follows it is a command */
     TAKES_CLUSTER = 1 << 6, /* --kubectl, --kubeconfig, --context, --pod-cidrs, --write, files */
@@ -45,12 +46,16 @@ static int command_help(const struct setup_options *options);
 static int command_version(const struct setup_options *options);
 
 static const struct setup_command commands[] = {
-    {"plan", "[--config FILE] [--role ROLE[,ROLE]] [--json]",
+    {"plan", "[--config FILE] [--role ROLE[,ROLE]] [--no-rehearsal] [--json]",
      "show what apply would do, and change nothing (the default)",
-     TAKES_SITE | TAKES_ROOT | TAKES_AS_JSON, setup_plan},
-    {"apply", "[--config FILE] [--role ROLE[,ROLE]] [--confirm SECONDS] [--force] [--json]",
+     TAKES_SITE | TAKES_ROOT | TAKES_AS_JSON | TAKES_REHEARSAL, setup_plan},
+    {"apply",
+     "[--config FILE] [--role ROLE[,ROLE]] [--confirm SECONDS] [--no-rehearsal] [--force]\n"
+     "           [--json]",
      "do it, all or nothing",
-     TAKES_SITE | TAKES_ROOT | TAKES_AS_JSON | TAKES_FORCING | TAKES_CONFIRM | NEEDS_ROOT, setup_apply},
+     TAKES_SITE | TAKES_ROOT | TAKES_AS_JSON | TAKES_FORCING | TAKES_CONFIRM | TAKES_REHEARSAL |
+         NEEDS_ROOT,
+     setup_apply},
     {"confirm", "[--json]", "keep what apply --confirm has done",
      TAKES_ROOT | TAKES_AS_JSON | NEEDS_ROOT, setup_confirm},
     {"expire", "WHEN", "roll back what was not confirmed; for the timer of apply --confirm",
@@ -106,6 +111,7 @@ enum {
     OPTION_JSON,
     OPTION_FORCE,
     OPTION_CONFIRM,
+    OPTION_NO_REHEARSAL,
     OPTION_KUBECTL,
     OPTION_KUBECONFIG,
     OPTION_CONTEXT,
@@ -121,6 +127,7 @@ static const struct option long_options[] = {
     {"json", no_argument, NULL, OPTION_JSON},
     {"force", no_argument, NULL, OPTION_FORCE},
     {"confirm", required_argument, NULL, OPTION_CONFIRM},
+    {"no-rehearsal", no_argument, NULL, OPTION_NO_REHEARSAL},
     {"kubectl", required_argument, NULL, OPTION_KUBECTL},
     {"kubeconfig", required_argument, NULL, OPTION_KUBECONFIG},
     {"context", required_argument, NULL, OPTION_CONTEXT},
@@ -194,6 +201,10 @@ static int parse_option(int option, struct parse *parse, char **argv)
         parse->given |= TAKES_FORCING;
         parse->options.force = true;
         return 0;
+    case OPTION_NO_REHEARSAL:
+        parse->given |= TAKES_REHEARSAL;
+        parse->options.no_rehearsal = true;
+        return 0;
     case OPTION_CONFIRM:
         parse->given |= TAKES_CONFIRM;
         return line_number("--confirm", CONFIRM_LEAST, CONFIRM_MOST, " seconds",
@@ -218,6 +229,7 @@ static int parse_fits(const struct setup_command *command, const struct parse *p
         {TAKES_AS_JSON, "--json"},
         {TAKES_FORCING, "--force"},
         {TAKES_CONFIRM, "--confirm"},
+        {TAKES_REHEARSAL, "--no-rehearsal"},
         {TAKES_CONFIG, "--config"},
         {TAKES_CLUSTER, "--kubectl, --kubeconfig, --context, --timeout, --pod-cidrs and --write"},
         {0, NULL},

@@ -45,6 +45,7 @@ struct setup_options {
     unsigned roles; /* 0: as the configuration names for this machine */
     bool json;
     bool force;
+    bool no_rehearsal;
     unsigned confirm; /* seconds, 0: not asked for */
     int64_t when; /* expire: of the apply that it is about */
     const struct discover_options *discover; /* setup/discover/discover.h */

@@ -721,6 +721,23 @@ void play_all(struct twin *twin, struct play *play, size_t count, void (*tick)(v
     free(company);
 }
 
+void play_within(struct twin *twin, struct play *play, size_t count, int patience,
+                 void (*tick)(void *arg), void *arg)
+{
+    struct wave wave;
+    bool *todo = state_grow(NULL, (count + 1) * sizeof(*todo));
+    bool *company = state_grow(NULL, (count + 1) * sizeof(*company));
+    wave_open(&wave, twin, count);
+    wave.tick = tick;
+    wave.arg = arg;
+    memset(company, false, count + 1);
+    memset(todo, true, count + 1);
+    play_waves(&wave, play, count, todo, company, APART_DESTINATION, patience);
+    wave_free(&wave);
+    free(todo);
+    free(company);
+}
+
 void play_again(struct twin *twin, struct play *play, void (*seen)(void *arg), void *arg)
 {
     struct wave wave;

@@ -174,6 +174,13 @@ struct play {
  */
 void play_all(struct twin *twin, struct play *play, size_t count, void (*tick)(void *arg), void *arg);
 
+/**
+ * play_within - as play_all(), in one try, with @patience ms for what is lost: for who tries again
+ * himself what matters to him.
+ */
+void play_within(struct twin *twin, struct play *play, size_t count, int patience,
+                 void (*tick)(void *arg), void *arg);
+
 /* ---- blame.c: who ended it ---- */
 
 struct blame {
