@@ -60,49 +60,48 @@ static void trial_tick(void *arg)
 
 /* A setting that only the machine's first namespace has, or that of an interface that is not there.
  */
-static bool twin_lacks(struct trial *trial, const struct change *change)
+static bool twin_lacks(struct twin *twin, const struct change *change)
 {
     struct setup_error ignored;
     char *now = NULL;
     if (change->type != &resource_sysctl)
         return false;
-    twin_enter(&trial->twin);
+    twin_enter(twin);
     int result = change->type->read(change->name, &now, &ignored);
-    twin_leave(&trial->twin);
+    twin_leave(twin);
     bool lacks = result == 0 && !now;
     if (lacks)
-        twin_note(&trial->twin, NULL, "the setting %s, which a twin does not have", change->name);
+        twin_note(twin, NULL, "the setting %s, which a twin does not have", change->name);
     free(now);
     return lacks;
 }
 
-static int trial_step(struct trial *trial, const struct change *change, const struct step *step)
+int rehearse_change(struct twin *twin, const struct change *change, struct setup_error *error)
 {
-    struct setup_error error = {.text = ""};
-    if (!step->argv)
+    int result = 0;
+    if (!change_concerns_packets(change) || twin_lacks(twin, change))
         return 0;
-    twin_enter(&trial->twin);
-    int result = step_run(step, &error);
-    twin_leave(&trial->twin);
-    trial_tick(&trial->progress);
-    if (result == 0)
-        return 0;
-    FILE *out = state_open(&trial->result->failed);
-    fprintf(out, "%s: %s", type_label(change->type, change->name), error.text);
-    state_close(out);
-    return -1;
+    twin_enter(twin);
+    for (size_t i = 0; i < change->steps.count && result == 0; i++)
+        if (change->steps.item[i].argv)
+            result = step_run(&change->steps.item[i], error);
+    twin_leave(twin);
+    return result;
 }
 
 static int trial_steps(struct trial *trial)
 {
     const struct plan *plan = &trial->work->plan;
+    struct setup_error error = {.text = ""};
     for (size_t i = 0; i < plan->count; i++) {
         const struct change *change = &plan->change[i];
-        if (!change_concerns_packets(change) || twin_lacks(trial, change))
-            continue;
-        for (size_t k = 0; k < change->steps.count; k++)
-            if (trial_step(trial, change, &change->steps.item[k]) < 0)
-                return -1;
+        if (rehearse_change(&trial->twin, change, &error) < 0) {
+            FILE *out = state_open(&trial->result->failed);
+            fprintf(out, "%s: %s", type_label(change->type, change->name), error.text);
+            state_close(out);
+            return -1;
+        }
+        trial_tick(&trial->progress);
     }
     return 0;
 }

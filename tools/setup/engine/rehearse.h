@@ -76,6 +76,9 @@ struct rehearsal {
  */
 void rehearse(struct work *work);
 
+/** rehearse_change - do the steps of @change in @twin, if it is about packets. Return: 0 or -1. */
+int rehearse_change(struct twin *twin, const struct change *change, struct setup_error *error);
+
 /** rehearsal_refuses - why apply must not be done, one sentence. Return: -1 if so, else 0. */
 int rehearsal_refuses(const struct rehearsal *rehearsal, struct setup_error *error);
 
