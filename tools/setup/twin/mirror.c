@@ -44,8 +44,7 @@ static char *mirror_ask(struct twin *twin, bool of_twin, char *const argv[])
         result.output = NULL;
     } else {
         run_explain(argv, &result, &error);
-        twin_note(twin, NULL, "what '%s %s %s' shows is not in the twin: %s", argv[0], argv[1],
-                  argv[2], error.text);
+        twin_note(twin, NULL, "what 'ip' shows of the machine is not in the twin: %s", error.text);
     }
     run_free(&result);
     return text;
@@ -87,7 +86,7 @@ static size_t batch_complaints(struct twin *twin, const char *lines, const char 
             continue;
         }
         char *copy = line_copy(lines, strtoul(line + 17, NULL, 10));
-        if (!strstr(why, "exists") && !strstr(why, "already") && !strstr(copy, " del ")) {
+        if (what && !strstr(why, "exists") && !strstr(why, "already")) {
             twin_note(twin, copy, "%s cannot be in the twin: %s", what, why);
             failed++;
         }
@@ -99,7 +98,8 @@ static size_t batch_complaints(struct twin *twin, const char *lines, const char 
 
 /*
  * Lines for "ip -batch". Of a line that is wrong in itself it dies without saying which it was:
- * then both halves are tried. Return: how many failed.
+ * then both halves are tried. @what: of what kind they are, for notes; NULL: no notes. Return: how
+ * many failed.
  */
 static size_t batch_run(struct twin *twin, int namespace, int family, const char *lines,
                         const char *what)
@@ -122,7 +122,8 @@ static size_t batch_run(struct twin *twin, int namespace, int family, const char
             half += strcspn(half, "\n") + 1;
         char *first = strndup(lines, (size_t)(half - lines));
         if (!*half || result.errno_) {
-            twin_note(twin, first, "%s cannot be in the twin: %s", what, error.text);
+            if (what)
+                twin_note(twin, first, "%s cannot be in the twin: %s", what, error.text);
             failed++;
         } else {
             failed += batch_run(twin, namespace, family, first, what);
@@ -401,6 +402,20 @@ static bool word_names(const char *word)
     return false;
 }
 
+/* ip(8) prints numbers (-N), since it takes names wrongly after numbers; but these it wants as
+ * names. */
+static const char *word_named(const char *word, bool first)
+{
+    static const char *const types[] = {NULL,       "unicast",   "local",     "broadcast",
+                                        "anycast",  "multicast", "blackhole", "unreachable",
+                                        "prohibit", "throw",     "nat",       "xresolve"};
+    unsigned long type = strtoul(word, NULL, 10);
+    if (first && word[strspn(word, "0123456789")] == '\0' && type &&
+        type < sizeof(types) / sizeof(*types))
+        return types[type];
+    return strncmp(word, "ipproto-", 8) == 0 ? word + 8 : word;
+}
+
 /* A line as ip(8) takes it. NULL: it is none. @line is written to. */
 static char *line_normal(char *line)
 {
@@ -416,7 +431,8 @@ static char *line_normal(char *line)
         fprintf(out, "pref %.*s ", (int)strlen(word) - 1, word);
         word = strtok_r(NULL, between, &rest);
     }
-    for (; word; word = strtok_r(NULL, between, &rest)) {
+    bool first = !ftell(out);
+    for (; word; word = strtok_r(NULL, between, &rest), first = false) {
         const struct words *drop = line_surplus(word, of);
         for (int i = 0; drop && i < drop->more; i++)
             if ((word = strtok_r(NULL, between, &rest)) && strcmp(word, "inet6") == 0)
@@ -427,7 +443,7 @@ static char *line_normal(char *line)
         if (name && strcmp(name, "[l3mdev-table]") == 0)
             fputs("l3mdev ", out);
         else
-            fprintf(out, "%s %s%s", word, name ? name : "", name ? " " : "");
+            fprintf(out, "%s %s%s", word_named(word, first), name ? name : "", name ? " " : "");
     }
     state_close(out);
     return text;
@@ -476,10 +492,11 @@ static void lines_print(const struct lines *lines, const struct lines *others, c
     free(sorted);
 }
 
-/* Routes that need others to be there. */
+/* Routes that need others to be there, and groups of nexthops. */
 static bool line_depends(const char *line)
 {
-    return strstr(line, " via ") || strstr(line, " nhid ") || strstr(line, " group ");
+    return strncmp(line, "id ", 3) == 0 ? strstr(line, " group ") != NULL
+                                        : strstr(line, " via ") || strstr(line, " nhid ");
 }
 
 static bool line_does_not(const char *line)
@@ -487,25 +504,25 @@ static bool line_does_not(const char *line)
     return !line_depends(line);
 }
 
-/* Make the twin have what the machine has of @object, by comparing. */
-static void mirror_lines(struct twin *twin, int family, char *object, const char *add,
-                         const char *what)
+/* Make the twin have what the machine has of @object, by comparing. @what: as batch_run() takes it.
+ */
+static void mirror_lines(struct twin *twin, int family, char *object, const char *what)
 {
-    char *argv[] = {"ip",   (char *)(uintptr_t)families[family],           "-o",  "-d", object,
-                    "show", strcmp(object, "route") == 0 ? "table" : NULL, "all", NULL};
+    char *argv[] = {"ip",   "-N",   (char *)(uintptr_t)families[family],           "-o",  "-d",
+                    object, "show", strcmp(object, "route") == 0 ? "table" : NULL, "all", NULL};
     char *here = mirror_ask(twin, false, argv), *there = mirror_ask(twin, true, argv), *text;
+    const char *add = strcmp(object, "route") == 0 ? "route append" : NULL;
     struct lines want, have;
+    char command[40];
     lines_read(here, &want);
     lines_read(there, &have);
     FILE *out = state_open(&text);
-    char command[40];
-    snprintf(command, sizeof(command), "%s del", object);
-    if (here && there)
-        lines_print(&have, &want, command, NULL, out);
-    snprintf(command, sizeof(command), "%s %s", object, add);
+    snprintf(command, sizeof(command), "%s add", object);
     if (here && there) {
-        lines_print(&want, &have, command, line_does_not, out);
-        lines_print(&want, &have, command, line_depends, out);
+        lines_print(&want, &have, add ? add : command, line_does_not, out);
+        lines_print(&want, &have, add ? add : command, line_depends, out);
+        snprintf(command, sizeof(command), "%s del", object);
+        lines_print(&have, &want, command, NULL, out);
     }
     state_close(out);
     batch_run(twin, twin->net, family, text, what);
@@ -516,15 +533,21 @@ static void mirror_lines(struct twin *twin, int family, char *object, const char
     lines_free(&have);
 }
 
+/*
+ * Everything twice: a route can need what the machine no longer has (its gateway's, when it was
+ * made), or be kept away by one that the kernel has made and the machine has not.
+ */
 static void mirror_routing(struct twin *twin, void (*tick)(void *arg), void *arg)
 {
-    mirror_lines(twin, BOTH, "nexthop", "add", "a nexthop");
-    for (int family = IPV4; family <= IPV6; family++) {
-        mirror_lines(twin, family, "route", family == IPV6 ? "add" : "append", "a route");
-        mirror_lines(twin, family, "rule", "add", "a rule of policy routing");
+    for (int round = 0; round < 2; round++) {
+        mirror_lines(twin, BOTH, "nexthop", round ? "a nexthop" : NULL);
+        mirror_lines(twin, IPV4, "route", round ? "a route" : NULL);
+        mirror_lines(twin, IPV6, "route", round ? "a route" : NULL);
         if (tick)
             tick(arg);
     }
+    mirror_lines(twin, IPV4, "rule", "a rule of policy routing");
+    mirror_lines(twin, IPV6, "rule", "a rule of policy routing");
 }
 
 /* ---- settings ---- */
@@ -652,6 +675,8 @@ static void mirror_settings(struct twin *twin)
 int mirror_network(struct twin *twin, void (*tick)(void *arg), void *arg, struct setup_error *error)
 {
     char *argv[] = {"ip", "-j", "-d", "link", "show", NULL};
+    if (!run_exists("ip"))
+        return setup_fail(error, "'ip' is needed here and not installed");
     json_t *links = mirror_json(twin, argv);
     if (json_array_size(links) == 0) {
         json_decref(links);
