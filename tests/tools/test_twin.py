@@ -340,6 +340,23 @@ def test_order():
                       f"order: {' before '.join(order)}")
 
 
+def test_mixed():
+    """A table of iptables' with a chain of nft's in it, and both kinds of iptables with NAT."""
+    script = """
+iptables-nft -A INPUT -p tcp --dport 5 -j DROP
+nft 'add chain ip filter own { type filter hook input priority 5; }; add rule ip filter own tcp dport 7 drop'
+"""
+    with Machine(script) as machine:
+        ask = ("nft", "list", "table", "ip", "filter")
+        there = machine.twin(*ask)
+        TAP.equal((there.stdout, notes(there.stderr)), (machine.run(*ask).stdout, []),
+                  "mixed: nft's chain in iptables' table")
+    with Machine("iptables-legacy -t nat -A PREROUTING -p tcp -j REDIRECT --to-ports 5\n"
+                 "iptables-nft -t nat -A POSTROUTING -j MASQUERADE\n") as machine:
+        told = notes(machine.twin("true").stderr)
+        point(len(told) == 1 and "both iptables-legacy and nf_tables" in told[0], "mixed: two that translate", *told)
+
+
 def test_vrf():
     script = """
 pair eth0

@@ -73,12 +73,12 @@ static char *line_copy(const char *lines, unsigned long number)
  * -:NUMBER". What is there already, or not there to be deleted, is as it should be. Return: how
  * many there are.
  */
-static size_t batch_complaints(struct twin *twin, const char *lines, const char *errors,
-                               const char *what)
+static void batch_complaints(struct twin *twin, const char *lines, const char *errors,
+                             const char *what)
 {
     const char *line;
     char why[256] = "";
-    size_t length, failed = 0;
+    size_t length;
     while ((line = state_line(&errors, &length))) {
         if (strncmp(line, "Command failed -:", 17) != 0) {
             if (!*why)
@@ -86,34 +86,30 @@ static size_t batch_complaints(struct twin *twin, const char *lines, const char 
             continue;
         }
         char *copy = line_copy(lines, strtoul(line + 17, NULL, 10));
-        if (what && !strstr(why, "exists") && !strstr(why, "already")) {
+        if (what && !strstr(why, "exists") && !strstr(why, "already"))
             twin_note(twin, copy, "%s cannot be in the twin: %s", what, why);
-            failed++;
-        }
         free(copy);
         *why = '\0';
     }
-    return failed;
 }
 
 /*
  * Lines for "ip -batch". Of a line that is wrong in itself it dies without saying which it was:
- * then both halves are tried. @what: of what kind they are, for notes; NULL: no notes. Return: how
- * many failed.
+ * then both halves are tried. @what: of what kind they are, for notes; NULL: no notes.
  */
-static size_t batch_run(struct twin *twin, int namespace, int family, const char *lines,
-                        const char *what)
+static void batch_run(struct twin *twin, int namespace, int family, const char *lines,
+                      const char *what)
 {
     char *argv[] = {"ip", (char *)(uintptr_t)families[family], "-force", "-batch", "-", NULL};
     const char *half = lines + strlen(lines) / 2;
     struct run_result result;
     struct setup_error error;
     if (!*lines)
-        return 0;
+        return;
     run_namespace = namespace;
     bool good = run_tool(argv, lines, &result) == 0;
     run_namespace = -1;
-    size_t failed = batch_complaints(twin, lines, result.errors, what);
+    batch_complaints(twin, lines, result.errors, what);
     if (!good && !strstr(result.errors, "Command failed -:")) {
         run_explain(argv, &result, &error);
         while (half > lines && half[-1] != '\n')
@@ -124,15 +120,13 @@ static size_t batch_run(struct twin *twin, int namespace, int family, const char
         if (!*half || result.errno_) {
             if (what)
                 twin_note(twin, first, "%s cannot be in the twin: %s", what, error.text);
-            failed++;
         } else {
-            failed += batch_run(twin, namespace, family, first, what);
-            failed += batch_run(twin, namespace, family, half, what);
+            batch_run(twin, namespace, family, first, what);
+            batch_run(twin, namespace, family, half, what);
         }
         free(first);
     }
     run_free(&result);
-    return failed;
 }
 
 /* ---- interfaces ---- */
@@ -206,7 +200,9 @@ static void device_print(const struct twin *twin, const struct twin_device *devi
 {
     const uint8_t *a = device->address;
     long mtu = link_number(link, "mtu");
-    char same[160];
+    char same[160], self[32];
+    ssize_t n = readlink("/proc/self", self, sizeof(self) - 1); /* as ip(8) sees us, in its /proc */
+    self[n > 0 ? n : 0] = '\0';
     mtu = mtu < VETH_MTU_LEAST ? VETH_MTU_LEAST : mtu > VETH_MTU_MOST ? VETH_MTU_MOST : mtu;
     if (link_is_vrf(link)) {
         fprintf(out, "link add name %s index %d type vrf table %ld\n", device->name, device->index,
@@ -217,8 +213,8 @@ static void device_print(const struct twin *twin, const struct twin_device *devi
              "name %s index %d mtu %ld address %02x:%02x:%02x:%02x:%02x:%02x numtxqueues 1 "
              "numrxqueues 1 arp off",
              device->name, device->index, mtu, a[0], a[1], a[2], a[3], a[4], a[5]);
-    fprintf(out, "link add %s group %s type veth peer %s netns /proc/%d/fd/%d\n", same,
-            link_text(link, "group"), same, getpid(), twin->beyond);
+    fprintf(out, "link add %s group %s type veth peer %s netns /proc/%s/fd/%d\n", same,
+            link_text(link, "group"), same, self, twin->beyond);
 }
 
 /* What BPF does to packets at an interface's door, no twin shows. */
@@ -233,6 +229,18 @@ static void link_note_xdp(struct twin *twin, const json_t *link)
     twin_note(twin, line,
               "BPF programs (XDP) see what comes by interfaces before the firewall does, "
               "and may drop or redirect it; they are not in the twin");
+}
+
+/* Those that could not be made are none. */
+static void devices_check(struct twin *twin)
+{
+    size_t kept = 0;
+    twin_enter(twin);
+    for (size_t i = 0; i < twin->devices; i++)
+        if ((int)if_nametoindex(twin->device[i].name) == twin->device[i].index)
+            twin->device[kept++] = twin->device[i];
+    twin_leave(twin);
+    twin->devices = kept;
 }
 
 /* Whether the machine has @name as a vrf. */
@@ -274,15 +282,18 @@ static int mirror_links(struct twin *twin, const json_t *links, struct setup_err
     }
     state_close(make);
     state_close(then);
-    size_t failed = batch_run(twin, twin->net, BOTH, made, "an interface");
-    if (failed && failed >= twin->devices)
+    size_t wanted = twin->devices;
+    batch_run(twin, twin->net, BOTH, made, "an interface");
+    devices_check(twin);
+    bool none = wanted && !twin->devices;
+    if (none)
         setup_fail(error, "no interface can be made in a network namespace here (module veth): %s",
-                   twin->note[twin->notes - 1].what);
+                   twin->notes ? twin->note[twin->notes - 1].what : "");
     else
         batch_run(twin, twin->net, BOTH, set, "what is set of an interface");
     free(made);
     free(set);
-    return failed && failed >= twin->devices ? -1 : 0;
+    return none ? -1 : 0;
 }
 
 /* Where the machine has no carrier the other end stays down. */
