@@ -151,8 +151,9 @@ static bool link_has(const json_t *link, const char *flag)
 {
     size_t i;
     const json_t *value;
-    json_array_foreach(json_object_get(link, "flags"), i,
-                       value) if (strcmp(json_string_value(value), flag) == 0) return true;
+    json_array_foreach (json_object_get(link, "flags"), i, value)
+        if (strcmp(json_string_value(value), flag) == 0)
+            return true;
     return false;
 }
 
@@ -220,8 +221,8 @@ static void device_print(const struct twin *twin, const struct twin_device *devi
 /* What BPF does to packets at an interface's door, no twin shows. */
 static void link_note_xdp(struct twin *twin, const json_t *link)
 {
-    const json_t *program = json_object_get(json_object_get(link, "xdp"), "prog");
-    if (!program)
+    const json_t *xdp = json_object_get(link, "xdp"), *program = json_object_get(xdp, "prog");
+    if (!xdp)
         return;
     char line[160];
     snprintf(line, sizeof(line), "%s: %s (program %ld)", link_text(link, "ifname"),
@@ -248,8 +249,9 @@ static bool links_have_vrf(const json_t *links, const char *name)
 {
     size_t i;
     const json_t *link;
-    json_array_foreach(links, i, link) if (strcmp(link_text(link, "ifname"), name) ==
-                                           0) return link_is_vrf(link);
+    json_array_foreach (links, i, link)
+        if (strcmp(link_text(link, "ifname"), name) == 0)
+            return link_is_vrf(link);
     return false;
 }
 
@@ -261,8 +263,7 @@ static int mirror_links(struct twin *twin, const json_t *links, struct setup_err
     size_t i;
     const json_t *link;
     FILE *make = state_open(&made), *then = state_open(&set);
-    json_array_foreach(links, i, link)
-    {
+    json_array_foreach (links, i, link) {
         const char *name = link_text(link, "ifname"), *master = link_text(link, "master");
         bool is_lo = strcmp(name, "lo") == 0;
         link_note_xdp(twin, link);
@@ -303,8 +304,7 @@ static void mirror_up(struct twin *twin, const json_t *links)
     size_t i;
     const json_t *link;
     FILE *around = state_open(&texts[0]), *here = state_open(&texts[1]);
-    json_array_foreach(links, i, link)
-    {
+    json_array_foreach (links, i, link) {
         const struct twin_device *device = twin_device(twin, link_text(link, "ifname"));
         if (link_has(link, "UP") && (device || strcmp(link_text(link, "ifname"), "lo") == 0))
             fprintf(here, "link set dev %s up\n", link_text(link, "ifname"));
@@ -352,8 +352,7 @@ static void mirror_addresses(struct twin *twin)
     size_t i, count;
     const json_t *link;
     FILE *out = state_open(&text);
-    json_array_foreach(links, i, link)
-    {
+    json_array_foreach (links, i, link) {
         const char *name = link_text(link, "ifname");
         const json_t *list = json_object_get(link, "addr_info"), *address;
         count = json_array_size(list);
@@ -378,39 +377,21 @@ struct lines {
     size_t count;
 };
 
-/* Words that ip(8) prints and does not take, and how many more go with them. */
+/* What ip(8) prints of a line and does not take: single words, and words that another goes with. */
 static const struct words {
-    const char *word;
-    int more;
-    enum { ALWAYS, OF_OBJECT, OF_NEXTHOP } when; /* of routes with a nexthop object; of objects */
-} surplus[] = {
-    {"linkdown", 0, ALWAYS},          {"dead", 0, ALWAYS},           {"offload", 0, ALWAYS},
-    {"rt_offload", 0, ALWAYS},        {"offload_failed", 0, ALWAYS}, {"trap", 0, ALWAYS},
-    {"rt_offload_failed", 0, ALWAYS}, {"rt_trap", 0, ALWAYS},        {"pervasive", 0, ALWAYS},
-    {"unresolved", 0, ALWAYS},        {"notify", 0, ALWAYS},         {"[unresolved]", 0, ALWAYS},
-    {"[detached]", 0, ALWAYS},        {"expires", 1, ALWAYS},        {"error", 1, ALWAYS},
-    {"unbalanced_time", 1, ALWAYS},   {"via", 1, OF_OBJECT},         {"dev", 1, OF_OBJECT},
-    {"nexthop", 0, OF_OBJECT},        {"weight", 1, OF_OBJECT},      {"onlink", 0, OF_OBJECT},
-    {"scope", 1, OF_NEXTHOP},
-};
+    const char *single, *pair;
+} of_any =
+    {" linkdown dead offload rt_offload offload_failed rt_offload_failed trap rt_trap pervasive "
+     "unresolved notify [unresolved] [detached] ",
+     " expires error unbalanced_time "},
+  of_nexthop = {"", " scope "},                         /* a nexthop object */
+    of_user = {" nexthop onlink ", " via dev weight "}; /* a route with one, whose they are */
 
-static const struct words *line_surplus(const char *word, int of)
+static bool word_is_in(const char *words, const char *word)
 {
-    for (size_t i = 0; i < sizeof(surplus) / sizeof(*surplus); i++)
-        if (strcmp(surplus[i].word, word) == 0 &&
-            (surplus[i].when == ALWAYS || (int)surplus[i].when == of))
-            return &surplus[i];
-    return NULL;
-}
-
-/* Whether a name follows, which may be any word. */
-static bool word_names(const char *word)
-{
-    static const char *const names[] = {"dev", "iif", "oif", "via", "table", "lookup", NULL};
-    for (int i = 0; names[i]; i++)
-        if (strcmp(word, names[i]) == 0)
-            return true;
-    return false;
+    char whole[64];
+    return (size_t)snprintf(whole, sizeof(whole), " %s ", word) < sizeof(whole) &&
+           strstr(words, whole);
 }
 
 /* ip(8) prints numbers (-N), since it takes names wrongly after numbers; but these it wants as
@@ -431,9 +412,10 @@ static const char *word_named(const char *word, bool first)
 static char *line_normal(char *line)
 {
     static const char between[] = " \t\\";
-    int of = strncmp(line, "id ", 3) == 0 ? OF_NEXTHOP
-             : strstr(line, " nhid ")     ? OF_OBJECT
-                                          : ALWAYS;
+    static const struct words of_others = {"", ""};
+    const struct words *of = strncmp(line, "id ", 3) == 0 ? &of_nexthop
+                             : strstr(line, " nhid ")     ? &of_user
+                                                          : &of_others;
     char *text, *rest, *word = strtok_r(line, between, &rest);
     if (!word || strcmp(word, "nh_info") == 0)
         return NULL;
@@ -444,13 +426,14 @@ static char *line_normal(char *line)
     }
     bool first = !ftell(out);
     for (; word; word = strtok_r(NULL, between, &rest), first = false) {
-        const struct words *drop = line_surplus(word, of);
-        for (int i = 0; drop && i < drop->more; i++)
-            if ((word = strtok_r(NULL, between, &rest)) && strcmp(word, "inet6") == 0)
-                i--;
-        if (drop)
+        char *name = NULL;
+        bool pair = word_is_in(of_any.pair, word) || word_is_in(of->pair, word);
+        if (pair || word_is_in(" dev iif oif via table lookup ", word))
+            name = strtok_r(NULL, between, &rest);
+        if (pair && name && strcmp(name, "inet6") == 0)
+            strtok_r(NULL, between, &rest);
+        if (pair || word_is_in(of_any.single, word) || word_is_in(of->single, word))
             continue;
-        char *name = word_names(word) ? strtok_r(NULL, between, &rest) : NULL;
         if (name && strcmp(name, "[l3mdev-table]") == 0)
             fputs("l3mdev ", out);
         else
