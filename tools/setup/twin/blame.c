@@ -25,6 +25,8 @@
 #define TRACE_TABLE "fixport-twin"
 #define TRACE_BUFFER (16 << 20)
 #define EVENTS_MOST 4096
+#define SOON_MS 120 /* a packet that is on its way should have counted by then */
+#define LATE_MS 1500
 
 /* What is looked for: targets of iptables, statements of nft. */
 static const char *const ends[] = {"DROP", "REJECT", "TARPIT", "STEAL", "NFQUEUE", "QUEUE", NULL};
@@ -459,43 +461,50 @@ static void blame_find(const struct watch *watch, const struct play *play,
     (void)blame_nft(watch, wanted, blame);
 }
 
-void blame_play(struct twin *twin, struct play *play, bool changed, struct blame *blame)
+static void blame_once(struct twin *twin, struct play *play, const char *const wanted[],
+                       int patience, struct blame *blame)
 {
     struct watch watch = {.twin = twin, .six = !address_is_v4(play->from)};
-    bool source = play->arrived && play->seen_sport != play->sport;
-    bool moved =
-        play->arrived && (play->seen_dport != play->dport || memcmp(play->seen_to, play->to, 16));
-    *blame = (struct blame){0};
     trace_begin(&watch);
     watch_read(&watch, 0);
-    play_again(twin, play, watch_seen, &watch);
+    play_again(twin, play, patience, watch_seen, &watch);
     trace_end(&watch);
+    bool failed = play->result == PLAY_LOST || play->result == PLAY_REFUSED;
     bool back = play->packet == PLAY_SYN_ACK || play->packet == PLAY_ANSWER;
     const char *device = back ? play->out : play->in;
-    if (changed)
-        blame_find(&watch, play, source || !moved ? sources : destinations, blame);
-    else if (play->result != PLAY_PASSED)
-        blame_find(&watch, play, ends, blame);
-    if (!changed && play->result != PLAY_PASSED && !blame->rule) {
-        blame_find(&watch, play, destinations, blame); /* to where nobody is */
-        if (watch.rp_filter[1] > watch.rp_filter[0] || watch.conntrack[1] > watch.conntrack[0]) {
-            bool rp_filter = watch.rp_filter[1] > watch.rp_filter[0];
+    if (wanted != ends || failed)
+        blame_find(&watch, play, wanted, blame);
+    if (wanted == ends && failed && !blame->rule) {
+        bool rp_filter = watch.rp_filter[1] > watch.rp_filter[0];
+        FILE *out = state_open(&blame->rule);
+        if (rp_filter)
+            fprintf(out, "rp_filter of %s", device);
+        else if (watch.conntrack[1] > watch.conntrack[0])
+            fprintf(out, "conntrack: another connection has the same addresses and ports");
+        state_close(out);
+        if (!*blame->rule)
             blame_free(blame);
-            FILE *out = state_open(&blame->rule);
-            fprintf(out,
-                    rp_filter ? "rp_filter of %s"
-                              : "conntrack: another connection has the "
-                                "same addresses and ports",
-                    device);
-            state_close(out);
-        }
-        if (!blame->rule)
-            blame_route(&watch, play, back, device, blame);
     }
+    if (wanted == ends && failed && !blame->rule)
+        blame_find(&watch, play, destinations, blame); /* it was sent to where nobody is */
+    if (wanted == ends && failed && !blame->rule)
+        blame_route(&watch, play, back, device, blame);
     for (int now = 0; now < 2; now++)
         for (enum twin_backend i = 0; i < TWIN_NFT; i++)
             free(watch.save[now][i]);
     free(watch.event);
+}
+
+void blame_play(struct twin *twin, struct play *play, bool changed, struct blame *blame)
+{
+    bool source = play->arrived && play->seen_sport != play->sport;
+    bool moved = play->arrived &&
+                 (play->seen_dport != play->dport || memcmp(play->seen_to, play->to, 16) != 0);
+    const char *const *wanted = !changed ? ends : source || !moved ? sources : destinations;
+    *blame = (struct blame){0};
+    blame_once(twin, play, wanted, SOON_MS, blame);
+    if (!blame->rule && play->result != PLAY_PASSED)
+        blame_once(twin, play, wanted, LATE_MS, blame); /* maybe its packets were late */
 }
 
 void blame_free(struct blame *blame)

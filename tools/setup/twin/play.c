@@ -42,7 +42,6 @@
 #define DATA 8         /* bytes each way */
 #define QUICK_MS 60    /* without any arrival, then the rest is lost */
 #define SLOW_MS 1500   /* the same for the second try; a SYN/ACK is repeated after a second */
-#define AGAIN_MS 400   /* the same for a single one whose fate is known */
 #define POLL_MS 5      /* how often sockets are looked at */
 #define KNOCK_POLLS 10 /* between two looks for a SYN at the listeners */
 #define SEQUENCES 4096 /* between the first sequence numbers of two connections */
@@ -721,13 +720,14 @@ void play_all(struct twin *twin, struct play *play, size_t count, void (*tick)(v
     free(company);
 }
 
-void play_again(struct twin *twin, struct play *play, void (*seen)(void *arg), void *arg)
+void play_again(struct twin *twin, struct play *play, int patience, void (*seen)(void *arg),
+                void *arg)
 {
     struct wave wave;
     bool todo = true, company = false;
     wave_open(&wave, twin, 1);
     wave.seen = seen;
     wave.arg = arg;
-    play_waves(&wave, play, 1, &todo, &company, APART_SAME, AGAIN_MS);
+    play_waves(&wave, play, 1, &todo, &company, APART_SAME, patience);
     wave_free(&wave);
 }
