@@ -24,7 +24,6 @@
 
 #define TRACE_TABLE "fixport-twin"
 #define TRACE_BUFFER (16 << 20)
-#define EVENTS_MOST 4096
 #define SOON_MS 120 /* a packet that is on its way should have counted by then */
 #define LATE_MS 1500
 
@@ -178,8 +177,8 @@ static bool blame_iptables(const struct watch *watch, const struct play *play,
 
 /* ---- nft ---- */
 
-/* Marks TCP of all devices and of this machine, before all else. */
-static void trace_begin(struct watch *watch)
+/* Marks TCP of this machine and of those devices that it comes by, before all else. */
+static void trace_begin(struct watch *watch, const struct play *play)
 {
     const struct sockaddr_nl any = {.nl_family = AF_NETLINK};
     const int group = NFNLGRP_NFTRACE, most = TRACE_BUFFER;
@@ -201,12 +200,12 @@ static void trace_begin(struct watch *watch)
                 "table inet " TRACE_TABLE " {\nchain in { type filter hook prerouting %s\n"
                 "chain out { type filter hook output %s\n}\n",
                 mark, mark);
-        for (size_t i = 0; netdev && i < watch->twin->devices; i++)
-            if (watch->twin->device[i].around)
+        for (int back = 0; netdev && back < 2; back++)
+            if (back ? play->out[0] && strcmp(play->in, play->out) != 0 : play->in[0])
                 fprintf(out,
-                        "table netdev " TRACE_TABLE " {\nchain in%zu { type filter hook ingress "
+                        "table netdev " TRACE_TABLE " {\nchain in%d { type filter hook ingress "
                         "device \"%s\" %s\n}\n",
-                        i, watch->twin->device[i].name, mark);
+                        back, back ? play->out : play->in, mark);
         state_close(out);
         int status = twin_tool(watch->twin, argv, text, &result);
         free(text);
@@ -271,7 +270,7 @@ static void trace_take(struct watch *watch, const struct nlmsghdr *message)
     verdict = verdict & 0x80000000 ? NF_ACCEPT : verdict & NF_VERDICT_MASK; /* negative: jumps */
     event.ends = verdict == NF_DROP || verdict == NF_STOLEN || verdict == NF_QUEUE;
     if ((type != NFT_TRACETYPE_RULE && type != NFT_TRACETYPE_POLICY) ||
-        strcmp(event.table, TRACE_TABLE) == 0 || watch->events == EVENTS_MOST)
+        strcmp(event.table, TRACE_TABLE) == 0)
         return;
     watch->event = state_grow(watch->event, (watch->events + 1) * sizeof(event));
     watch->event[watch->events++] = event;
@@ -465,7 +464,7 @@ static void blame_once(struct twin *twin, struct play *play, const char *const w
                        int patience, struct blame *blame)
 {
     struct watch watch = {.twin = twin, .six = !address_is_v4(play->from)};
-    trace_begin(&watch);
+    trace_begin(&watch, play);
     watch_read(&watch, 0);
     play_again(twin, play, patience, watch_seen, &watch);
     trace_end(&watch);
