@@ -143,6 +143,13 @@ IPTABLES = [
      "{I} -A FORWARD -p tcp --dport 5432 -j ACCEPT\n"
      "{I} -A FORWARD -m state --state RELATED,ESTABLISHED,UNTRACKED -j ACCEPT",
      [(gate(), passed())]),
+    ("CT --notrack of the answers to what is masqueraded",
+     "{I} -t nat -A POSTROUTING -o eth1 -j MASQUERADE; {I} -t raw -A PREROUTING -i eth1 -j CT --notrack",
+     [(gate(), refused("SYN/ACK", "{I} -t raw -A PREROUTING -i eth1 -j CT --notrack")), (goes(), passed())]),
+    ("a mark that leads nowhere",
+     "{I} -t mangle -A PREROUTING -p tcp -j MARK --set-mark 7; ip rule add fwmark 7 lookup 77\n"
+     "ip route add table 77 unreachable default",
+     [(gate(), refused("SYN", "{I} -t mangle -A PREROUTING -p tcp -j MARK --set-xmark 0x7/0xffffffff"))]),
     ("only handshakes", "{I} -A FORWARD -p tcp --tcp-flags PSH PSH -i eth1 -j DROP",
      [(gate(), lost("answer", "{I} -t filter -A FORWARD -i eth1 -p tcp -m tcp --tcp-flags PSH PSH -j DROP"))]),
     ("no ACK", "{I} -A FORWARD -p tcp --tcp-flags ACK,SYN,PSH ACK -i eth0 -j DROP",
@@ -237,6 +244,9 @@ NFT = [
     ("netdev ingress of the answers",
      chain("y", 'ingress device "eth1"', ["tcp sport 60001 drop"], table="netdev x", priority=-500),
      [(gate(60001), lost("SYN/ACK", "nft table netdev x, chain y: tcp sport 60001 drop"))]),
+    ("netdev egress", chain("y", 'egress device "eth1"', ["tcp dport 60001 drop"], table="netdev x"),
+     [(gate(60001), lost("SYN", "nft table netdev x, chain y: tcp dport 60001 drop")), (comes(60001), passed()),
+      (goes(60001), lost("SYN", "nft table netdev x, chain y: tcp dport 60001 drop"))]),
     ("accepts the services but not the answers", chain("y", "forward", ["tcp dport 5432 accept"], policy="drop"),
      [(gate(), lost("SYN/ACK", "nft table inet x, chain y: policy drop"))]),
     ("reject", chain("y", "forward", ["tcp dport 1 reject with tcp reset", "tcp dport 2 reject"]),
