@@ -98,7 +98,20 @@ DROPS = [(table, chain, connection, packet) for table, chain, connection, packet
     ("filter", "INPUT", comes(), "SYN"), ("mangle", "INPUT", comes(), "SYN"),
     ("raw", "OUTPUT", goes(), "SYN"), ("mangle", "OUTPUT", goes(), "SYN"),
     ("filter", "OUTPUT", goes(), "SYN")]]
+# What is lost of one pod's connection, on either side of conntrack, must not take the next one's port.
+LOSSES = [("SYN", "-t mangle -A POSTROUTING -s 10.0.0.5 -p tcp --syn"),
+          ("SYN/ACK", "-A FORWARD -d 10.0.0.5 -p tcp --tcp-flags SYN SYN"),
+          ("ACK", "-t raw -A PREROUTING -s 10.0.0.5 -p tcp ! --syn"),
+          ("ACK", "-A FORWARD -s 10.0.0.5 -p tcp --tcp-flags SYN,ACK,PSH ACK"),
+          ("data", "-t raw -A PREROUTING -s 10.0.0.5 -p tcp --tcp-flags PSH PSH"),
+          ("answer", "-A FORWARD -d 10.0.0.5 -p tcp --tcp-flags PSH PSH"),
+          ("close", "-t raw -A PREROUTING -s 10.0.0.5 -p tcp --tcp-flags FIN FIN"),
+          ("close", "-A FORWARD -d 10.0.0.5 -p tcp --tcp-flags FIN FIN")]
 IPTABLES = [
+    *[(f"nothing stays of what was lost: {packet}: {rule}",
+       f"{{I}} -t nat -A POSTROUTING -o eth1 -j MASQUERADE; {{I}} {rule} -j DROP",
+       [(gate(client=5), dict(result="lost", packet=packet, is_rule=True)), (gate(client=6), passed(moved=False)),
+        (goes(), passed(moved=False))]) for packet, rule in LOSSES],
     ("ct state invalid drop",
      SYN_IS_UNTRACKED + "{I} -A FORWARD -m conntrack --ctstate INVALID -j DROP",
      [(gate(), lost("SYN/ACK", "{I} -t filter -A FORWARD -m conntrack --ctstate INVALID -j DROP",
