@@ -928,6 +928,7 @@ def test_every_finding(tap, _machine):
     made = set()
     for call in re.findall(r"finding_add\((.*?)(?:SEVERITY_|severity)", text, re.S):
         made |= set(re.findall(r'"([a-z0-9-]+)"', call))
+    made |= set(re.findall(r'\[PROMISE_\w+\] = "([a-z]+-[a-z-]+)"', text))
     made |= set(re.findall(r'ports_shared\([^;]*?"([a-z-]+)"', text))
     made |= set(re.findall(r'way_shadowed\(.*?"([a-z]+-[a-z]+)"', text))
     tried = {want[0] for case in CASES for want in case.wanted} | TRIED_ELSEWHERE
