@@ -296,7 +296,9 @@ KERNEL = [
       (comes(), passed()), (goes(), passed())]),
     ("many at once", "iptables -t nat -A POSTROUTING -o eth1 -j MASQUERADE",
      [(gate(port=p, sport=61001 + s, client=c), passed(moved=False))
-      for p in range(5001, 5006) for s in range(10) for c in (5, 6, 7)]),
+      for p in range(5001, 5006) for s in range(10) for c in (5, 6, 7)] +
+     [(line(port=p, sport=61001 + s), passed(moved=False))
+      for p in range(5001, 5006) for s in range(10) for line in (comes, goes)]),
     ("many that are lost", "iptables -A FORWARD -p tcp --dport 5001:5099 -j DROP",
      [(gate(port=p), lost("SYN", "iptables-nft -t filter -A FORWARD -p tcp -m tcp --dport 5001:5099 -j DROP")
        if p < 5100 else passed()) for p in range(5095, 5106)]),

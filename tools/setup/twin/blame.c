@@ -24,7 +24,8 @@
 
 #define TRACE_TABLE "fixport-twin"
 #define TRACE_BUFFER (16 << 20)
-#define EVENTS_MOST 4096
+#define SOON_MS 120 /* a packet that is on its way should have counted by then */
+#define LATE_MS 1500
 
 /* What is looked for: targets of iptables, statements of nft. */
 static const char *const ends[] = {"DROP", "REJECT", "TARPIT", "STEAL", "NFQUEUE", "QUEUE", NULL};
@@ -176,8 +177,8 @@ static bool blame_iptables(const struct watch *watch, const struct play *play,
 
 /* ---- nft ---- */
 
-/* Marks TCP of all devices and of this machine, before all else. */
-static void trace_begin(struct watch *watch)
+/* Marks TCP of this machine and of those devices that it comes by, before all else. */
+static void trace_begin(struct watch *watch, const struct play *play)
 {
     const struct sockaddr_nl any = {.nl_family = AF_NETLINK};
     const int group = NFNLGRP_NFTRACE, most = TRACE_BUFFER;
@@ -199,12 +200,12 @@ static void trace_begin(struct watch *watch)
                 "table inet " TRACE_TABLE " {\nchain in { type filter hook prerouting %s\n"
                 "chain out { type filter hook output %s\n}\n",
                 mark, mark);
-        for (size_t i = 0; netdev && i < watch->twin->devices; i++)
-            if (watch->twin->device[i].around)
+        for (int back = 0; netdev && back < 2; back++)
+            if (back ? play->out[0] && strcmp(play->in, play->out) != 0 : play->in[0])
                 fprintf(out,
-                        "table netdev " TRACE_TABLE " {\nchain in%zu { type filter hook ingress "
+                        "table netdev " TRACE_TABLE " {\nchain in%d { type filter hook ingress "
                         "device \"%s\" %s\n}\n",
-                        i, watch->twin->device[i].name, mark);
+                        back, back ? play->out : play->in, mark);
         state_close(out);
         int status = twin_tool(watch->twin, argv, text, &result);
         free(text);
@@ -269,7 +270,7 @@ static void trace_take(struct watch *watch, const struct nlmsghdr *message)
     verdict = verdict & 0x80000000 ? NF_ACCEPT : verdict & NF_VERDICT_MASK; /* negative: jumps */
     event.ends = verdict == NF_DROP || verdict == NF_STOLEN || verdict == NF_QUEUE;
     if ((type != NFT_TRACETYPE_RULE && type != NFT_TRACETYPE_POLICY) ||
-        strcmp(event.table, TRACE_TABLE) == 0 || watch->events == EVENTS_MOST)
+        strcmp(event.table, TRACE_TABLE) == 0)
         return;
     watch->event = state_grow(watch->event, (watch->events + 1) * sizeof(event));
     watch->event[watch->events++] = event;
@@ -459,43 +460,50 @@ static void blame_find(const struct watch *watch, const struct play *play,
     (void)blame_nft(watch, wanted, blame);
 }
 
-void blame_play(struct twin *twin, struct play *play, bool changed, struct blame *blame)
+static void blame_once(struct twin *twin, struct play *play, const char *const wanted[],
+                       int patience, struct blame *blame)
 {
     struct watch watch = {.twin = twin, .six = !address_is_v4(play->from)};
-    bool source = play->arrived && play->seen_sport != play->sport;
-    bool moved =
-        play->arrived && (play->seen_dport != play->dport || memcmp(play->seen_to, play->to, 16));
-    *blame = (struct blame){0};
-    trace_begin(&watch);
+    trace_begin(&watch, play);
     watch_read(&watch, 0);
-    play_again(twin, play, watch_seen, &watch);
+    play_again(twin, play, patience, watch_seen, &watch);
     trace_end(&watch);
+    bool failed = play->result == PLAY_LOST || play->result == PLAY_REFUSED;
     bool back = play->packet == PLAY_SYN_ACK || play->packet == PLAY_ANSWER;
     const char *device = back ? play->out : play->in;
-    if (changed)
-        blame_find(&watch, play, source || !moved ? sources : destinations, blame);
-    else if (play->result != PLAY_PASSED)
-        blame_find(&watch, play, ends, blame);
-    if (!changed && play->result != PLAY_PASSED && !blame->rule) {
-        blame_find(&watch, play, destinations, blame); /* to where nobody is */
-        if (watch.rp_filter[1] > watch.rp_filter[0] || watch.conntrack[1] > watch.conntrack[0]) {
-            bool rp_filter = watch.rp_filter[1] > watch.rp_filter[0];
+    if (wanted != ends || failed)
+        blame_find(&watch, play, wanted, blame);
+    if (wanted == ends && failed && !blame->rule) {
+        bool rp_filter = watch.rp_filter[1] > watch.rp_filter[0];
+        FILE *out = state_open(&blame->rule);
+        if (rp_filter)
+            fprintf(out, "rp_filter of %s", device);
+        else if (watch.conntrack[1] > watch.conntrack[0])
+            fprintf(out, "conntrack: another connection has the same addresses and ports");
+        state_close(out);
+        if (!*blame->rule)
             blame_free(blame);
-            FILE *out = state_open(&blame->rule);
-            fprintf(out,
-                    rp_filter ? "rp_filter of %s"
-                              : "conntrack: another connection has the "
-                                "same addresses and ports",
-                    device);
-            state_close(out);
-        }
-        if (!blame->rule)
-            blame_route(&watch, play, back, device, blame);
     }
+    if (wanted == ends && failed && !blame->rule)
+        blame_find(&watch, play, destinations, blame); /* it was sent to where nobody is */
+    if (wanted == ends && failed && !blame->rule)
+        blame_route(&watch, play, back, device, blame);
     for (int now = 0; now < 2; now++)
         for (enum twin_backend i = 0; i < TWIN_NFT; i++)
             free(watch.save[now][i]);
     free(watch.event);
+}
+
+void blame_play(struct twin *twin, struct play *play, bool changed, struct blame *blame)
+{
+    bool source = play->arrived && play->seen_sport != play->sport;
+    bool moved = play->arrived &&
+                 (play->seen_dport != play->dport || memcmp(play->seen_to, play->to, 16) != 0);
+    const char *const *wanted = !changed ? ends : source || !moved ? sources : destinations;
+    *blame = (struct blame){0};
+    blame_once(twin, play, wanted, SOON_MS, blame);
+    if (!blame->rule && play->result != PLAY_PASSED)
+        blame_once(twin, play, wanted, LATE_MS, blame); /* maybe its packets were late */
 }
 
 void blame_free(struct blame *blame)

@@ -41,8 +41,10 @@ bool packet_read(const uint8_t *bytes, size_t length, uint16_t protocol, struct 
 
 /**
  * play_again - try one connection once, as play_all() would, without a second try of what is lost.
+ * @patience: milliseconds without an arrival until it is lost.
  * @seen: is called with @arg when its fate is known and before what is left of it is closed.
  */
-void play_again(struct twin *twin, struct play *play, void (*seen)(void *arg), void *arg);
+void play_again(struct twin *twin, struct play *play, int patience, void (*seen)(void *arg),
+                void *arg);
 
 #endif

@@ -42,8 +42,8 @@
 #define DATA 8         /* bytes each way */
 #define QUICK_MS 60    /* without any arrival, then the rest is lost */
 #define SLOW_MS 1500   /* the same for the second try; a SYN/ACK is repeated after a second */
-#define AGAIN_MS 400   /* the same for a single one whose fate is known */
 #define POLL_MS 5      /* how often sockets are looked at */
+#define READ_EVERY 64  /* packets that are sent, so that what comes out does not pile up */
 #define KNOCK_POLLS 10 /* between two looks for a SYN at the listeners */
 #define SEQUENCES 4096 /* between the first sequence numbers of two connections */
 
@@ -216,6 +216,7 @@ static uint32_t socket_sequence(int fd, int queue, uint32_t seq)
         (void)setsockopt(fd, IPPROTO_TCP, TCP_QUEUE_SEQ, &seq, size);
     (void)getsockopt(fd, IPPROTO_TCP, TCP_QUEUE_SEQ, &seq, &size);
     option(fd, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP);
+    option(fd, SOL_SOCKET, SO_REUSEADDR, 1); /* the end of the repair takes it away */
     return seq;
 }
 
@@ -516,8 +517,10 @@ static void wave_step(struct wave *wave, size_t round, size_t step, int patience
             continue;
         flow->step = step;
         flow_send(wave, flow);
-        wave_read(wave);
+        if (i % READ_EVERY == 0)
+            wave_read(wave);
     }
+    wave_read(wave);
     size_t before = SIZE_MAX, polls = 0;
     for (long until = 0;;) {
         size_t waiting = 0;
@@ -738,13 +741,14 @@ void play_within(struct twin *twin, struct play *play, size_t count, int patienc
     free(company);
 }
 
-void play_again(struct twin *twin, struct play *play, void (*seen)(void *arg), void *arg)
+void play_again(struct twin *twin, struct play *play, int patience, void (*seen)(void *arg),
+                void *arg)
 {
     struct wave wave;
     bool todo = true, company = false;
     wave_open(&wave, twin, 1);
     wave.seen = seen;
     wave.arg = arg;
-    play_waves(&wave, play, 1, &todo, &company, APART_SAME, AGAIN_MS);
+    play_waves(&wave, play, 1, &todo, &company, APART_SAME, patience);
     wave_free(&wave);
 }

@@ -134,7 +134,7 @@ void ruleset_mirror(struct twin *twin, void (*tick)(void *arg), void *arg);
 enum play_result {
     PLAY_PASSED,   /* handshake, data both ways, and close */
     PLAY_LOST,     /* a packet of it went in and nothing came out */
-    PLAY_REFUSED,  /* was answered by a reset or an ICMP error of this machine */
+    PLAY_REFUSED,  /* was answered by a reset or an ICMP error of this machine, or connect(2) failed */
     PLAY_NOT_PLAYED, /* see .why: nobody knows by which interface it would come, and the like */
 };
 
@@ -156,7 +156,7 @@ struct play {
     uint8_t from[16], to[16];
     uint16_t sport, dport;
     char in[IF_NAMESIZE]; /* by which interface it comes; empty: this machine begins it */
-    unsigned group;       /* of those with one number the next begins while the earlier are open */
+    unsigned group;       /* of those with one number the next begins while the earlier are open; 0: none */
 
     enum play_result result;
     enum play_packet packet; /* unless passed: the one that was lost or refused */
@@ -168,9 +168,11 @@ struct play {
 };
 
 /**
- * play_all - try @count connections, in order of .group and else all at once, and fill in the results.
- * What was lost is tried once more by itself, with more time, before it is called lost. The answers to what
- * leaves by an interface come back by the same one.
+ * play_all - try @count connections and fill in the results; members of a group in their order.
+ * What was lost is tried once more, with more time, before it is called lost. Connections that are not
+ * of one group do not take each other's ports, even if a rule translates them to one address. The
+ * answers to what leaves by an interface come back by the same one.
+ * Sets the twin's timeouts of closed connections to 0, so that it forgets them.
  */
 void play_all(struct twin *twin, struct play *play, size_t count, void (*tick)(void *arg), void *arg);
 
@@ -196,7 +198,7 @@ struct blame {
  * blame_play - try a connection again that was lost, refused or changed, and see who did it: by the
  * counters of iptables' rules, by nft's tracing (nftrace), by the kernel's own counters (nstat).
  * @play: as play_all() left it; its results are of the new try.
- * @changed: not who ended it, but who translated its source port.
+ * @changed: not who ended it, but who translated it: its source port or, if that stayed, its destination.
  */
 void blame_play(struct twin *twin, struct play *play, bool changed, struct blame *blame);
 
