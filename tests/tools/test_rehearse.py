@@ -41,16 +41,16 @@ ports = 62000-62999
 # This machine is a host as well.
 OWN = """\
 [node node2]
-address = 192.168.31.45
-pods = 10.200.36.0/24
+address = 192.168.31.45, fd00:31::45
+pods = 10.200.36.0/24, fd00:200:36::/64
 [pods]
 services = 8088
 [hosts]
-addresses = 192.168.31.17
+addresses = 192.168.31.17, fd00:31::17
 services = 60001
 ports = 61000-61999
 [gateway]
-address = 192.168.31.17
+address = 192.168.31.17, fd00:31::17
 [setup]
 iptables = nft
 [pool]
@@ -77,6 +77,9 @@ ip -n admin link set wire up
 for address in 192.168.31.67/24 192.168.31.99/24 192.168.31.45/24 172.20.0.5/32 10.200.36.5/32; do
     ip -n admin address add $address dev wire
 done
+for address in fd00:31::45/64 fd00:200:36::5/128; do
+    ip -n admin address add $address dev wire nodad
+done
 ip -n admin route add default via 192.168.31.17
 ip -n pod link set eth0 up
 ip -n pod address add 10.200.1.91/24 dev eth0
@@ -85,11 +88,12 @@ ip -n other link set eth0 up
 ip -n other address add 10.99.0.5/24 dev eth0
 ip -n other route add default via 10.99.0.1
 ip route add 10.200.36.5/32 dev lan
+ip route add fd00:200:36::5/128 dev lan
 """
 
 SERVER = """
 import socket, sys
-server = socket.socket()
+server = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET)
 server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 server.bind((sys.argv[1], int(sys.argv[2])))
 server.listen()
@@ -98,7 +102,8 @@ held = [server.accept() for _ in range(100)]
 """
 CLIENT = """
 import socket, sys
-client = socket.create_connection((sys.argv[3], int(sys.argv[4])), 10, (sys.argv[1], int(sys.argv[2])))
+client = socket.create_connection((sys.argv[3], int(sys.argv[4])), 10,
+                                  (sys.argv[1], int(sys.argv[2])))
 print("up", flush=True)
 client.recv(1)
 """
@@ -244,6 +249,15 @@ def test_session_to_this_machine(test):
         on.undo()
 
 
+def test_session_ipv6(test):
+    """The same over IPv6, to a socket for both."""
+    on = Rehearsed(test, "host,gateway", OWN)
+    with session("admin", "fd00:200:36::5:40025", ("", "::", "2222"), "fd00:31::17", "2222"):
+        on.cuts("an IPv6 session", r"fd00:200:36::5 port 40025 to fd00:31::17 port 2222",
+                r"ip6tables-nft .*FIXPORT-PODS-OUT.* -j REJECT")
+        on.undo()
+
+
 def test_session_from_this_machine(test):
     on = Rehearsed(test, "host,gateway", OWN)
     with session("", "192.168.31.17:40023", ("admin", "10.200.36.5", "2223"), "10.200.36.5", "2223"):
@@ -258,7 +272,7 @@ def test_others_forwarded(test):
     with forwarding(), session("other", "10.99.0.5:40024", ("admin", "172.20.0.5", "7000"),
                                "172.20.0.5", "7000"):
         done = on("plan")
-        test.expect(done, 2, "exclusive = no: nothing stops", r"^# nothing stops working: of 1 ", "stdout")
+        test.expect(done, 2, "exclusive = no: nothing stops", r"^# nothing stops working: 1 connection ", "stdout")
         write(test.machine.config, BETWEEN + "[gateway]\nexclusive = yes\n")
         on.cuts("others' forwarding", r"10\.99\.0\.5 port 40024 to 172\.20\.0\.5 port 7000",
                 r"FIXPORT-FORWARD.* -j REJECT")
@@ -288,7 +302,7 @@ def test_promised_rejects(test):
     with program("", SERVER, "0.0.0.0", "2222"):
         plan = on("plan")
         test.expect(plan, 2, "plan: pods may not connect to what listens here, and nothing stops",
-                    r"^# nothing stops working: of [1-9]", "stdout")
+                    r"^# nothing stops working: [1-9]", "stdout")
         test.expect(on("apply"), 0, "apply", r"^Applied", "stdout")
     on.undo()
 
@@ -337,6 +351,21 @@ def test_step_fails(test):
             test.expect(on("apply", option, wrapped=True), 1, f"{tool} fails: {option} tries, and rolls back",
                         r"not applied: everything is as it was before")
         test.unchanged(f"{tool} fails: and nothing has changed", before)
+
+
+def test_signals(test):
+    """What comes while it is rehearsed ends it, and nothing was begun."""
+    machine = test.machine
+    for name, number, status in (("TERM", 15, 143), ("INT", 2, 130), ("KILL", 9, -9)):
+        on = Rehearsed(test, "gateway,node", NODES)
+        before = machine.state()
+        machine.unwrap()
+        machine.wrap("iptables-nft-restore", f'kill -{name} $PPID; exec "$REAL" "$@"',
+                     test_setup.STEPS["iptables-nft-restore"])
+        done = on("apply", wrapped=True)
+        check(test, done.returncode == status and "[#]" not in done.stderr,
+              f"{name} comes: apply ends before the first step", done)
+        test.unchanged(f"{name} comes: nothing has changed", before)
 
 
 def test_no_namespaces(test):

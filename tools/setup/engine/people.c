@@ -257,18 +257,21 @@ static void add_node_port(struct looking *look, unsigned port, bool v4)
                        SPORT_FIRST + look->people->count, look->peer[k].source, port);
 }
 
-/* The number behind @word in each line that begins with @begin. */
+/* The numbers behind @word in the lines that begin with @begin. */
 static void add_node_ports(struct looking *look, const char *text, const char *begin,
                            const char *word, bool v4)
 {
     size_t length, count = 0;
-    const char *line, *at = text;
+    const char *line, *found, *at = text;
     while ((line = state_line(&at, &length)) && count < NODE_PORTS_MOST) {
-        const char *found = memmem(line, length, word, strlen(word));
-        unsigned long port = found ? strtoul(found + strlen(word), NULL, 10) : 0;
-        if (strncmp(line, begin, strlen(begin)) == 0 && port >= 1 && port <= 65535) {
-            add_node_port(look, (unsigned)port, v4);
-            count++;
+        const char *end = line + length;
+        if (length < strlen(begin) || strncmp(line, begin, strlen(begin)) != 0)
+            continue;
+        while ((found = memmem(line, (size_t)(end - line), word, strlen(word)))) {
+            line = found + strlen(word);
+            unsigned long port = strtoul(line, NULL, 10);
+            if (port >= 1 && port <= 65535 && count++ < NODE_PORTS_MOST)
+                add_node_port(look, (unsigned)port, v4);
         }
     }
 }
@@ -287,7 +290,7 @@ static void look_at_kube_proxy(struct looking *look)
         char *nat = iptables_table(family, "nat", &ignored);
         struct run_result result;
         if (nat)
-            add_node_ports(look, nat, "-A KUBE-NODEPORTS ", " --dport ", family == 4);
+            add_node_ports(look, nat, "-A KUBE-NODEPORTS -p tcp ", " --dport ", family == 4);
         free(nat);
         if (run_tool(argv, NULL, &result) == 0)
             add_node_ports(look, result.output, "", "tcp . ", family == 4);

@@ -407,11 +407,14 @@ void rehearsal_print(const struct rehearsal *rehearsal, bool all, FILE *out)
         fprintf(out, "# Rehearsed in a twin of this machine's network:\n");
     for (size_t i = 0; all && i < rehearsal->outlooks; i++)
         outlook_print(&rehearsal->outlook[i], out);
-    for (size_t i = 0; i < rehearsal->stops; i++)
+    for (size_t i = 0; i < rehearsal->stops && i < BLAMES_MOST; i++)
         stop_print(&rehearsal->stop[i], out);
+    if (rehearsal->stops > BLAMES_MOST)
+        fprintf(out, "# would stop working: %s more, which --json lists\n",
+                text_count(rehearsal->stops - BLAMES_MOST, "connection"));
     if (all && !rehearsal->why_not && !rehearsal->failed) {
         if (!rehearsal->stops)
-            fprintf(out, "# nothing stops working: of %s in use or listened for here, all work\n",
+            fprintf(out, "# nothing stops working: %s in use or listened for here, tried\n",
                     text_count(rehearsal->people, "connection"));
         if (rehearsal->strange)
             fprintf(out, "# not judged: %s, which could not be made anew even now\n",

@@ -61,12 +61,14 @@ static const struct step {
     {PLAY_ACK, false, TH_ACK, 0, 1, 1},
     {PLAY_DATA, false, TH_PUSH | TH_ACK, DATA, 1, 1},
     {PLAY_ANSWER, true, TH_PUSH | TH_ACK, DATA, 1, 1 + DATA},
-    {PLAY_CLOSE, false, TH_FIN | TH_ACK, 0, 1 + DATA, 1 + DATA},
-    {PLAY_CLOSE, true, TH_FIN | TH_ACK, 0, 1 + DATA, 2 + DATA},
-    {PLAY_CLOSE, false, TH_ACK, 0, 2 + DATA, 2 + DATA},
+    {PLAY_DATA, false, TH_PUSH | TH_ACK, DATA, 1 + DATA, 1 + DATA},
+    {PLAY_ANSWER, true, TH_PUSH | TH_ACK, DATA, 1 + DATA, 1 + 2 * DATA},
+    {PLAY_CLOSE, false, TH_FIN | TH_ACK, 0, 1 + 2 * DATA, 1 + 2 * DATA},
+    {PLAY_CLOSE, true, TH_FIN | TH_ACK, 0, 1 + 2 * DATA, 2 + 2 * DATA},
+    {PLAY_CLOSE, false, TH_ACK, 0, 2 + 2 * DATA, 2 + 2 * DATA},
 };
 #define STEPS (sizeof steps / sizeof *steps)
-#define STEPS_OPEN 5 /* the others close */
+#define STEPS_OPEN 5 /* then all are open at once; the others go on, and close */
 #define FLAGS (TH_SYN | TH_ACK | TH_FIN | TH_RST)
 
 struct end {
@@ -104,6 +106,9 @@ struct wave {
     void (*tick)(void *arg); /* may be NULL, as the next */
     void (*seen)(void *arg); /* when all fates are known, before everything is closed */
     void *arg;
+    void (*between)(void *arg); /* when all are open; may be NULL */
+    void *between_arg;
+    bool *open; /* of each that is played: whether it was open then */
 };
 
 /* How much alike two connections may not be to be in one wave. */
@@ -608,6 +613,10 @@ static void wave_play(struct wave *wave, int patience)
     for (size_t round = 0; round < rounds; round++)
         for (size_t step = 0; step < STEPS_OPEN; step++)
             wave_step(wave, round, step, patience);
+    for (size_t i = 0; wave->between && i < wave->flows; i++)
+        wave->open[i] = !wave->flow[i].over;
+    if (wave->between)
+        wave->between(wave->between_arg);
     for (size_t step = STEPS_OPEN; step < STEPS; step++)
         wave_step(wave, SIZE_MAX, step, patience);
     for (size_t i = 0; i < wave->flows; i++)
@@ -738,6 +747,22 @@ void play_within(struct twin *twin, struct play *play, size_t count, int patienc
     wave_free(&wave);
     free(todo);
     free(company);
+}
+
+void play_across(struct twin *twin, struct play *play, size_t count, int patience, bool *open,
+                 void (*between)(void *arg), void *arg)
+{
+    struct wave wave;
+    wave_open(&wave, twin, count);
+    wave.between = between;
+    wave.between_arg = arg;
+    wave.open = open;
+    twin_enter(twin);
+    for (size_t i = 0; i < count; i++)
+        wave_add(&wave, &play[i], 0);
+    twin_leave(twin);
+    wave_play(&wave, patience);
+    wave_free(&wave);
 }
 
 void play_again(struct twin *twin, struct play *play, int patience, void (*seen)(void *arg),

@@ -183,6 +183,14 @@ void play_all(struct twin *twin, struct play *play, size_t count, void (*tick)(v
 void play_within(struct twin *twin, struct play *play, size_t count, int patience,
                  void (*tick)(void *arg), void *arg);
 
+/**
+ * play_across - make all @count connections at once, in one try, call @between with @arg while they
+ * are open, and let them go on and close.
+ * @open: of each, whether it was open then; what did not pass, though it was, did not go on.
+ */
+void play_across(struct twin *twin, struct play *play, size_t count, int patience, bool *open,
+                 void (*between)(void *arg), void *arg);
+
 /* ---- blame.c: who ended it ---- */
 
 struct blame {
