@@ -684,19 +684,26 @@ static void play_waves(struct wave *wave, struct play *play, size_t count, bool 
 
 static void wave_open(struct wave *wave, struct twin *twin, size_t count)
 {
-    static const char *const forget[] = {"time_wait", "close"};
+    /* Every refusal is told, not one a second; what is over is forgotten. */
+    static const struct {
+        const char *path, *value;
+    } settings[] = {
+        {"/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_time_wait", "0"},
+        {"/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close", "0"},
+        {"/proc/sys/net/ipv4/icmp_ratelimit", "0"},
+        {"/proc/sys/net/ipv4/icmp_msgs_per_sec", "1000000"},
+        {"/proc/sys/net/ipv4/icmp_msgs_burst", "100000"},
+        {"/proc/sys/net/ipv6/icmp/ratelimit", "0"},
+    };
     *wave = (struct wave){.twin = twin};
     wave->flow = state_grow(NULL, (count + 1) * sizeof(*wave->flow));
     if (getrandom(&wave->seq, sizeof(wave->seq), 0) != sizeof(wave->seq))
         wave->seq = (uint32_t)now_ms() << 8;
     twin_enter(twin);
-    for (size_t i = 0; i < sizeof(forget) / sizeof(*forget); i++) {
-        char path[80];
-        snprintf(path, sizeof(path), "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_%s",
-                 forget[i]);
-        int fd = open(path, O_WRONLY | O_CLOEXEC); /* not there: no conntrack */
+    for (size_t i = 0; i < sizeof(settings) / sizeof(*settings); i++) {
+        int fd = open(settings[i].path, O_WRONLY | O_CLOEXEC); /* not there: no conntrack */
         if (fd >= 0) {
-            (void)!write(fd, "0\n", 2);
+            (void)!write(fd, settings[i].value, strlen(settings[i].value));
             close(fd);
         }
     }

@@ -44,8 +44,10 @@ static bool proc_has(const char *path, const char *word)
 /* A function that nf_tables has exported ever since: loaded or built in, it is listed. */
 static bool kernel_has_nft(void)
 {
-    return proc_has("/proc/modules", "nf_tables ") ||
-           proc_has("/proc/kallsyms", " nft_register_expr");
+    static bool has; /* it does not go while we are here, and the list is long */
+    has = has || proc_has("/proc/modules", "nf_tables ") ||
+          proc_has("/proc/kallsyms", " nft_register_expr");
+    return has;
 }
 
 /* "iptables-nft-save", or "iptables-save" where that is the same. Return: NULL: there is none. */
