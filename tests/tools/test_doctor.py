@@ -351,7 +351,7 @@ iptables-nft -t nat -A POSTROUTING -s 10.200.0.0/16 -j MASQUERADE
 iptables-nft -t nat -A POSTROUTING -p tcp -j MASQUERADE --to-ports 20000-29999
 """, "20000-29999"),
     snat("a gateway's rule", "iptables-nft -t nat -A POSTROUTING -o lan -j MASQUERADE --random-fully",
-         "whoever made it"),
+         "whoever made this rule must leave"),
     snat("a host's rule", "iptables-nft -t nat -A POSTROUTING -o lan -j MASQUERADE --random-fully",
          "from 192.168.31.67 to 10.200", machine="host"),
     snat("a host's rule for what is its own", "iptables-nft -t nat -A POSTROUTING "
@@ -805,7 +805,7 @@ class Machine:
         if machine == "bare":
             return COMMON
         return COMMON + MACHINES[machine] + (
-            f'fixport-setup --root "$ROOT" --config "{self.config}" --role {role(machine)} apply '
+            f'fixport-setup --root "$ROOT" --config "{self.config}" --role {role(machine)} --no-rehearsal apply '
             '>"$ROOT/applied" 2>&1 || { cat "$ROOT/applied" >&2; exit 99; }\n')
 
     def doctor(self, case_machine, fault="", site=(), command=None, options=("--json",), before=()):

@@ -282,6 +282,7 @@ static void culprit_mend(const struct facts *facts, struct finding *finding,
                          const struct culprit *culprit)
 {
     const struct component *whose = culprit->whose;
+    const struct promise *promise = culprit->played->promise;
     const char *how = !whose                           ? NULL
                       : culprit->kept == PROMISE_MOVED ? whose->keep
                       : culprit->kept == PROMISE_LOST || culprit->kept == PROMISE_REFUSED
@@ -299,16 +300,21 @@ static void culprit_mend(const struct facts *facts, struct finding *finding,
                          : "no rule was found that did it: fixport-setup twin makes the same "
                            "twin, to look further");
     else if (!culprit->blame.is_rule)
-        finding_mend(finding, "see the line: the kernel has counted it there");
+        finding_mend(finding,
+                     "see the line: it is no rule, but the kernel's routing or a setting of it");
+    else if (culprit->kept == PROMISE_MOVED)
+        finding_mend(finding,
+                     "%s must leave the source port of connections from %s to %s alone: no random "
+                     "ports, no other range",
+                     whose ? whose->name : "whoever made this rule", promise->from_text,
+                     promise->to_text);
     else
-        finding_mend(
-            finding,
-            "the rule of the line has to %s %s from %s to %s, and no more: where %s has it "
-            "from, or it comes back",
-            culprit->kept == PROMISE_MOVED ? "leave the source port of" : "let pass",
-            culprit->kept == PROMISE_MOVED ? "connections" : "connections",
-            culprit->played->promise->from_text, culprit->played->promise->to_text,
-            whose ? whose->name : "whoever made it");
+        finding_mend(finding,
+                     "%s must let TCP connections from %s to %s%s%s pass; what is changed here by "
+                     "hand may be overwritten",
+                     whose ? whose->name : "whoever made this rule", promise->from_text,
+                     promise->to_text, promise->dports.count ? ", ports " : "",
+                     promise->dports.count ? fact_set(&promise->dports) : "");
 }
 
 static void culprit_say(struct facts *facts, struct findings *findings,
