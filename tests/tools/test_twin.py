@@ -87,6 +87,8 @@ ip -6 route add blackhole default table 100 metric 1
 ip -6 route add fd00:203::/64 dev eth1 pref high
 ip -6 route add local fd00:204::/64 dev lo
 ip -6 route del fe80::/64 dev eth0
+ip -6 route del fd00:31::/64 dev eth0
+ip -6 route add fd00:31::/64 dev eth0 metric 256 proto ra
 ip rule add pref 5 goto 2000
 ip rule add pref 100 lookup local
 ip rule del pref 0
@@ -233,6 +235,18 @@ def plain(what, text):
     return lines if "rules" in what or "nft" in what or "legacy" in what else sorted(lines)
 
 
+def members(space):
+    """The processes in a network namespace."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if os.readlink(f"/proc/{pid}/ns/net") == space:
+                found.append(int(pid))
+        except OSError:
+            pass
+    return found
+
+
 class Machine:
     """A network (and mount) namespace in which a script has been run."""
 
@@ -250,7 +264,8 @@ class Machine:
         return self
 
     def __exit__(self, *_):
-        self.holder.kill()
+        for pid in members(os.readlink(f"/proc/{self.holder.pid}/ns/net")):
+            os.kill(pid, signal.SIGKILL)
         self.holder.communicate()
 
     def command(self, *argv):
@@ -517,23 +532,16 @@ def test_killed():
                                   stderr=subprocess.DEVNULL) as twin:
                 time.sleep(took * part / 8)
                 twin.kill()
+        TAP.point(wait_until(lambda: members(os.readlink(f"/proc/{machine.holder.pid}/ns/net")) == [machine.holder.pid]),
+                  "killed while it is made: nothing goes on")
         after, _ = machine.states()
         same(after, before, "killed while it is made: the machine is unchanged")
         with subprocess.Popen(machine.command(SETUP, "twin", "sh", "-c",
                                               "readlink /proc/self/ns/net; exec sleep infinity"),
-                              stdout=subprocess.PIPE, text=True) as twin:
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as twin:
             space = twin.stdout.readline().strip()
             twin.send_signal(signal.SIGKILL)
-
-        def gone():
-            for pid in filter(str.isdigit, os.listdir("/proc")):
-                try:
-                    if os.readlink(f"/proc/{pid}/ns/net") == space:
-                        return False
-                except OSError:
-                    pass
-            return True
-        TAP.point(space.startswith("net:") and wait_until(gone), "killed with a command in it: the command ends, too")
+        TAP.point(space.startswith("net:") and wait_until(lambda: not members(space)), "killed with a command in it: the command ends, too")
 
 
 def refused(name, said, *argv):
