@@ -226,8 +226,12 @@ BROKEN = ("connections-lost", "connections-refused", "port-moved", "connections-
           "connections-let-through")
 
 
-def snat(name, fault, mend, machine="gateway", **more):
-    return Case(f"SNAT: {name}", machine, fault, ("port-moved", "error", mend), **more)
+# Where fixport's own table may not stand before the rule, apply cannot mend it: its owner can.
+LEFT = ("[setup]\n", "[setup]\nleave = nft\n")
+
+
+def snat(name, fault, mend, machine="gateway", site=LEFT, **more):
+    return Case(f"SNAT: {name}", machine, fault, ("port-moved", "error", mend), site=site, **more)
 
 
 def silent(name, fault, *absent, machine="node", **more):
@@ -375,6 +379,8 @@ nft add table inet mine
 nft 'add chain inet mine post { type nat hook postrouting priority srcnat - 20; }'
 nft 'add rule inet mine post ip6 saddr fd00:200::/32 tcp sport 1-65535 masquerade to :1024-65535 random'
 """, "^nft table inet mine, chain post: .*random$", machine="node"),
+
+    snat("fixport's own table ahead of it mends it", CALICO, "^fixport-setup .* apply$", site=()),
 
     # ---- ports ----
     Case("ports of the ephemeral range", "node",
@@ -712,7 +718,7 @@ rm -r "$ROOT"/etc/systemd/system/multi-user.target.wants
     silent("no configuration, and strict rp_filter on a machine that routes nothing",
            "sysctl -qw net.ipv4.conf.lan.rp_filter=1", "rp-filter-strict", machine="bare"),
     Case("no configuration, but both backends", "bare", """
-iptables-nft -N DOCKER-USER
+iptables-nft -A INPUT -j ACCEPT
 iptables-legacy -w -A INPUT -j ACCEPT
 """, ("both-backends", "warning", "legacy")),
     Case("no configuration, but a role", "bare", "", ("no-configuration", "info", "--config"),
@@ -922,6 +928,7 @@ def test_every_finding(tap, _machine):
     made = set()
     for call in re.findall(r"finding_add\((.*?)(?:SEVERITY_|severity)", text, re.S):
         made |= set(re.findall(r'"([a-z0-9-]+)"', call))
+    made |= set(re.findall(r'\[PROMISE_\w+\] = "([a-z]+-[a-z-]+)"', text))
     made |= set(re.findall(r'ports_shared\([^;]*?"([a-z-]+)"', text))
     made |= set(re.findall(r'way_shadowed\(.*?"([a-z]+-[a-z]+)"', text))
     tried = {want[0] for case in CASES for want in case.wanted} | TRIED_ELSEWHERE
@@ -946,7 +953,7 @@ def test_case(tap, machine, case):
 
 
 def test_text(tap, machine):
-    done = machine.doctor("gateway", CALICO, options=())
+    done = machine.doctor("gateway", CALICO, site=LEFT, options=())
     lines = done.stdout.splitlines() or [""]
     told_of = [line for line in lines if re.match("error|warning|info", line)]
     check(tap, done.returncode == 2 and "\033" not in done.stdout and
@@ -1059,7 +1066,7 @@ def test_not_root(tap, machine):
         tap.cannot("without root", "the build is not readable to others")
         return
     check(tap, done.returncode == 2 and has(list_, "timestamps-off", "warning", "") and
-          "only root" in json.loads(done.stdout)["not-judged"][0]["what"],
+          "no configuration" in json.loads(done.stdout)["not-judged"][0]["what"],
           "without root: what can be seen, and what could not be tried", done)
 
 
@@ -1115,9 +1122,9 @@ PATH="$ROOT/bin:$PATH"
         done = machine.doctor("bare", script)
         check(tap, done.returncode in (0, 2) and well_formed(findings(done)) and
               done.stdout.startswith("{"), f"hostile: {name}", done)
-    done = machine.doctor("bare", """
+    done = machine.doctor("gateway", """
 nft add table ip mine
-nft 'add chain ip mine post { type nat hook postrouting priority srcnat; }'
+nft 'add chain ip mine post { type nat hook postrouting priority srcnat - 20; }'
 printf 'add rule ip mine post masquerade random comment "\\033[2J\\033]0;x\\007 end"' | nft -f -
 """, options=())
     check(tap, done.returncode == 2 and "\033" not in done.stdout and "?[2J" in done.stdout,

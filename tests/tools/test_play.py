@@ -98,7 +98,20 @@ DROPS = [(table, chain, connection, packet) for table, chain, connection, packet
     ("filter", "INPUT", comes(), "SYN"), ("mangle", "INPUT", comes(), "SYN"),
     ("raw", "OUTPUT", goes(), "SYN"), ("mangle", "OUTPUT", goes(), "SYN"),
     ("filter", "OUTPUT", goes(), "SYN")]]
+# What is lost of one pod's connection, on either side of conntrack, must not take the next one's port.
+LOSSES = [("SYN", "-t mangle -A POSTROUTING -s 10.0.0.5 -p tcp --syn"),
+          ("SYN/ACK", "-A FORWARD -d 10.0.0.5 -p tcp --tcp-flags SYN SYN"),
+          ("ACK", "-t raw -A PREROUTING -s 10.0.0.5 -p tcp ! --syn"),
+          ("ACK", "-A FORWARD -s 10.0.0.5 -p tcp --tcp-flags SYN,ACK,PSH ACK"),
+          ("data", "-t raw -A PREROUTING -s 10.0.0.5 -p tcp --tcp-flags PSH PSH"),
+          ("answer", "-A FORWARD -d 10.0.0.5 -p tcp --tcp-flags PSH PSH"),
+          ("close", "-t raw -A PREROUTING -s 10.0.0.5 -p tcp --tcp-flags FIN FIN"),
+          ("close", "-A FORWARD -d 10.0.0.5 -p tcp --tcp-flags FIN FIN")]
 IPTABLES = [
+    *[(f"nothing stays of what was lost: {packet}: {rule}",
+       f"{{I}} -t nat -A POSTROUTING -o eth1 -j MASQUERADE; {{I}} {rule} -j DROP",
+       [(gate(client=5), dict(result="lost", packet=packet, is_rule=True)), (gate(client=6), passed(moved=False)),
+        (goes(), passed(moved=False))]) for packet, rule in LOSSES],
     ("ct state invalid drop",
      SYN_IS_UNTRACKED + "{I} -A FORWARD -m conntrack --ctstate INVALID -j DROP",
      [(gate(), lost("SYN/ACK", "{I} -t filter -A FORWARD -m conntrack --ctstate INVALID -j DROP",
@@ -143,6 +156,13 @@ IPTABLES = [
      "{I} -A FORWARD -p tcp --dport 5432 -j ACCEPT\n"
      "{I} -A FORWARD -m state --state RELATED,ESTABLISHED,UNTRACKED -j ACCEPT",
      [(gate(), passed())]),
+    ("CT --notrack of the answers to what is masqueraded",
+     "{I} -t nat -A POSTROUTING -o eth1 -j MASQUERADE; {I} -t raw -A PREROUTING -i eth1 -j CT --notrack",
+     [(gate(), refused("SYN/ACK", "{I} -t raw -A PREROUTING -i eth1 -j CT --notrack")), (goes(), passed())]),
+    ("a mark that leads nowhere",
+     "{I} -t mangle -A PREROUTING -p tcp -j MARK --set-mark 7; ip rule add fwmark 7 lookup 77\n"
+     "ip route add table 77 unreachable default",
+     [(gate(), refused("SYN", "{I} -t mangle -A PREROUTING -p tcp -j MARK --set-xmark 0x7/0xffffffff"))]),
     ("only handshakes", "{I} -A FORWARD -p tcp --tcp-flags PSH PSH -i eth1 -j DROP",
      [(gate(), lost("answer", "{I} -t filter -A FORWARD -i eth1 -p tcp -m tcp --tcp-flags PSH PSH -j DROP"))]),
     ("no ACK", "{I} -A FORWARD -p tcp --tcp-flags ACK,SYN,PSH ACK -i eth0 -j DROP",
@@ -237,6 +257,9 @@ NFT = [
     ("netdev ingress of the answers",
      chain("y", 'ingress device "eth1"', ["tcp sport 60001 drop"], table="netdev x", priority=-500),
      [(gate(60001), lost("SYN/ACK", "nft table netdev x, chain y: tcp sport 60001 drop"))]),
+    ("netdev egress", chain("y", 'egress device "eth1"', ["tcp dport 60001 drop"], table="netdev x"),
+     [(gate(60001), lost("SYN", "nft table netdev x, chain y: tcp dport 60001 drop")), (comes(60001), passed()),
+      (goes(60001), lost("SYN", "nft table netdev x, chain y: tcp dport 60001 drop"))]),
     ("accepts the services but not the answers", chain("y", "forward", ["tcp dport 5432 accept"], policy="drop"),
      [(gate(), lost("SYN/ACK", "nft table inet x, chain y: policy drop"))]),
     ("reject", chain("y", "forward", ["tcp dport 1 reject with tcp reset", "tcp dport 2 reject"]),

@@ -5,6 +5,7 @@
  *
  * Whether apply would mend it is tried, too, in the same twin.
  */
+#include "../engine/rehearse.h"
 #include "doctor.h"
 
 #include <stdlib.h>
@@ -213,24 +214,6 @@ static void culprits_find(struct trial *trial)
 
 /* ---- what apply would do ---- */
 
-static bool concerns_packets(const struct resource *resource)
-{
-    return resource->type == &resource_routes || resource->type == &resource_rule ||
-           resource->type == &resource_iptables || resource->type == &resource_nft ||
-           resource->type == &resource_sysctl;
-}
-
-static void mend_steps(const struct twin *twin, const struct change *change)
-{
-    for (size_t i = 0; i < change->steps.count; i++) {
-        struct run_result result;
-        if (!change->steps.item[i].argv)
-            continue;
-        twin_tool(twin, change->steps.item[i].argv, change->steps.item[i].input, &result);
-        run_free(&result);
-    }
-}
-
 /* The steps of apply, in the twin: what passes then, it mends. */
 static void culprits_mend(struct trial *trial)
 {
@@ -241,10 +224,9 @@ static void culprits_mend(struct trial *trial)
         struct change change = {.type = resource->type,
                                 .name = state_copy(resource->name),
                                 .wanted = state_copy(resource->wanted)};
-        if (concerns_packets(resource) &&
-            resource->type->read(resource->name, &change.now, &error) == 0 &&
+        if (resource->type->read(resource->name, &change.now, &error) == 0 &&
             !state_fits(change.now, change.wanted) && change_list(&change, &error) == 0)
-            mend_steps(&trial->facts->twin, &change);
+            rehearse_change(&trial->facts->twin, &change, &error);
         change_free(&change);
     }
     for (size_t i = 0; i < trial->count; i++) {

@@ -83,8 +83,7 @@ int rehearse_change(struct twin *twin, const struct change *change, struct setup
 
 /* ---- rehearsal.c ---- */
 
-#define REHEARSAL_SHOWN                                                                            \
-    10 /* of what would stop working: those that are traced, and shown to people */
+#define REHEARSAL_SHOWN 10 /* of what would stop working: so many are traced and shown */
 
 /** rehearsal_refuses - why apply must not be done, one sentence. Return: -1 if so, else 0. */
 int rehearsal_refuses(const struct rehearsal *rehearsal, struct setup_error *error);

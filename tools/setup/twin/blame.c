@@ -32,6 +32,8 @@ static const char *const ends[] = {"DROP", "REJECT", "TARPIT", "STEAL", "NFQUEUE
 static const char *const sources[] = {"MASQUERADE", "SNAT", "NETMAP", "masquerade", "snat", NULL};
 static const char *const destinations[] = {"REDIRECT", "DNAT", "NETMAP", "TPROXY",
                                            "redirect", "dnat", "tproxy", NULL};
+/* What may send a packet astray by routing or conntrack. */
+static const char *const touches[] = {"MARK", "CONNMARK", "CT", "NOTRACK", "notrack", "mark", NULL};
 
 struct event {
     char table[NFT_NAME_MAXLEN], chain[NFT_NAME_MAXLEN];
@@ -488,6 +490,8 @@ static void blame_once(struct twin *twin, struct play *play, const char *const w
         blame_find(&watch, play, destinations, blame); /* it was sent to where nobody is */
     if (wanted == ends && failed && !blame->rule)
         blame_route(&watch, play, back, device, blame);
+    if (wanted == ends && failed && !blame->rule)
+        blame_find(&watch, play, touches, blame);
     for (int now = 0; now < 2; now++)
         for (enum twin_backend i = 0; i < TWIN_NFT; i++)
             free(watch.save[now][i]);

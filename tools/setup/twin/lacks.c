@@ -249,12 +249,32 @@ static void tc_note(struct twin *twin)
     free(ask);
 }
 
+/* Of two that translate addresses at one priority the one that was there first comes last. */
+static void nat_note(struct twin *twin, const struct ruleset *ruleset)
+{
+    static const char *const words[] = {"-j MASQUERADE", "-j SNAT ",    "-j DNAT ",
+                                        "-j REDIRECT",   " masquerade", " snat ",
+                                        " dnat ",        " redirect",   NULL};
+    for (int family = 0; family < 2; family++) {
+        bool has[TWIN_NFT + 1] = {false};
+        for (int backend = 0; backend <= TWIN_NFT; backend++)
+            for (int i = 0; words[i]; i++)
+                has[backend] |= strstr(ruleset->text[backend][backend == TWIN_NFT ? 0 : family],
+                                       words[i]) != NULL;
+        if (has[TWIN_IPTABLES_LEGACY] && (has[TWIN_IPTABLES_NFT] || has[TWIN_NFT]))
+            twin_note(twin, NULL,
+                      "both iptables-legacy and nf_tables translate addresses; which of them comes "
+                      "first cannot be seen, and may be otherwise in the twin");
+    }
+}
+
 void lacks_note(struct twin *twin, const struct ruleset *ruleset)
 {
     static const uint32_t types[] = {TCX_INGRESS, TCX_EGRESS, NETKIT_PRIMARY, NETKIT_PEER};
     for (int i = 0; i < 4; i++)
         rules_note(twin, ruleset->text[i / 2][i % 2], of_iptables, false);
     rules_note(twin, ruleset->text[TWIN_NFT][0], of_nft, true);
+    nat_note(twin, ruleset);
     ipvs_note(twin);
     for (size_t i = 0; i < twin->devices; i++)
         for (size_t k = 0; k < sizeof(types) / sizeof(*types); k++)

@@ -44,8 +44,7 @@ static char *mirror_ask(struct twin *twin, bool of_twin, char *const argv[])
         result.output = NULL;
     } else {
         run_explain(argv, &result, &error);
-        twin_note(twin, NULL, "what '%s %s %s' shows is not in the twin: %s", argv[0], argv[1],
-                  argv[2], error.text);
+        twin_note(twin, NULL, "what 'ip' shows of the machine is not in the twin: %s", error.text);
     }
     run_free(&result);
     return text;
@@ -74,12 +73,12 @@ static char *line_copy(const char *lines, unsigned long number)
  * -:NUMBER". What is there already, or not there to be deleted, is as it should be. Return: how
  * many there are.
  */
-static size_t batch_complaints(struct twin *twin, const char *lines, const char *errors,
-                               const char *what)
+static void batch_complaints(struct twin *twin, const char *lines, const char *errors,
+                             const char *what)
 {
     const char *line;
     char why[256] = "";
-    size_t length, failed = 0;
+    size_t length;
     while ((line = state_line(&errors, &length))) {
         if (strncmp(line, "Command failed -:", 17) != 0) {
             if (!*why)
@@ -87,33 +86,30 @@ static size_t batch_complaints(struct twin *twin, const char *lines, const char 
             continue;
         }
         char *copy = line_copy(lines, strtoul(line + 17, NULL, 10));
-        if (!strstr(why, "exists") && !strstr(why, "already") && !strstr(copy, " del ")) {
+        if (what && !strstr(why, "exists") && !strstr(why, "already"))
             twin_note(twin, copy, "%s cannot be in the twin: %s", what, why);
-            failed++;
-        }
         free(copy);
         *why = '\0';
     }
-    return failed;
 }
 
 /*
  * Lines for "ip -batch". Of a line that is wrong in itself it dies without saying which it was:
- * then both halves are tried. Return: how many failed.
+ * then both halves are tried. @what: of what kind they are, for notes; NULL: no notes.
  */
-static size_t batch_run(struct twin *twin, int namespace, int family, const char *lines,
-                        const char *what)
+static void batch_run(struct twin *twin, int namespace, int family, const char *lines,
+                      const char *what)
 {
     char *argv[] = {"ip", (char *)(uintptr_t)families[family], "-force", "-batch", "-", NULL};
     const char *half = lines + strlen(lines) / 2;
     struct run_result result;
     struct setup_error error;
     if (!*lines)
-        return 0;
+        return;
     run_namespace = namespace;
     bool good = run_tool(argv, lines, &result) == 0;
     run_namespace = -1;
-    size_t failed = batch_complaints(twin, lines, result.errors, what);
+    batch_complaints(twin, lines, result.errors, what);
     if (!good && !strstr(result.errors, "Command failed -:")) {
         run_explain(argv, &result, &error);
         while (half > lines && half[-1] != '\n')
@@ -122,16 +118,15 @@ static size_t batch_run(struct twin *twin, int namespace, int family, const char
             half += strcspn(half, "\n") + 1;
         char *first = strndup(lines, (size_t)(half - lines));
         if (!*half || result.errno_) {
-            twin_note(twin, first, "%s cannot be in the twin: %s", what, error.text);
-            failed++;
+            if (what)
+                twin_note(twin, first, "%s cannot be in the twin: %s", what, error.text);
         } else {
-            failed += batch_run(twin, namespace, family, first, what);
-            failed += batch_run(twin, namespace, family, half, what);
+            batch_run(twin, namespace, family, first, what);
+            batch_run(twin, namespace, family, half, what);
         }
         free(first);
     }
     run_free(&result);
-    return failed;
 }
 
 /* ---- interfaces ---- */
@@ -156,8 +151,9 @@ static bool link_has(const json_t *link, const char *flag)
 {
     size_t i;
     const json_t *value;
-    json_array_foreach(json_object_get(link, "flags"), i,
-                       value) if (strcmp(json_string_value(value), flag) == 0) return true;
+    json_array_foreach (json_object_get(link, "flags"), i, value)
+        if (strcmp(json_string_value(value), flag) == 0)
+            return true;
     return false;
 }
 
@@ -205,7 +201,9 @@ static void device_print(const struct twin *twin, const struct twin_device *devi
 {
     const uint8_t *a = device->address;
     long mtu = link_number(link, "mtu");
-    char same[160];
+    char same[160], self[32];
+    ssize_t n = readlink("/proc/self", self, sizeof(self) - 1); /* as ip(8) sees us, in its /proc */
+    self[n > 0 ? n : 0] = '\0';
     mtu = mtu < VETH_MTU_LEAST ? VETH_MTU_LEAST : mtu > VETH_MTU_MOST ? VETH_MTU_MOST : mtu;
     if (link_is_vrf(link)) {
         fprintf(out, "link add name %s index %d type vrf table %ld\n", device->name, device->index,
@@ -216,15 +214,15 @@ static void device_print(const struct twin *twin, const struct twin_device *devi
              "name %s index %d mtu %ld address %02x:%02x:%02x:%02x:%02x:%02x numtxqueues 1 "
              "numrxqueues 1 arp off",
              device->name, device->index, mtu, a[0], a[1], a[2], a[3], a[4], a[5]);
-    fprintf(out, "link add %s group %s type veth peer %s netns /proc/%d/fd/%d\n", same,
-            link_text(link, "group"), same, getpid(), twin->beyond);
+    fprintf(out, "link add %s group %s type veth peer %s netns /proc/%s/fd/%d\n", same,
+            link_text(link, "group"), same, self, twin->beyond);
 }
 
 /* What BPF does to packets at an interface's door, no twin shows. */
 static void link_note_xdp(struct twin *twin, const json_t *link)
 {
-    const json_t *program = json_object_get(json_object_get(link, "xdp"), "prog");
-    if (!program)
+    const json_t *xdp = json_object_get(link, "xdp"), *program = json_object_get(xdp, "prog");
+    if (!xdp)
         return;
     char line[160];
     snprintf(line, sizeof(line), "%s: %s (program %ld)", link_text(link, "ifname"),
@@ -234,13 +232,26 @@ static void link_note_xdp(struct twin *twin, const json_t *link)
               "and may drop or redirect it; they are not in the twin");
 }
 
+/* Those that could not be made are none. */
+static void devices_check(struct twin *twin)
+{
+    size_t kept = 0;
+    twin_enter(twin);
+    for (size_t i = 0; i < twin->devices; i++)
+        if ((int)if_nametoindex(twin->device[i].name) == twin->device[i].index)
+            twin->device[kept++] = twin->device[i];
+    twin_leave(twin);
+    twin->devices = kept;
+}
+
 /* Whether the machine has @name as a vrf. */
 static bool links_have_vrf(const json_t *links, const char *name)
 {
     size_t i;
     const json_t *link;
-    json_array_foreach(links, i, link) if (strcmp(link_text(link, "ifname"), name) ==
-                                           0) return link_is_vrf(link);
+    json_array_foreach (links, i, link)
+        if (strcmp(link_text(link, "ifname"), name) == 0)
+            return link_is_vrf(link);
     return false;
 }
 
@@ -252,8 +263,7 @@ static int mirror_links(struct twin *twin, const json_t *links, struct setup_err
     size_t i;
     const json_t *link;
     FILE *make = state_open(&made), *then = state_open(&set);
-    json_array_foreach(links, i, link)
-    {
+    json_array_foreach (links, i, link) {
         const char *name = link_text(link, "ifname"), *master = link_text(link, "master");
         bool is_lo = strcmp(name, "lo") == 0;
         link_note_xdp(twin, link);
@@ -273,15 +283,18 @@ static int mirror_links(struct twin *twin, const json_t *links, struct setup_err
     }
     state_close(make);
     state_close(then);
-    size_t failed = batch_run(twin, twin->net, BOTH, made, "an interface");
-    if (failed && failed >= twin->devices)
+    size_t wanted = twin->devices;
+    batch_run(twin, twin->net, BOTH, made, "an interface");
+    devices_check(twin);
+    bool none = wanted && !twin->devices;
+    if (none)
         setup_fail(error, "no interface can be made in a network namespace here (module veth): %s",
-                   twin->note[twin->notes - 1].what);
+                   twin->notes ? twin->note[twin->notes - 1].what : "");
     else
         batch_run(twin, twin->net, BOTH, set, "what is set of an interface");
     free(made);
     free(set);
-    return failed && failed >= twin->devices ? -1 : 0;
+    return none ? -1 : 0;
 }
 
 /* Where the machine has no carrier the other end stays down. */
@@ -291,8 +304,7 @@ static void mirror_up(struct twin *twin, const json_t *links)
     size_t i;
     const json_t *link;
     FILE *around = state_open(&texts[0]), *here = state_open(&texts[1]);
-    json_array_foreach(links, i, link)
-    {
+    json_array_foreach (links, i, link) {
         const struct twin_device *device = twin_device(twin, link_text(link, "ifname"));
         if (link_has(link, "UP") && (device || strcmp(link_text(link, "ifname"), "lo") == 0))
             fprintf(here, "link set dev %s up\n", link_text(link, "ifname"));
@@ -340,8 +352,7 @@ static void mirror_addresses(struct twin *twin)
     size_t i, count;
     const json_t *link;
     FILE *out = state_open(&text);
-    json_array_foreach(links, i, link)
-    {
+    json_array_foreach (links, i, link) {
         const char *name = link_text(link, "ifname");
         const json_t *list = json_object_get(link, "addr_info"), *address;
         count = json_array_size(list);
@@ -366,48 +377,45 @@ struct lines {
     size_t count;
 };
 
-/* Words that ip(8) prints and does not take, and how many more go with them. */
+/* What ip(8) prints of a line and does not take: single words, and words that another goes with. */
 static const struct words {
-    const char *word;
-    int more;
-    enum { ALWAYS, OF_OBJECT, OF_NEXTHOP } when; /* of routes with a nexthop object; of objects */
-} surplus[] = {
-    {"linkdown", 0, ALWAYS},          {"dead", 0, ALWAYS},           {"offload", 0, ALWAYS},
-    {"rt_offload", 0, ALWAYS},        {"offload_failed", 0, ALWAYS}, {"trap", 0, ALWAYS},
-    {"rt_offload_failed", 0, ALWAYS}, {"rt_trap", 0, ALWAYS},        {"pervasive", 0, ALWAYS},
-    {"unresolved", 0, ALWAYS},        {"notify", 0, ALWAYS},         {"[unresolved]", 0, ALWAYS},
-    {"[detached]", 0, ALWAYS},        {"expires", 1, ALWAYS},        {"error", 1, ALWAYS},
-    {"unbalanced_time", 1, ALWAYS},   {"via", 1, OF_OBJECT},         {"dev", 1, OF_OBJECT},
-    {"nexthop", 0, OF_OBJECT},        {"weight", 1, OF_OBJECT},      {"onlink", 0, OF_OBJECT},
-    {"scope", 1, OF_NEXTHOP},
-};
+    const char *single, *pair;
+} of_any =
+    {" linkdown dead offload rt_offload offload_failed rt_offload_failed trap rt_trap pervasive "
+     "unresolved notify [unresolved] [detached] ",
+     " expires error unbalanced_time "},
+  of_nexthop = {"", " scope "},                         /* a nexthop object */
+    of_user = {" nexthop onlink ", " via dev weight "}; /* a route with one, whose they are */
 
-static const struct words *line_surplus(const char *word, int of)
+static bool word_is_in(const char *words, const char *word)
 {
-    for (size_t i = 0; i < sizeof(surplus) / sizeof(*surplus); i++)
-        if (strcmp(surplus[i].word, word) == 0 &&
-            (surplus[i].when == ALWAYS || (int)surplus[i].when == of))
-            return &surplus[i];
-    return NULL;
+    char whole[64];
+    return (size_t)snprintf(whole, sizeof(whole), " %s ", word) < sizeof(whole) &&
+           strstr(words, whole);
 }
 
-/* Whether a name follows, which may be any word. */
-static bool word_names(const char *word)
+/* ip(8) prints numbers (-N), since it takes names wrongly after numbers; but these it wants as
+ * names. */
+static const char *word_named(const char *word, bool first)
 {
-    static const char *const names[] = {"dev", "iif", "oif", "via", "table", "lookup", NULL};
-    for (int i = 0; names[i]; i++)
-        if (strcmp(word, names[i]) == 0)
-            return true;
-    return false;
+    static const char *const types[] = {NULL,       "unicast",   "local",     "broadcast",
+                                        "anycast",  "multicast", "blackhole", "unreachable",
+                                        "prohibit", "throw",     "nat",       "xresolve"};
+    unsigned long type = strtoul(word, NULL, 10);
+    if (first && word[strspn(word, "0123456789")] == '\0' && type &&
+        type < sizeof(types) / sizeof(*types))
+        return types[type];
+    return strncmp(word, "ipproto-", 8) == 0 ? word + 8 : word;
 }
 
 /* A line as ip(8) takes it. NULL: it is none. @line is written to. */
 static char *line_normal(char *line)
 {
     static const char between[] = " \t\\";
-    int of = strncmp(line, "id ", 3) == 0 ? OF_NEXTHOP
-             : strstr(line, " nhid ")     ? OF_OBJECT
-                                          : ALWAYS;
+    static const struct words of_others = {"", ""};
+    const struct words *of = strncmp(line, "id ", 3) == 0 ? &of_nexthop
+                             : strstr(line, " nhid ")     ? &of_user
+                                                          : &of_others;
     char *text, *rest, *word = strtok_r(line, between, &rest);
     if (!word || strcmp(word, "nh_info") == 0)
         return NULL;
@@ -416,18 +424,20 @@ static char *line_normal(char *line)
         fprintf(out, "pref %.*s ", (int)strlen(word) - 1, word);
         word = strtok_r(NULL, between, &rest);
     }
-    for (; word; word = strtok_r(NULL, between, &rest)) {
-        const struct words *drop = line_surplus(word, of);
-        for (int i = 0; drop && i < drop->more; i++)
-            if ((word = strtok_r(NULL, between, &rest)) && strcmp(word, "inet6") == 0)
-                i--;
-        if (drop)
+    bool first = !ftell(out);
+    for (; word; word = strtok_r(NULL, between, &rest), first = false) {
+        char *name = NULL;
+        bool pair = word_is_in(of_any.pair, word) || word_is_in(of->pair, word);
+        if (pair || word_is_in(" dev iif oif via table lookup ", word))
+            name = strtok_r(NULL, between, &rest);
+        if (pair && name && strcmp(name, "inet6") == 0)
+            strtok_r(NULL, between, &rest);
+        if (pair || word_is_in(of_any.single, word) || word_is_in(of->single, word))
             continue;
-        char *name = word_names(word) ? strtok_r(NULL, between, &rest) : NULL;
         if (name && strcmp(name, "[l3mdev-table]") == 0)
             fputs("l3mdev ", out);
         else
-            fprintf(out, "%s %s%s", word, name ? name : "", name ? " " : "");
+            fprintf(out, "%s %s%s", word_named(word, first), name ? name : "", name ? " " : "");
     }
     state_close(out);
     return text;
@@ -476,10 +486,11 @@ static void lines_print(const struct lines *lines, const struct lines *others, c
     free(sorted);
 }
 
-/* Routes that need others to be there. */
+/* Routes that need others to be there, and groups of nexthops. */
 static bool line_depends(const char *line)
 {
-    return strstr(line, " via ") || strstr(line, " nhid ") || strstr(line, " group ");
+    return strncmp(line, "id ", 3) == 0 ? strstr(line, " group ") != NULL
+                                        : strstr(line, " via ") || strstr(line, " nhid ");
 }
 
 static bool line_does_not(const char *line)
@@ -487,25 +498,25 @@ static bool line_does_not(const char *line)
     return !line_depends(line);
 }
 
-/* Make the twin have what the machine has of @object, by comparing. */
-static void mirror_lines(struct twin *twin, int family, char *object, const char *add,
-                         const char *what)
+/* Make the twin have what the machine has of @object, by comparing. @what: as batch_run() takes it.
+ */
+static void mirror_lines(struct twin *twin, int family, char *object, const char *what)
 {
-    char *argv[] = {"ip",   (char *)(uintptr_t)families[family],           "-o",  "-d", object,
-                    "show", strcmp(object, "route") == 0 ? "table" : NULL, "all", NULL};
+    char *argv[] = {"ip",   "-N",   (char *)(uintptr_t)families[family],           "-o",  "-d",
+                    object, "show", strcmp(object, "route") == 0 ? "table" : NULL, "all", NULL};
     char *here = mirror_ask(twin, false, argv), *there = mirror_ask(twin, true, argv), *text;
+    const char *add = strcmp(object, "route") == 0 ? "route append" : NULL;
     struct lines want, have;
+    char command[40];
     lines_read(here, &want);
     lines_read(there, &have);
     FILE *out = state_open(&text);
-    char command[40];
-    snprintf(command, sizeof(command), "%s del", object);
-    if (here && there)
-        lines_print(&have, &want, command, NULL, out);
-    snprintf(command, sizeof(command), "%s %s", object, add);
+    snprintf(command, sizeof(command), "%s add", object);
     if (here && there) {
-        lines_print(&want, &have, command, line_does_not, out);
-        lines_print(&want, &have, command, line_depends, out);
+        lines_print(&want, &have, add ? add : command, line_does_not, out);
+        lines_print(&want, &have, add ? add : command, line_depends, out);
+        snprintf(command, sizeof(command), "%s del", object);
+        lines_print(&have, &want, command, NULL, out);
     }
     state_close(out);
     batch_run(twin, twin->net, family, text, what);
@@ -516,15 +527,21 @@ static void mirror_lines(struct twin *twin, int family, char *object, const char
     lines_free(&have);
 }
 
+/*
+ * Everything twice: a route can need what the machine no longer has (its gateway's, when it was
+ * made), or be kept away by one that the kernel has made and the machine has not.
+ */
 static void mirror_routing(struct twin *twin, void (*tick)(void *arg), void *arg)
 {
-    mirror_lines(twin, BOTH, "nexthop", "add", "a nexthop");
-    for (int family = IPV4; family <= IPV6; family++) {
-        mirror_lines(twin, family, "route", family == IPV6 ? "add" : "append", "a route");
-        mirror_lines(twin, family, "rule", "add", "a rule of policy routing");
+    for (int round = 0; round < 2; round++) {
+        mirror_lines(twin, BOTH, "nexthop", round ? "a nexthop" : NULL);
+        mirror_lines(twin, IPV4, "route", round ? "a route" : NULL);
+        mirror_lines(twin, IPV6, "route", round ? "a route" : NULL);
         if (tick)
             tick(arg);
     }
+    mirror_lines(twin, IPV4, "rule", "a rule of policy routing");
+    mirror_lines(twin, IPV6, "rule", "a rule of policy routing");
 }
 
 /* ---- settings ---- */
@@ -652,6 +669,8 @@ static void mirror_settings(struct twin *twin)
 int mirror_network(struct twin *twin, void (*tick)(void *arg), void *arg, struct setup_error *error)
 {
     char *argv[] = {"ip", "-j", "-d", "link", "show", NULL};
+    if (!run_exists("ip"))
+        return setup_fail(error, "'ip' is needed here and not installed");
     json_t *links = mirror_json(twin, argv);
     if (json_array_size(links) == 0) {
         json_decref(links);

@@ -557,18 +557,17 @@ static void wave_step(struct wave *wave, size_t round, size_t step, int patience
 }
 
 /* Resets what is still open, from both ends: what was lost may have been on either side of
- * conntrack. */
+ * conntrack. A reset is without ACK, since conntrack may not know what it would acknowledge. */
 static void wave_close(struct wave *wave)
 {
     for (size_t i = 0; i < wave->flows; i++) {
         struct flow *flow = &wave->flow[i];
+        uint32_t sent[2] = {0};
+        for (size_t j = 0; j <= flow->step; j++)
+            sent[flow_sender(flow, j)] = step_next(j);
         for (int server = 0; server < 2; server++) {
             const struct end *end = &flow->end[server];
-            uint32_t sent[2] = {0};
-            for (size_t j = 0; j <= flow->step; j++)
-                sent[flow_sender(flow, j)] = step_next(j);
-            struct packet reset = {.flags = TH_RST | TH_ACK, .seq = end->seq + sent[server]};
-            reset.ack = flow->end[!server].seq + sent[!server];
+            struct packet reset = {.flags = TH_RST, .seq = end->seq + sent[server]};
             if (!end->near && end->known && flow->play->result != PLAY_NOT_PLAYED)
                 end_sends(wave, flow, end, &reset);
             socket_close(end->fd);

@@ -86,19 +86,24 @@ static int twin_namespace(void)
     return made;
 }
 
-/* Where everybody else is played. Nothing there answers by itself: it has no addresses, and IPv6,
- * which would make some, is turned off where that is possible. */
+/* Where everybody else is played. Nothing there answers by itself: it has no addresses; and IPv6,
+ * which would make some, and forwarding are turned off where that is possible. */
 static int twin_surroundings(struct twin *twin)
 {
+    static const struct {
+        const char *path, *value;
+    } quiet[] = {{"/proc/sys/net/ipv6/conf/default/disable_ipv6", "1"},
+                 {"/proc/sys/net/ipv4/ip_forward", "0"}};
     int most = PACKETS_MOST, on = 1;
     int home = run_enter(twin->beyond);
     if (home < 0)
         return -1;
-    int off = open("/proc/sys/net/ipv6/conf/default/disable_ipv6", O_WRONLY | O_CLOEXEC);
-    if (off >= 0) {
-        if (write(off, "1", 1) < 0)
-            errno = 0;
-        close(off);
+    for (size_t i = 0; i < sizeof(quiet) / sizeof(*quiet); i++) {
+        int fd = open(quiet[i].path, O_WRONLY | O_CLOEXEC);
+        if (fd >= 0 && write(fd, quiet[i].value, 1) < 0)
+            errno = 0; /* read-only: it does no harm */
+        if (fd >= 0)
+            close(fd);
     }
     int packets = socket(AF_PACKET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, htons(ETH_P_ALL));
     if (packets >= 0) {
