@@ -329,6 +329,9 @@ static void trial_run(struct trial *trial)
     }
     people_look(&trial->work->site, &trial->people);
     result->beyond = trial->people.beyond;
+    if (trial->people.blind)
+        twin_note(&trial->twin, NULL,
+                  "open connections that this machine forwards: only conntrack(8) could list them");
     if (!signals_seen())
         trial_round(trial, &trial->before, NULL);
     if (!signals_seen())

@@ -24,6 +24,7 @@ struct people {
     enum person *why;  /* of each */
     size_t count;
     size_t beyond; /* that were found, and are too many */
+    bool blind;    /* there are tracked connections, and no way to list them */
 };
 
 /**
