@@ -92,20 +92,27 @@ ip route add fd00:200:36::5/128 dev lan
 """
 
 SERVER = """
-import socket, sys
+import socket, sys, threading
+def echo(connection):
+    while data := connection.recv(1):
+        connection.sendall(data)
 server = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET)
 server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 server.bind((sys.argv[1], int(sys.argv[2])))
 server.listen()
 print("up", flush=True)
-held = [server.accept() for _ in range(100)]
+while True:
+    threading.Thread(target=echo, args=(server.accept()[0],), daemon=True).start()
 """
 CLIENT = """
 import socket, sys
 client = socket.create_connection((sys.argv[3], int(sys.argv[4])), 10,
                                   (sys.argv[1], int(sys.argv[2])))
+client.settimeout(3)
 print("up", flush=True)
-client.recv(1)
+for line in sys.stdin:
+    client.sendall(b"x")
+    print("goes on" if client.recv(1) else "closed", flush=True)
 """
 
 
@@ -117,7 +124,7 @@ def place(name):
 def program(where, text, *args):
     """A program that is at work while the block is."""
     with subprocess.Popen([*place(where), sys.executable, "-c", text, *args], text=True,
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                           stderr=subprocess.DEVNULL) as process:
         try:
             if process.stdout.readline() != "up\n":
@@ -136,6 +143,13 @@ def session(client, source, server, address, port):
         yield process
 
 
+def goes_on(process):
+    """Whether data still pass both ways."""
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return process.stdout.readline() == "goes on\n"
+
+
 def opens(where, source, address, port):
     """Whether such a connection comes about now."""
     try:
@@ -146,17 +160,23 @@ def opens(where, source, address, port):
 
 
 @contextlib.contextmanager
-def forwarding(tracked=True):
-    run(["sysctl", "-qw", "net.ipv4.ip_forward=1"])
-    rule = ["FORWARD", "-m", "conntrack", "--ctstate", "INVALID", "-m", "comment", "--comment",
-            "somebody counts"]
-    if tracked:
-        run(["iptables-nft", "-w", "-A", *rule])
+def tracked(chain):
+    """Somebody's rule by which connections are tracked."""
+    rule = [chain, "-m", "conntrack", "--ctstate", "INVALID", "-m", "comment", "--comment", "counts"]
+    run(["iptables-nft", "-w", "-A", *rule])
     try:
         yield
     finally:
-        if tracked:
-            run(["iptables-nft", "-w", "-D", *rule])
+        run(["iptables-nft", "-w", "-D", *rule])
+
+
+@contextlib.contextmanager
+def forwarding():
+    run(["sysctl", "-qw", "net.ipv4.ip_forward=1"])
+    try:
+        with tracked("FORWARD"):
+            yield
+    finally:
         run(["sysctl", "-qw", "net.ipv4.ip_forward=0"])
 
 
@@ -239,13 +259,31 @@ def test_healthy(test):
 def test_session_to_this_machine(test):
     """A pod's administrator is logged in on this machine, which becomes a host with a firewall."""
     on = Rehearsed(test, "host,gateway", OWN)
-    with session("admin", "10.200.36.5:40022", ("", "0.0.0.0", "2222"), "192.168.31.17", "2222"):
+    with session("admin", "10.200.36.5:40022", ("", "0.0.0.0", "2222"), "192.168.31.17",
+                 "2222") as login:
         on.cuts("a session to this machine",
-                r"10\.200\.36\.5 port 40022 to 192\.168\.31\.17 port 2222", r"FIXPORT-PODS-OUT.* -j REJECT")
-        test.tap.point(not opens("admin", "10.200.36.5", "192.168.31.17", "2222"),
-                       "and that is what becomes of it")
+                r"10\.200\.36\.5 port 40022 to 192\.168\.31\.17 port 2222",
+                r"FIXPORT-PODS-OUT.* -j REJECT")
+        test.tap.point(not goes_on(login), "and that is what becomes of it")
         test.tap.point(opens("admin", "192.168.31.67", "192.168.31.17", "2222"),
                        "while another one is made as before")
+        on.undo()
+
+
+def test_session_goes_on(test):
+    """The same where connections are tracked already: what is open goes on, and what would become of
+    the next one is what the configuration asks for."""
+    on = Rehearsed(test, "host,gateway", OWN)
+    with tracked("INPUT"), session("admin", "10.200.36.5:40022", ("", "0.0.0.0", "2222"),
+                                   "192.168.31.17", "2222") as login:
+        test.tap.equal(on.rehearsal()["ending"], 1, "plan --json counts it")
+        test.expect(on("plan"), 2, "plan says so",
+                    r"^# will be rejected if made anew: 1 connection between pods and hosts, open now$",
+                    "stdout")
+        test.expect(on("apply"), 0, "apply", r"^Applied", "stdout")
+        test.tap.point(goes_on(login), "it goes on")
+        test.tap.point(not opens("admin", "10.200.36.5", "192.168.31.17", "2222"),
+                       "and another one is not made")
         on.undo()
 
 

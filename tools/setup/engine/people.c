@@ -326,6 +326,7 @@ static void look_at_conntrack(struct looking *look)
     if (file) {
         fclose(file);
     } else if (access("/proc/sys/net/netfilter/nf_conntrack_count", F_OK) == 0) {
+        look->people->blind = !run_exists("conntrack");
         for (int family = 4; family <= 6; family += 2) {
             char *argv[] = {(char *)"conntrack",
                             (char *)"-L",

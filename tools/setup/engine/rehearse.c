@@ -17,7 +17,6 @@
 #include <unistd.h>
 
 #define PROMISE_MOST 12 /* connections of one promise; doctor tries them all */
-#define BLAMES_MOST 10  /* of what stops working: each may take a second */
 
 /* Without any packet for so many ms, what is under way is lost. */
 #define PATIENCE 60
@@ -37,6 +36,7 @@ struct trial {
     struct rehearsal *result;
     struct twin twin;
     struct people people;
+    bool *cut; /* of people's, whether they are open and do not go on */
     struct round before, after;
     struct progress progress;
 };
@@ -89,21 +89,20 @@ int rehearse_change(struct twin *twin, const struct change *change, struct setup
     return result;
 }
 
-static int trial_steps(struct trial *trial)
+static void trial_steps(void *arg)
 {
+    struct trial *trial = arg;
     const struct plan *plan = &trial->work->plan;
     struct setup_error error = {.text = ""};
-    for (size_t i = 0; i < plan->count; i++) {
+    for (size_t i = 0; i < plan->count && !trial->result->failed; i++) {
         const struct change *change = &plan->change[i];
         if (rehearse_change(&trial->twin, change, &error) < 0) {
             FILE *out = state_open(&trial->result->failed);
             fprintf(out, "%s: %s", type_label(change->type, change->name), error.text);
             state_close(out);
-            return -1;
         }
         trial_tick(&trial->progress);
     }
-    return 0;
 }
 
 /* ---- the connections ---- */
@@ -196,6 +195,28 @@ static void trial_round(struct trial *trial, struct round *round, const struct r
     round_play(trial, round, first);
 }
 
+/* The steps, while what is open now is open there, too. */
+static void trial_across(struct trial *trial)
+{
+    const struct people *people = &trial->people;
+    struct play *play = state_grow(NULL, (people->count + 1) * sizeof(*play));
+    size_t *of = state_grow(NULL, (people->count + 1) * sizeof(*of)), count = 0;
+    bool *open = state_grow(NULL, people->count + 1);
+    for (size_t i = 0; i < people->count; i++)
+        if (people->why[i] == PERSON_CONNECTED && trial->before.play[i].result == PLAY_PASSED) {
+            play[count] = trial->before.play[i];
+            of[count++] = i;
+        }
+    play_across(&trial->twin, play, count, MOST_PATIENCE, open, trial_steps, trial);
+    trial->cut = state_grow(NULL, people->count + 1);
+    memset(trial->cut, false, people->count);
+    for (size_t i = 0; i < count; i++)
+        trial->cut[of[i]] = open[i] && play[i].result != PLAY_PASSED;
+    free(play);
+    free(of);
+    free(open);
+}
+
 static void round_free(struct round *round)
 {
     promises_free(&round->promises);
@@ -239,20 +260,31 @@ static void trial_outlook(struct trial *trial)
 
 /* ---- what stops working ---- */
 
-/* It worked, and does not: unless the next try says that it does. */
-static void stop_add(struct trial *trial, const char *what, const struct play *play)
+/* It worked, and does not: unless the next try says that it does. @cut: while it is open. */
+static void stop_add(struct trial *trial, const char *what, const struct play *play, bool cut)
 {
     struct rehearsal *result = trial->result;
-    struct stop stop = {.play = *play, .what = what};
-    if (result->stops < BLAMES_MOST)
+    struct stop stop = {.play = *play, .what = what, .cut = cut};
+    if (result->stops < REHEARSAL_SHOWN && play->result != PLAY_PASSED)
         blame_play(&trial->twin, &stop.play, false, &stop.blame);
     trial_tick(&trial->progress);
-    if (stop.play.result == PLAY_PASSED) {
+    if (stop.play.result == PLAY_PASSED && !cut) {
         blame_free(&stop.blame);
         return;
     }
     result->stop = state_grow(result->stop, (result->stops + 1) * sizeof(stop));
     result->stop[result->stops++] = stop;
+}
+
+/* Between a pod and a host: the configuration says what is to become of it. */
+static bool play_is_promised(const struct site *site, const struct play *play)
+{
+    bool from = blocks_with(&site->hosts, play->from), to = blocks_with(&site->hosts, play->to);
+    const uint8_t *pod = from ? play->to : play->from;
+    bool is_pod = blocks_with(&site->pods, pod);
+    for (size_t i = 0; i < site->nodes && !is_pod; i++)
+        is_pod = blocks_with(&site->node[i].pods, pod);
+    return from != to && is_pod;
 }
 
 static void trial_compare(struct trial *trial)
@@ -263,13 +295,19 @@ static void trial_compare(struct trial *trial)
         [PERSON_LISTENS] = "somebody listens there",
     };
     for (size_t i = 0; i < trial->before.count; i++) {
+        const struct play *before = &trial->before.play[i];
         const struct promise *promise = trial->before.promise[i];
-        const struct play *after = round_find(&trial->after, &trial->before.play[i]);
-        bool passed = trial->before.play[i].result == PLAY_PASSED;
+        const struct play *after = round_find(&trial->after, before);
+        bool passed = before->result == PLAY_PASSED, cut = !promise && trial->cut[i];
+        bool lost = after && passed && after->result != PLAY_PASSED;
         trial->result->people += !promise && passed;
         trial->result->strange += !promise && !passed;
-        if (passed && after && after->result != PLAY_PASSED && (!promise || !promise->rejected))
-            stop_add(trial, promise ? promise->name : why[trial->people.why[i]], after);
+        if (promise && lost && !promise->rejected)
+            stop_add(trial, promise->name, after, false);
+        else if (!promise && lost && !cut && play_is_promised(&trial->work->site, before))
+            trial->result->ending++;
+        else if (!promise && after && (lost || cut))
+            stop_add(trial, why[trial->people.why[i]], after, cut);
     }
 }
 
@@ -291,9 +329,14 @@ static void trial_run(struct trial *trial)
     }
     people_look(&trial->work->site, &trial->people);
     result->beyond = trial->people.beyond;
+    if (trial->people.blind)
+        twin_note(&trial->twin, NULL,
+                  "open connections that this machine forwards: only conntrack(8) could list them");
     if (!signals_seen())
         trial_round(trial, &trial->before, NULL);
-    if (!signals_seen() && trial_steps(trial) == 0) {
+    if (!signals_seen())
+        trial_across(trial);
+    if (!signals_seen() && !result->failed) {
         trial_round(trial, &trial->after, &trial->before);
         trial_compare(trial);
         trial_outlook(trial);
@@ -320,151 +363,6 @@ void rehearse(struct work *work)
     round_free(&trial.before);
     round_free(&trial.after);
     people_free(&trial.people);
+    free(trial.cut);
     twin_free(&trial.twin);
-}
-
-void rehearsal_free(struct rehearsal *rehearsal)
-{
-    for (size_t i = 0; rehearsal && i < rehearsal->stops; i++)
-        blame_free(&rehearsal->stop[i].blame);
-    for (size_t i = 0; rehearsal && i < rehearsal->notes; i++) {
-        free(rehearsal->note[i].what);
-        free(rehearsal->note[i].line);
-    }
-    if (rehearsal) {
-        free(rehearsal->why_not);
-        free(rehearsal->failed);
-        free(rehearsal->outlook);
-        free(rehearsal->stop);
-        free(rehearsal->note);
-    }
-    free(rehearsal);
-}
-
-/* ---- saying it ---- */
-
-int rehearsal_refuses(const struct rehearsal *rehearsal, struct setup_error *error)
-{
-    if (rehearsal && rehearsal->failed)
-        return setup_fail(error, "a step fails (tried in a twin of this machine's network): %s",
-                          rehearsal->failed);
-    if (rehearsal && rehearsal->stops)
-        return setup_fail(error,
-                          "%s would stop working (tried in a twin of this machine's network); "
-                          "--force applies it all the same",
-                          text_count(rehearsal->stops, "connection"));
-    return 0;
-}
-
-/* "192.168.31.67 port 51000 to 192.168.31.17 port 22". */
-static void play_print(const struct play *play, FILE *out)
-{
-    char from[ADDR_TEXT], to[ADDR_TEXT];
-    fprintf(out, "%s port %u to %s port %u", addr_print(play->from, from, sizeof(from)),
-            play->sport, addr_print(play->to, to, sizeof(to)), play->dport);
-}
-
-static const char *stop_result(const struct stop *stop)
-{
-    return stop->play.result == PLAY_REFUSED ? "refused" : "lost";
-}
-
-static void stop_print(const struct stop *stop, FILE *out)
-{
-    fputs("# would stop working: ", out);
-    play_print(&stop->play, out);
-    fprintf(out, " (%s): %s", stop->what, stop_result(stop));
-    if (stop->blame.rule) {
-        fputs(" by ", out);
-        clean_print(stop->blame.rule, strlen(stop->blame.rule), out);
-    }
-    putc('\n', out);
-}
-
-static void outlook_print(const struct outlook *it, FILE *out)
-{
-    const char *how = it->rejected ? "rejected" : "work";
-    if (it->after > it->before)
-        fprintf(out, "# will %s%s: ", it->rejected ? "be " : "", how);
-    else if (it->after == it->tries || it->rejected)
-        return;
-    else
-        fprintf(out, "# will not %s: ", how);
-    fprintf(out, "%s, IPv%d%s%s (%zu of %zu)\n", it->name, it->family, it->rejected ? ", " : "",
-            it->rejected ? it->rejected : "",
-            it->after > it->before ? it->after : it->tries - it->after, it->tries);
-}
-
-void rehearsal_print(const struct rehearsal *rehearsal, bool all, FILE *out)
-{
-    if (!rehearsal)
-        return;
-    if (all && rehearsal->why_not)
-        fprintf(out, "# Not rehearsed: %s.\n", rehearsal->why_not);
-    else if (all && rehearsal->failed)
-        fprintf(out, "# Rehearsed in a twin of this machine's network: a step fails there.\n");
-    else if (all)
-        fprintf(out, "# Rehearsed in a twin of this machine's network:\n");
-    for (size_t i = 0; all && i < rehearsal->outlooks; i++)
-        outlook_print(&rehearsal->outlook[i], out);
-    for (size_t i = 0; i < rehearsal->stops && i < BLAMES_MOST; i++)
-        stop_print(&rehearsal->stop[i], out);
-    if (rehearsal->stops > BLAMES_MOST)
-        fprintf(out, "# would stop working: %s more, which --json lists\n",
-                text_count(rehearsal->stops - BLAMES_MOST, "connection"));
-    if (all && !rehearsal->why_not && !rehearsal->failed) {
-        if (!rehearsal->stops)
-            fprintf(out, "# nothing stops working: %s in use or listened for here, tried\n",
-                    text_count(rehearsal->people, "connection"));
-        if (rehearsal->strange)
-            fprintf(out, "# not judged: %s, which could not be made anew even now\n",
-                    text_count(rehearsal->strange, "connection"));
-        if (rehearsal->beyond)
-            fprintf(out, "# not tried: %s more\n", text_count(rehearsal->beyond, "connection"));
-        for (size_t i = 0; i < rehearsal->notes; i++) {
-            fputs("# not judged: ", out);
-            clean_print(rehearsal->note[i].what, strlen(rehearsal->note[i].what), out);
-            putc('\n', out);
-        }
-    }
-    if (all)
-        putc('\n', out);
-}
-
-static json_t *stop_json(const struct stop *stop)
-{
-    char from[ADDR_TEXT], to[ADDR_TEXT];
-    return json_pack("{s:s, s:i, s:s, s:i, s:s, s:s, s:s, s:o}", "from",
-                     addr_print(stop->play.from, from, sizeof(from)), "source-port",
-                     stop->play.sport, "to", addr_print(stop->play.to, to, sizeof(to)), "port",
-                     stop->play.dport, "in", stop->play.in, "what", stop->what, "result",
-                     stop_result(stop), "rule", json_shown(stop->blame.rule));
-}
-
-json_t *rehearsal_json(const struct rehearsal *rehearsal)
-{
-    json_t *stops = json_array(), *promises = json_array(), *notes = json_array();
-    if (!rehearsal) {
-        json_decref(stops);
-        return json_null();
-    }
-    for (size_t i = 0; i < rehearsal->stops; i++)
-        json_array_append_new(stops, stop_json(&rehearsal->stop[i]));
-    for (size_t i = 0; i < rehearsal->outlooks; i++) {
-        const struct outlook *it = &rehearsal->outlook[i];
-        json_array_append_new(promises,
-                              json_pack("{s:s, s:i, s:s?, s:I, s:I, s:I}", "name", it->name,
-                                        "family", it->family, "rejected", it->rejected, "before",
-                                        (json_int_t)it->before, "after", (json_int_t)it->after,
-                                        "tries", (json_int_t)it->tries));
-    }
-    for (size_t i = 0; i < rehearsal->notes; i++)
-        json_array_append_new(notes,
-                              json_pack("{s:o, s:o}", "what", json_shown(rehearsal->note[i].what),
-                                        "line", json_shown(rehearsal->note[i].line)));
-    return json_pack(
-        "{s:b, s:o, s:o, s:I, s:I, s:I, s:o, s:o, s:o}", "done", !rehearsal->why_not, "why-not",
-        json_shown(rehearsal->why_not), "failed", json_shown(rehearsal->failed), "connections",
-        (json_int_t)rehearsal->people, "not-judged", (json_int_t)rehearsal->strange, "not-tried",
-        (json_int_t)rehearsal->beyond, "stops", stops, "promises", promises, "notes", notes);
 }

@@ -24,6 +24,7 @@ struct people {
     enum person *why;  /* of each */
     size_t count;
     size_t beyond; /* that were found, and are too many */
+    bool blind;    /* there are tracked connections, and no way to list them */
 };
 
 /**
@@ -44,6 +45,7 @@ struct stop {
     struct play play;   /* as it went after the steps */
     const char *what;   /* whose it is: "open now", or a promise's name */
     struct blame blame; /* .rule NULL: not known */
+    bool cut;           /* it does not go on while it is open */
 };
 
 /* The promised connections of one kind and family, before the steps and after. */
@@ -60,7 +62,8 @@ struct rehearsal {
     char *failed;   /* the first step that fails, and why; NULL: none does */
     size_t people;  /* connections of people that work before */
     size_t strange; /* those that do not, if made anew: nobody knows how they go on */
-    size_t beyond;  /* as in struct people */
+    size_t ending; /* open between pods and hosts; they go on, and would be rejected if made anew */
+    size_t beyond; /* as in struct people */
     struct outlook *outlook;
     size_t outlooks;
     struct stop *stop;
@@ -78,6 +81,10 @@ void rehearse(struct work *work);
 
 /** rehearse_change - do the steps of @change in @twin, if it is about packets. Return: 0 or -1. */
 int rehearse_change(struct twin *twin, const struct change *change, struct setup_error *error);
+
+/* ---- rehearsal.c ---- */
+
+#define REHEARSAL_SHOWN 10 /* of what would stop working: so many are traced and shown */
 
 /** rehearsal_refuses - why apply must not be done, one sentence. Return: -1 if so, else 0. */
 int rehearsal_refuses(const struct rehearsal *rehearsal, struct setup_error *error);
