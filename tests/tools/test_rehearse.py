@@ -339,6 +339,8 @@ def test_promised_rejects(test):
     on = Rehearsed(test, "host,gateway", OWN)
     with program("", SERVER, "0.0.0.0", "2222"):
         plan = on("plan")
+        lines = [line for line in plan.stdout.splitlines() if line.startswith("# will ")]
+        test.tap.equal(len(set(lines)), len(lines), "each promise is one line, of both roles")
         test.expect(plan, 2, "plan: pods may not connect to what listens here, and nothing stops",
                     r"^# nothing stops working: [1-9]", "stdout")
         test.expect(on("apply"), 0, "apply", r"^Applied", "stdout")
