@@ -274,7 +274,7 @@ def test_session_goes_on(test):
     """The same where connections are tracked already: what is open goes on, and what would become of
     the next one is what the configuration asks for."""
     on = Rehearsed(test, "host,gateway", OWN)
-    with tracked("INPUT"), session("admin", "10.200.36.5:40022", ("", "0.0.0.0", "2222"),
+    with tracked("INPUT"), session("admin", "10.200.36.5:40026", ("", "0.0.0.0", "2222"),
                                    "192.168.31.17", "2222") as login:
         test.tap.equal(on.rehearsal()["ending"], 1, "plan --json counts it")
         test.expect(on("plan"), 2, "plan says so",

@@ -684,17 +684,21 @@ static void play_waves(struct wave *wave, struct play *play, size_t count, bool 
 
 static void wave_open(struct wave *wave, struct twin *twin, size_t count)
 {
-    static const char *const forget[] = {"time_wait", "close"};
+    static const char *const none[] = {
+        /* conntrack forgets at once what is closed */
+        "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_time_wait",
+        "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close",
+        /* the kernel spares its errors, and what was refused would seem to be lost */
+        "/proc/sys/net/ipv4/icmp_ratelimit",
+        "/proc/sys/net/ipv6/icmp/ratelimit",
+    };
     *wave = (struct wave){.twin = twin};
     wave->flow = state_grow(NULL, (count + 1) * sizeof(*wave->flow));
     if (getrandom(&wave->seq, sizeof(wave->seq), 0) != sizeof(wave->seq))
         wave->seq = (uint32_t)now_ms() << 8;
     twin_enter(twin);
-    for (size_t i = 0; i < sizeof(forget) / sizeof(*forget); i++) {
-        char path[80];
-        snprintf(path, sizeof(path), "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_%s",
-                 forget[i]);
-        int fd = open(path, O_WRONLY | O_CLOEXEC); /* not there: no conntrack */
+    for (size_t i = 0; i < sizeof(none) / sizeof(*none); i++) {
+        int fd = open(none[i], O_WRONLY | O_CLOEXEC); /* not there: no conntrack, no IPv6 */
         if (fd >= 0) {
             (void)!write(fd, "0\n", 2);
             close(fd);
