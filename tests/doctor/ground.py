@@ -51,6 +51,8 @@ LOOK = ("iptables-nft-save; ip6tables-nft-save; iptables-legacy-save; ip6tables-
         "nft -s list ruleset; ipset save; ip -o link; ip -o addr; ip rule; ip -6 rule; "
         "ip route show table all; ip -6 route show table all; "
         "grep -r '' /proc/sys/net/ipv4/conf /proc/sys/net/ipv6/conf /proc/sys/net/netfilter")
+# What is left of connections that failed half-way would meet the next from the same port.
+FORGET = "ss -HK state connected >/dev/null; conntrack -F 2>/dev/null"
 UNSTEADY = re.compile(r"conntrack_count.*\n|buckets.*\n|(expires|timeout|valid_lft|preferred_lft) \S+|"
                       r"conntrack_expect_max.*\n|nf_log.*\n")
 
@@ -66,7 +68,7 @@ class Flow:
     sport: int
     family: int
     passes: bool  # as the configuration says
-    seen: str = ""  # how the server has to see it; "": from any port
+    keeps: bool = True  # its source port: a firewall looks at it
 
     def name(self):
         return (f"{self.client}:{self.sport} to {self.server}:{self.dport}, IPv{self.family}"
@@ -178,7 +180,7 @@ class Ground(matrix.Site):
                     yield from self._between(pod, host, family, (pod, host) == (pods[0], hosts[0]))
             if len(pods) > 1:
                 for pod in pods:
-                    yield self._out(pod, hosts[0], SERVICE, TOGETHER, family, "together")
+                    yield Flow("together", pod, hosts[0], SERVICE, TOGETHER, family, True)
             if "gateway" in self.topology.roles[role if role in self.topology.roles else "gw"]:
                 yield Flow("not a service", pods[0], hosts[0], CLOSED, 61600, family, False)
                 yield Flow("not the pool's", pods[-1], hosts[-1], SERVICE, 62000, family, False)
@@ -190,38 +192,33 @@ class Ground(matrix.Site):
             return (ports[0], inner, ports[-1]) if edges else (inner,)
         for dport in (SERVICE, IDLE):
             for sport in some(POD_PORTS):
-                yield self._out(pod, host, dport, sport, family, "pods to hosts")
-        same = self.target.machine in HOSTS
+                yield Flow("pods to hosts", pod, host, dport, sport, family, True)
         for sport in some(HOST_PORTS):
             yield Flow("hosts to pods", host, pod, POD_SERVICE, sport, family, True,
-                       f"{self.address(host, family)} {sport}" if same else "")
-
-    def _out(self, pod, host, dport, sport, family, kind):
-        seen = pod if self.topology.keeps_address else PODS[pod][0]
-        return Flow(kind, pod, host, dport, sport, family, True,
-                    f"{self.address(seen, family)} {sport}")
+                       keeps=self.target.machine in HOSTS)
 
     def fate(self):
         """Makes all connections. Return: lines about those that did not go as agreed."""
         for name, machine in self.machines.items():
             if name != "switch":
-                machine.run(["conntrack", "-F"])
+                machine.run(["sh", "-c", FORGET])
         flows = list(self.flows())
         results = self.play([(flow, flow.client, {
             "do": "whole", "to": self.address(flow.server, flow.family), "port": flow.dport,
             "from": flow.sport, "patience": PATIENCE}) for flow in flows])
-        return [f"{flow.name()}: {said}" for flow in flows if (said := wrong(flow, results[flow]))]
+        return [f"{flow.name()}: {said}" for flow in flows
+                if (said := wrong(flow, results[flow], self.address(flow.server, flow.family)))]
 
 
-def wrong(flow, result):
+def wrong(flow, result, server):
     if not flow.passes:
         return "passes" if result["good"] else None
     if not result["good"]:
         return f"fails ({result['said']})"
-    peer, _, port = result["said"].rpartition(" ")
-    if int(port) != flow.dport:
-        return f"comes to port {port}"
-    return f"arrives from {peer}" if flow.seen and peer != flow.seen else None
+    _, port, *where = result["said"].split()
+    if where != [server, str(flow.dport)]:
+        return f"comes to {' '.join(where)}"
+    return f"arrives from port {port}" if flow.keeps and int(port) != flow.sport else None
 
 
 def doctor(site):

@@ -8,7 +8,7 @@ line for each: {"id": ..., "good": true, "said": "10.1.2.3 61001"}. What there i
 
     {"do": "tcp" | "udp", "to": ADDRESS, "port": PORT, "from": SOURCE-PORT or 0}
     {"do": "whole", ..., "patience": SECONDS}   as "tcp", to its end: what is said has the server's
-                                                own port, too, and the server closes first
+                                                own address and port, too; it closes first
     {"do": "ping", "to": ADDRESS}
     {"do": "open", "to": ..., "port": ..., "from": ...}   a session that stays open; as "tcp"
     {"do": "use", "session": id of the open}              a line and its answer on that session
@@ -34,7 +34,7 @@ def family(address):
 def talk(connection):
     try:
         answers = {b"who\n": "%s %d\n" % connection.getpeername()[:2],
-                   b"where\n": "%d\n" % connection.getsockname()[1]}
+                   b"where\n": "%s %d\n" % connection.getsockname()[:2]}
         while (line := connection.recv(200)) and line != b"bye\n":
             connection.sendall(answers.get(line, "?\n").encode())
     except OSError:
