@@ -97,15 +97,20 @@ _fixport_probe()
 _fixport_setup()
 {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
-    local commands="plan apply confirm status undo boot doctor discover help version"
+    local commands="plan apply confirm status undo boot doctor discover twin help version"
     local options="--root --json" word command=
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         [[ " $commands " == *" $word "* ]] && command=$word && break
     done
+    if [[ $command == twin ]] && declare -F _command_offset >/dev/null; then
+        _command_offset 2
+        return
+    fi
     _fixport_value && return
     case $command in
-    plan | doctor) options+=" -c --config --role" ;;
-    apply) options+=" -c --config --role --confirm --force" ;;
+    plan) options+=" -c --config --role --no-rehearsal" ;;
+    doctor) options+=" -c --config --role" ;;
+    apply) options+=" -c --config --role --confirm --no-rehearsal --force" ;;
     undo) options+=" --force" ;;
     discover)
         options="-c --config --write --kubectl --kubeconfig --context --timeout --pod-cidrs --json"

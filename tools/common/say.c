@@ -227,9 +227,13 @@ void progress_step(struct progress *progress, size_t done, size_t total)
         !isatty(STDERR_FILENO))
         return;
     progress->shown = now;
-    fprintf(stderr, "\r%s: %zu", progress->what, done);
+    fprintf(stderr, "\r%s", progress->what);
+    if (done || total)
+        fprintf(stderr, ": %zu", done);
     if (total)
         fprintf(stderr, " of %zu", total);
+    if (!done && !total)
+        fputs(" ...", stderr);
     fflush(stderr);
 }
 

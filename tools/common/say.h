@@ -74,7 +74,7 @@ struct progress {
     uint64_t shown; /* ms of the last line */
 };
 
-/** progress_step - @done of @total (0: unknown) are done. */
+/** progress_step - @done of @total (0: unknown) are done; both 0: it goes on. */
 void progress_step(struct progress *progress, size_t done, size_t total);
 
 /** progress_end - wipe the line. */

@@ -28,7 +28,9 @@ enum takes {
     TAKES_CONFIRM = 1 << 4,
     TAKES_CONFIG = 1 << 5, /* --config alone */
     TAKES_WHEN = 1 << 8,
+    TAKES_REHEARSAL = 1 << 10, /* --no-rehearsal */
     NEEDS_ROOT = 1 << 7, /* who is not root is told so before anything else */
+    TAKES_COMMAND = 1 << 9, /* all that follows it is a command */
     TAKES_CLUSTER = 1 << 6, /* --kubectl, --kubeconfig, --context, --pod-cidrs, --write, files */
 };
 
@@ -44,12 +46,16 @@ static int command_help(const struct setup_options *options);
 static int command_version(const struct setup_options *options);
 
 static const struct setup_command commands[] = {
-    {"plan", "[--config FILE] [--role ROLE[,ROLE]] [--json]",
+    {"plan", "[--config FILE] [--role ROLE[,ROLE]] [--no-rehearsal] [--json]",
      "show what apply would do, and change nothing (the default)",
-     TAKES_SITE | TAKES_ROOT | TAKES_AS_JSON, setup_plan},
-    {"apply", "[--config FILE] [--role ROLE[,ROLE]] [--confirm SECONDS] [--force] [--json]",
+     TAKES_SITE | TAKES_ROOT | TAKES_AS_JSON | TAKES_REHEARSAL, setup_plan},
+    {"apply",
+     "[--config FILE] [--role ROLE[,ROLE]] [--confirm SECONDS] [--no-rehearsal] [--force]\n"
+     "           [--json]",
      "do it, all or nothing",
-     TAKES_SITE | TAKES_ROOT | TAKES_AS_JSON | TAKES_FORCING | TAKES_CONFIRM | NEEDS_ROOT, setup_apply},
+     TAKES_SITE | TAKES_ROOT | TAKES_AS_JSON | TAKES_FORCING | TAKES_CONFIRM | TAKES_REHEARSAL |
+         NEEDS_ROOT,
+     setup_apply},
     {"confirm", "[--json]", "keep what apply --confirm has done",
      TAKES_ROOT | TAKES_AS_JSON | NEEDS_ROOT, setup_confirm},
     {"expire", "WHEN", "roll back what was not confirmed; for the timer of apply --confirm",
@@ -68,6 +74,9 @@ static const struct setup_command commands[] = {
      "           [--timeout SECONDS] [--pod-cidrs] [--json] [FILE...|-]",
      "ask the cluster, or read its JSON, and show or write what the configuration becomes",
      TAKES_CONFIG | TAKES_AS_JSON | TAKES_CLUSTER, setup_discover},
+    {"twin", "COMMAND [ARGUMENT...]",
+     "run a command in a copy of this machine's network that goes when it ends",
+     TAKES_COMMAND | NEEDS_ROOT, setup_twin},
     {"help", "", "print this", 0, command_help},
     {"version", "", "print the version", 0, command_version},
     {NULL, NULL, NULL, 0, NULL},
@@ -102,6 +111,7 @@ enum {
     OPTION_JSON,
     OPTION_FORCE,
     OPTION_CONFIRM,
+    OPTION_NO_REHEARSAL,
     OPTION_KUBECTL,
     OPTION_KUBECONFIG,
     OPTION_CONTEXT,
@@ -117,6 +127,7 @@ static const struct option long_options[] = {
     {"json", no_argument, NULL, OPTION_JSON},
     {"force", no_argument, NULL, OPTION_FORCE},
     {"confirm", required_argument, NULL, OPTION_CONFIRM},
+    {"no-rehearsal", no_argument, NULL, OPTION_NO_REHEARSAL},
     {"kubectl", required_argument, NULL, OPTION_KUBECTL},
     {"kubeconfig", required_argument, NULL, OPTION_KUBECONFIG},
     {"context", required_argument, NULL, OPTION_CONTEXT},
@@ -190,6 +201,10 @@ static int parse_option(int option, struct parse *parse, char **argv)
         parse->given |= TAKES_FORCING;
         parse->options.force = true;
         return 0;
+    case OPTION_NO_REHEARSAL:
+        parse->given |= TAKES_REHEARSAL;
+        parse->options.no_rehearsal = true;
+        return 0;
     case OPTION_CONFIRM:
         parse->given |= TAKES_CONFIRM;
         return line_number("--confirm", CONFIRM_LEAST, CONFIRM_MOST, " seconds",
@@ -214,6 +229,7 @@ static int parse_fits(const struct setup_command *command, const struct parse *p
         {TAKES_AS_JSON, "--json"},
         {TAKES_FORCING, "--force"},
         {TAKES_CONFIRM, "--confirm"},
+        {TAKES_REHEARSAL, "--no-rehearsal"},
         {TAKES_CONFIG, "--config"},
         {TAKES_CLUSTER, "--kubectl, --kubeconfig, --context, --timeout, --pod-cidrs and --write"},
         {0, NULL},
@@ -246,7 +262,9 @@ static int parse_files(const struct setup_command *command, char **file, struct 
                              "apply began", *file);
         file++;
     }
-    if (*file && !parse->instead && !(command->takes & TAKES_CLUSTER))
+    if (command->takes & TAKES_COMMAND)
+        parse->options.command = file;
+    else if (*file && !parse->instead && !(command->takes & TAKES_CLUSTER))
         return say_error(SETUP_ERROR, "'%s' is one argument too many", *file);
     parse->discover.file = file;
     return 0;
@@ -257,6 +275,8 @@ static int parse_line(int argc, char **argv, struct parse *parse,
 {
     int option, status = 0;
     opterr = 0;
+    if (argc > 2 && strcmp(argv[1], "twin") == 0 && *argv[2] != '-')
+        argc = 2; /* options are the command's own */
     while (!status && (option = getopt_long(argc, argv, ":c:hV", long_options, NULL)) != -1)
         status = parse_option(option, parse, argv);
     if (status)
@@ -270,6 +290,9 @@ static int parse_line(int argc, char **argv, struct parse *parse,
     if (!status && (*command)->takes & TAKES_WHEN && !parse->options.when)
         status = say_error(SETUP_ERROR, "expire: of which apply? It is for the timer that apply "
                            "--confirm sets");
+    if (!status && (*command)->takes & TAKES_COMMAND && !(parse->options.command && *parse->options.command))
+        status = say_error(SETUP_ERROR, "%s: which command? 'fixport-setup twin ip route' is one",
+                           (*command)->name);
     if (!status && !parse->instead)
         status = parse_fits(*command, parse);
     return status ? status : parse_root(parse->root);

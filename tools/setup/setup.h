@@ -45,9 +45,11 @@ struct setup_options {
     unsigned roles; /* 0: as the configuration names for this machine */
     bool json;
     bool force;
+    bool no_rehearsal;
     unsigned confirm; /* seconds, 0: not asked for */
     int64_t when; /* expire: of the apply that it is about */
     const struct discover_options *discover; /* setup/discover/discover.h */
+    char **command; /* twin: what to run, NULL-terminated */
 };
 
 /* The subcommands; each returns enum setup_exit, having said everything. */
@@ -59,6 +61,7 @@ int setup_undo(const struct setup_options *options);
 int setup_status(const struct setup_options *options);
 int setup_boot(const struct setup_options *options);
 int setup_doctor(const struct setup_options *options); /* setup/doctor/doctor.c */
+int setup_twin(const struct setup_options *options); /* setup/twin/command.c */
 int setup_discover(const struct setup_options *options); /* setup/discover/discover.c */
 
 #endif

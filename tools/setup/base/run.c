@@ -27,6 +27,7 @@
 #define RUN_SECONDS 30 /* a tool that has not ended by then waits for something */
 
 int setup_keep_fd = -1;
+int run_namespace = -1;
 
 /* ---- finding a tool ---- */
 
@@ -131,6 +132,29 @@ static int run_open(int streams[3], const char *input, off_t most)
     return 0;
 }
 
+int run_enter(int namespace)
+{
+    int home = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+    /* Coming back can be forbidden where going is not: with the rights of a user namespace only. */
+    if (home < 0 || setns(home, CLONE_NEWNET) < 0 ||
+        (namespace < 0 ? unshare(CLONE_NEWNET) : setns(namespace, CLONE_NEWNET)) < 0) {
+        int error = errno;
+        if (home >= 0)
+            close(home);
+        errno = error;
+        return -1;
+    }
+    return home;
+}
+
+void run_leave(int home)
+{
+    /* Going on in the wrong namespace would be worse than not going on. */
+    if (setns(home, CLONE_NEWNET) < 0)
+        abort();
+    close(home);
+}
+
 /* Return: 0 or errno. */
 static int run_spawn(char *const argv[], const int streams[3], pid_t *pid)
 {
@@ -153,7 +177,12 @@ static int run_spawn(char *const argv[], const int streams[3], pid_t *pid)
     sigaddset(&set, SIGPIPE);
     posix_spawnattr_setsigdefault(&attributes, &set);
     char **environment = run_environment();
+    int home = run_namespace < 0 ? -1 : run_enter(run_namespace);
+    if (run_namespace >= 0 && home < 0)
+        abort(); /* it would be done to the machine */
     int error = posix_spawn(pid, found, &actions, &attributes, argv, environment);
+    if (home >= 0)
+        run_leave(home);
     posix_spawnattr_destroy(&attributes);
     posix_spawn_file_actions_destroy(&actions);
     free(environment);
@@ -373,17 +402,10 @@ int run_explain(char *const argv[], const struct run_result *result, struct setu
 
 bool run_apart(int (*work)(void *arg), void *arg, int *result)
 {
-    int home = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+    int home = run_enter(-1);
     if (home < 0)
         return false;
-    if (unshare(CLONE_NEWNET) < 0) {
-        close(home);
-        return false;
-    }
     *result = work(arg);
-    /* Going on in the wrong namespace would be worse than not going on. */
-    if (setns(home, CLONE_NEWNET) < 0)
-        abort();
-    close(home);
+    run_leave(home);
     return true;
 }

@@ -12,6 +12,9 @@
 /** setup_keep_fd - a descriptor that tools inherit (the lock), so that it lasts as long as they do; -1. */
 extern int setup_keep_fd;
 
+/** run_namespace - a descriptor of the network namespace in which tools run; -1: in ours. */
+extern int run_namespace;
+
 struct run_result {
     int status; /* exit status; 128 + n: signal n; 127: could not be started, see errno_ */
     int errno_; /* why it could not be started, 0 */
@@ -64,6 +67,16 @@ int run_explain(char *const argv[], const struct run_result *result, struct setu
 
 /** run_input - a descriptor from which @text can be read. Return: -1 with errno. */
 int run_input(const char *text);
+
+/**
+ * run_enter - this process goes to another network namespace.
+ * @namespace: its descriptor; -1: a new one.
+ * Return: what run_leave() takes; -1 with errno.
+ */
+int run_enter(int namespace);
+
+/** run_leave - back to where run_enter() was called. Ends the program if it cannot. */
+void run_leave(int home);
 
 /**
  * run_apart - call @work with @arg in a network namespace of its own, and come back.

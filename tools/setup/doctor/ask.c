@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the doctor's checks ask for one by one: sysctls, routes, processes, a rule's text. And the
- * flows, which say what connections are all about.
+ * What the doctor's checks ask for one by one: sysctls, routes, processes, rules.
  */
 #include "doctor.h"
 
@@ -13,8 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define COMM_MOST 15  /* characters of a process's name that the kernel keeps */
-#define FLOWS_MAX 256 /* pairs of blocks that are looked at; rules seldom tell more apart */
+#define COMM_MOST 15 /* characters of a process's name that the kernel keeps */
 
 char *text_format(const char *format, ...)
 {
@@ -26,6 +24,14 @@ char *text_format(const char *format, ...)
     if (length < 0)
         exit(say_error(SETUP_ERROR, "out of memory"));
     return text;
+}
+
+char *text_clean(const char *text, bool utf8)
+{
+    size_t size = strlen(text) + 1;
+    char *clean = state_grow(NULL, size);
+    say_clean(text, size, utf8, clean, size);
+    return clean;
 }
 
 /* ---- addresses and blocks ---- */
@@ -270,173 +276,36 @@ const char *fact_device(struct facts *facts, const struct block *block)
     return block->prefix < 128 ? device_inside(block) : "";
 }
 
-/* ---- the firewall ---- */
+/* ---- rules ---- */
 
-const struct fw_chain *fact_has_chain(const struct facts *facts, const char *prefix)
+/* All that iptables-save has to say, of both families and backends. */
+static void rules_ask(struct facts *facts)
 {
-    for (size_t i = 0; i < facts->fw.chains; i++)
-        if (strncmp(facts->fw.chain[i].name, prefix, strlen(prefix)) == 0)
-            return &facts->fw.chain[i];
+    struct twin nobody = {.home = -1};
+    struct ruleset ruleset;
+    FILE *out = state_open(&facts->rules);
+    ruleset_save(&nobody, &ruleset);
+    for (size_t i = TWIN_IPTABLES_NFT; i <= TWIN_IPTABLES_LEGACY; i++)
+        for (size_t k = 0; k < 2; k++)
+            fputs(ruleset.text[i][k], out);
+    state_close(out);
+    memcpy(facts->uses, nobody.uses, sizeof(facts->uses));
+    ruleset_free(&ruleset);
+    twin_free(&nobody);
+}
+
+const char *fact_rule(struct facts *facts, const char *begin, const char *after)
+{
+    if (!facts->rules)
+        rules_ask(facts);
+    const char *line = after ? strchr(after, '\n') : facts->rules;
+    if (after && line)
+        line++;
+    while (line && *line) {
+        if (strncmp(line, begin, strlen(begin)) == 0)
+            return line;
+        line = strchr(line, '\n');
+        line = line ? line + 1 : NULL;
+    }
     return NULL;
-}
-
-/* The text of all rules with their handles: asked for when the first rule is to be shown. */
-static const char *ask_ruleset(struct facts *facts)
-{
-    char *argv[] = {"nft", "-a", "list", "ruleset", NULL};
-    struct run_result result;
-    if (!facts->ruleset) {
-        bool good = run_tool(argv, NULL, &result) == 0;
-        facts->ruleset = state_copy(good ? result.output : "");
-        run_free(&result);
-    }
-    return facts->ruleset;
-}
-
-/* Whether a line of nft's ends in "# handle N"; then it is cut off there. */
-static bool ask_handle(char *line, int64_t handle)
-{
-    char *at = strstr(line, "# handle "), *next;
-    while (at && (next = strstr(at + 1, "# handle ")))
-        at = next;
-    if (!at || strtoll(at + 9, NULL, 10) != handle)
-        return false;
-    while (at > line && at[-1] == ' ')
-        at--;
-    *at = '\0';
-    return true;
-}
-
-/* A rule stands deeper than its chain, and that deeper than its table. */
-static char *ask_rule(struct facts *facts, const struct fw_chain *chain, int64_t handle)
-{
-    char *copy = state_copy(ask_ruleset(facts)), *rest = copy, *line, *found = NULL;
-    char *head = text_format("table %s %s {", chain->table_family, chain->table);
-    bool inside = false;
-    while (!found && (line = strsep(&rest, "\n"))) {
-        if (line[0] && line[0] != '\t')
-            inside = strncmp(line, head, strlen(head)) == 0;
-        else if (inside && line[0] == '\t' && line[1] == '\t' && ask_handle(line, handle))
-            found = state_copy(line + 2);
-    }
-    free(head);
-    free(copy);
-    return found;
-}
-
-char *fw_rule_text(struct facts *facts, const struct fw_chain *chain, const struct fw_rule *rule)
-{
-    static const char *const tools[] = {"iptables-nft", "iptables-legacy", "ip6tables-nft",
-                                        "ip6tables-legacy"};
-    if (rule && rule->text)
-        return text_format("%s -t %s %s", tools[chain->backend + (chain->family == 6 ? 2 : 0)],
-                           chain->table, rule->text);
-    if (chain->backend != FW_NFT)
-        return text_format("%s -t %s -P %s DROP",
-                           tools[chain->backend + (chain->family == 6 ? 2 : 0)], chain->table,
-                           chain->name);
-    char *rule_line = rule ? ask_rule(facts, chain, rule->handle) : state_copy("policy drop");
-    char *text = text_format("nft table %s %s, chain %s: %s", chain->table_family, chain->table,
-                             chain->name, rule_line ? rule_line : "(not listed any more)");
-    free(rule_line);
-    return text;
-}
-
-/* ---- flows ---- */
-
-struct flows {
-    struct facts *facts;
-    flow_each *each;
-    void *arg;
-    unsigned left;
-    bool from_here, to_here;
-};
-
-static void flow_pair(struct flows *flows, const struct block *from, const struct block *to,
-                      const struct portset *sports, const struct portset *dports)
-{
-    struct flow flow = {*from, *to, flows->from_here, flows->to_here, sports, dports, "", "", 0};
-    if (block_is_v4(from) != block_is_v4(to) || flows->left == 0)
-        return;
-    flows->left--;
-    snprintf(flow.in, sizeof(flow.in), "%s", fact_device(flows->facts, from));
-    snprintf(flow.out, sizeof(flow.out), "%s", fact_device(flows->facts, to));
-    flows->each(flows->facts, &flow, flows->arg);
-}
-
-static void flow_pairs(struct flows *flows, const struct block_list *from,
-                       const struct block_list *to, const struct portset *sports,
-                       const struct portset *dports)
-{
-    flows->left = FLOWS_MAX;
-    for (size_t a = 0; a < from->count; a++)
-        for (size_t b = 0; b < to->count; b++)
-            flow_pair(flows, &from->item[a], &to->item[b], sports, dports);
-}
-
-static const struct portset *flow_set(const struct portset *set)
-{
-    return set->count ? set : NULL;
-}
-
-/* Nothing is known: any address to any address. */
-static void flow_anything(struct flows *flows)
-{
-    static const struct block any4 = {{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff}, 96};
-    static const struct block any6 = {{0}, 0};
-    const struct portset *sports = flows->facts->port_sets ? &flows->facts->ports[0].set : NULL;
-    flows->left = 2;
-    flow_pair(flows, &any4, &any4, sports, NULL);
-    flow_pair(flows, &any6, &any6, sports, NULL);
-}
-
-static const struct block_list *flow_pods(const struct facts *facts)
-{
-    bool own = facts->self && !(facts->roles & ROLE_GATEWAY);
-    return own ? &facts->self->pods : &facts->site.pods;
-}
-
-void flows_from_pods(struct facts *facts, flow_each *each, void *arg)
-{
-    const struct site *site = &facts->site;
-    struct flows flows = {.facts = facts, .each = each, .arg = arg};
-    struct portset pool = {.count = 0};
-    if (!facts->has_site || facts->roles & ROLE_UNKNOWN || !site->hosts.count) {
-        flow_anything(&flows);
-        return;
-    }
-    if (!(facts->roles & (ROLE_NODE | ROLE_GATEWAY)))
-        return;
-    site_pool_ports(&site->config.policy, &pool);
-    flow_pairs(&flows, flow_pods(facts), &site->hosts, flow_set(&pool),
-               flow_set(&site->host_services));
-}
-
-void flows_to_pods(struct facts *facts, flow_each *each, void *arg)
-{
-    const struct site *site = &facts->site;
-    struct flows flows = {.facts = facts, .each = each, .arg = arg};
-    if (facts->roles & (ROLE_NODE | ROLE_GATEWAY) && site->pod_services.count)
-        flow_pairs(&flows, &site->hosts, flow_pods(facts), flow_set(&site->host_ports),
-                   &site->pod_services);
-}
-
-void flows_out(struct facts *facts, flow_each *each, void *arg)
-{
-    const struct site *site = &facts->site;
-    struct flows flows = {.facts = facts, .each = each, .arg = arg, .from_here = true};
-    if (facts->roles & ROLE_HOST && site->host_ports.count)
-        flow_pairs(&flows, &site->hosts, &site->pods, &site->host_ports,
-                   flow_set(&site->pod_services));
-}
-
-void flows_in(struct facts *facts, flow_each *each, void *arg)
-{
-    const struct site *site = &facts->site;
-    struct flows flows = {.facts = facts, .each = each, .arg = arg, .to_here = true};
-    struct portset pool = {.count = 0};
-    if (!(facts->roles & ROLE_HOST) || !site->host_services.count)
-        return;
-    site_pool_ports(&site->config.policy, &pool);
-    flow_pairs(&flows, &site->pods, &site->hosts, flow_set(&pool), &site->host_services);
 }

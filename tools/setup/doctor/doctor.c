@@ -17,7 +17,6 @@
 #define NARROW 60 /* columns; a terminal with less is not broken for */
 
 #define ANYWHERE (~0u) /* also where nobody said what the machine is */
-#define ROUTERS (ROLE_GATEWAY | ROLE_NODE)
 #define PORT_USERS (ROLE_NODE | ROLE_HOST)
 
 static const struct check {
@@ -30,7 +29,6 @@ static const struct check {
     {check_wanted, ANYWHERE, true},
     {check_unit, ANYWHERE, false},
     {check_networkd, ANYWHERE, false},
-    {check_snat, ROUTERS | ROLE_HOST | ROLE_UNKNOWN, false},
     {check_cilium, ROLE_NODE | ROLE_UNKNOWN, false},
     {check_low_ports, ANYWHERE, false},
     {check_ephemeral, PORT_USERS | ROLE_UNKNOWN, false},
@@ -42,17 +40,13 @@ static const struct check {
     {check_rp_filter, ANYWHERE, false},
     {check_forwarding, ROUTERS, false},
     {check_redirects, ROUTERS | ROLE_HOST, true},
-    {check_jump, ANYWHERE, false},
-    {check_forward, ROUTERS, true},
-    {check_input, ROLE_HOST, true},
     {check_backends, ANYWHERE, false},
-    {check_firewalld, ANYWHERE, false},
-    {check_docker, ROUTERS | ROLE_UNKNOWN, false},
     {check_pool, PORT_USERS | ROLE_UNKNOWN, false},
     {check_library, PORT_USERS, false},
     {check_kernel, PORT_USERS | ROLE_UNKNOWN, false},
     {check_timestamps, PORT_USERS | ROLE_UNKNOWN, false},
     {check_conntrack, ANYWHERE, false},
+    {check_played, ANYWHERE, false}, /* after those that know a cause */
 };
 
 /* ---- findings ---- */
@@ -203,14 +197,13 @@ static void print_broken(const char *text, size_t columns)
 /* Lines and commands are other people's, or for them to copy: whole, however long they are. */
 static void print_field(const struct look *look, const char *name, const char *text, bool whole)
 {
-    size_t size = text ? strlen(text) + 1 : 0;
-    if (!size || !*text)
+    if (!text || !*text)
         return;
-    char *clean = state_grow(NULL, size);
+    char *clean = text_clean(text, say_utf8());
     printf("         ");
     print_colour(look, "2", name);
     printf("%*s", INDENT - 9 - (int)strlen(name), "");
-    print_broken(say_clean(text, size, say_utf8(), clean, size), whole ? 0 : look->columns);
+    print_broken(clean, whole ? 0 : look->columns);
     putchar('\n');
     free(clean);
 }
@@ -219,9 +212,7 @@ static void print_finding(const struct look *look, const struct finding *finding
 {
     static const char *const colours[] = {"36", "33;1", "31;1"};
     const char *name = severity_name(finding->severity);
-    size_t size = strlen(finding->what) + 1;
-    char *clean = state_grow(NULL, size);
-    say_clean(finding->what, size, say_utf8(), clean, size);
+    char *clean = text_clean(finding->what, say_utf8());
     print_colour(look, colours[finding->severity], name);
     printf("%*s", 9 - (int)strlen(name), "");
     print_colour(look, "1", clean);
@@ -258,9 +249,10 @@ static void print_summary(const struct look *look, const struct findings *findin
     free(text);
 }
 
-static void print_findings(const struct findings *findings)
+static void print_findings(const struct facts *facts, const struct findings *findings)
 {
     struct look look = look_at_terminal();
+    played_print(facts);
     for (size_t i = 0; i < findings->count; i++)
         print_finding(&look, &findings->item[i]);
     if (findings->count)
@@ -268,14 +260,12 @@ static void print_findings(const struct findings *findings)
     print_summary(&look, findings);
 }
 
-/* Cleaned too: JSON is valid UTF-8, and what reads it may print it. */
-static json_t *finding_string(const char *text)
+json_t *finding_string(const char *text)
 {
-    size_t size = text ? strlen(text) + 1 : 0;
-    if (!size)
+    if (!text)
         return json_null();
-    char *clean = state_grow(NULL, size);
-    json_t *string = json_string(say_clean(text, size, true, clean, size));
+    char *clean = text_clean(text, true);
+    json_t *string = json_string(clean);
     free(clean);
     return string;
 }
@@ -315,12 +305,14 @@ static json_t *finding_json(const struct finding *finding)
     return object;
 }
 
-static void print_json(const struct findings *findings)
+static void print_json(const struct facts *facts, const struct findings *findings)
 {
-    json_t *list = json_array();
+    json_t *object = json_object(), *list = json_array();
     for (size_t i = 0; i < findings->count; i++)
         json_array_append_new(list, finding_json(&findings->item[i]));
-    json_say(list);
+    json_object_set_new(object, "findings", list);
+    played_json(facts, object);
+    json_say(object);
 }
 
 /* ---- the command ---- */
@@ -348,9 +340,9 @@ int setup_doctor(const struct setup_options *options)
     if (findings.count)
         qsort(findings.item, findings.count, sizeof(*findings.item), findings_order);
     if (options->json)
-        print_json(&findings);
+        print_json(&facts, &findings);
     else
-        print_findings(&findings);
+        print_findings(&facts, &findings);
     bool found = findings_count(&findings, SEVERITY_INFO) < findings.count;
     findings_free(&findings);
     facts_free(&facts);

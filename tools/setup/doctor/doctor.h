@@ -2,19 +2,14 @@
 /*
  * The doctor inside. Theory of operation:
  *
- * Facts are gathered first (facts.c): the firewall's rules of every backend in one
- * form, the machine's addresses, what the roles want, the journal. The checks are then functions
+ * Facts are gathered first (facts.c): the machine's addresses, what the roles want, the journal. The checks are then functions
  * over these facts that write findings; what costs little (a sysctl, one route) they ask for by
  * itself through fact_...(). Nothing here changes anything, and nothing creates a table or loads a
  * module by looking: see facts_gather().
  *
- * The firewall (struct fw) is what iptables-nft-save, iptables-legacy-save and "nft -j list
- * ruleset" say, read into chains and rules with the few matches that matter to a TCP connection
- * between pods and hosts. Whether a rule matches a connection is "no", "maybe" or "yes": maybe when
- * the rule has a match that is not understood here, or when it matches some of the addresses. A
- * walk (fw_walk()) takes a flow through the chains of a hook as the kernel would, and reports each
- * verdict that it meets with that certainty. So a rule that a RETURN or our own table stands
- * before is not reported, without any knowledge of who made it.
+ * What becomes of packets is not judged from rules: it is tried, in a twin of this machine's network
+ * (twin/twin.h), with the connections that the configuration promises (roles/promise.h). A finding about
+ * them says what happened to which, and who did it; and what could not be judged is said, too.
  *
  * All text in here is other people's: it is cleaned when it is printed, never before.
  */
@@ -24,6 +19,7 @@
 #include "../../common/shell.h"
 #include "../../pool/cmd.h"
 #include "../engine/engine.h"
+#include "../roles/promise.h"
 #include "../roles/roles.h"
 
 #include <net/if.h>
@@ -87,198 +83,27 @@ void finding_line(struct finding *finding, const char *format, ...)
 /** text_format - asprintf that ends the program when there is no memory. */
 char *text_format(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* ---- the firewall: rules.c, nft.c ---- */
+/** text_clean - @text without what could play tricks on a terminal (say_clean()); malloc'd. */
+char *text_clean(const char *text, bool utf8);
 
-enum truth { NO, MAYBE, YES };
+/** finding_string - cleaned, too: JSON is valid UTF-8, and what reads it may print it. Or null. */
+json_t *finding_string(const char *text);
 
-enum fw_backend { FW_IPTABLES_NFT, FW_IPTABLES_LEGACY, FW_NFT };
+#define ROUTERS (ROLE_GATEWAY | ROLE_NODE)
 
-enum fw_hook { HOOK_NONE, HOOK_INPUT, HOOK_FORWARD, HOOK_POSTROUTING, HOOK_OTHER };
+/* ---- whose a rule is: component.c ---- */
 
-enum fw_verdict {
-    VERDICT_NONE, /* goes on with the next rule: LOG, MARK, ... */
-    VERDICT_ACCEPT,
-    VERDICT_DROP, /* or REJECT */
-    VERDICT_RETURN,
-    VERDICT_JUMP,
-    VERDICT_GOTO,
-    VERDICT_SNAT, /* or MASQUERADE, or NETMAP */
-    VERDICT_OTHER, /* ends the walk in a way that is not known: NFQUEUE, a map of verdicts */
+struct component {
+    const char *name;
+    const char *table;   /* begin of the name of nft's table; NULL: none, and so on */
+    const char *chain;   /* begin of the chain's name */
+    const char *comment; /* begin of the rule's comment */
+    const char *keep;    /* what makes it leave source ports alone */
+    const char *pass;    /* what makes it let connections pass */
 };
 
-/* Addresses that a rule names: v4 is v4-mapped, as everywhere. */
-struct fw_range {
-    uint8_t lo[16];
-    uint8_t hi[16];
-};
-
-struct fw_addresses {
-    struct fw_range *range;
-    size_t count;
-    bool set; /* the rule has this match */
-    bool not;
-    bool local; /* "any address of this machine" instead of ranges */
-};
-
-struct fw_ports {
-    struct portrange *range;
-    size_t count;
-    bool set;
-    bool not;
-};
-
-struct fw_names {
-    char (*name)[IFNAMSIZ + 1]; /* a '+' or '*' at the end stands for anything */
-    size_t count;
-    bool set;
-    bool not;
-};
-
-/* An ipset that a rule asks for; which addresses it has, ipset(8) knows. */
-struct fw_ipset {
-    char *name;
-    bool to; /* the destination is looked up, otherwise the source */
-    bool not;
-};
-
-#define FW_MATCHES 3 /* of one kind in one rule; more make it uncertain */
-
-struct fw_rule {
-    struct fw_addresses from[FW_MATCHES];
-    struct fw_addresses to[FW_MATCHES];
-    struct fw_ports sport[FW_MATCHES];
-    struct fw_ports dport[FW_MATCHES];
-    struct fw_names in;
-    struct fw_names out;
-    struct fw_ipset ipset[FW_MATCHES];
-    bool not_tcp; /* another protocol only */
-    bool not_new; /* not for a connection's first packet */
-    bool family4, family6; /* only that family */
-    bool uncertain; /* has a match that is not understood */
-    bool has_mark, mark_not;
-    uint32_t mark, mark_mask;
-
-    enum fw_verdict verdict;
-    char *target; /* chain of a jump, or name of the target */
-    bool random, random_fully;
-    struct portrange nat_ports; /* lo 0: not said */
-    char *text; /* as iptables-save prints it; NULL: nft, see fw_rule_text() */
-    char *comment; /* may be NULL */
-    int64_t handle; /* nft's */
-};
-
-struct fw_chain {
-    enum fw_backend backend;
-    int family; /* 4, 6, or 0: both */
-    char *table_family; /* nft: "ip", "ip6", "inet", "bridge"... */
-    char *table;
-    char *name;
-    enum fw_hook hook; /* HOOK_NONE: only by jumps */
-    int priority;
-    bool nat;
-    bool drop; /* policy */
-    struct fw_rule *rule;
-    size_t rules;
-    size_t next; /* in the chain of chains of one hash; SIZE_MAX ends it */
-};
-
-#define FW_BUCKETS 4096
-
-struct fw {
-    struct fw_chain *chain;
-    size_t chains;
-    size_t bucket[FW_BUCKETS]; /* index + 1 of the first chain with that hash */
-    json_t *sets; /* nft's named sets: "FAMILY TABLE NAME" to their elements */
-    json_t *ipsets; /* what ipset(8) has answered: "NAME ADDRESS" to a boolean, or null */
-};
-
-/** fw_free - give back. */
-void fw_free(struct fw *fw);
-
-/** fw_chain_find - by its name in one table. Return: NULL if there is none. */
-struct fw_chain *fw_chain_find(const struct fw *fw, enum fw_backend backend,
-                               const char *table_family, const char *table, const char *name);
-
-/** fw_chain_add - the chain of that name, made if need be; valid until the next is added. */
-struct fw_chain *fw_chain_add(struct fw *fw, enum fw_backend backend, const char *table_family,
-                              const char *table, const char *name);
-
-/** fw_rule_add - an empty rule at the end of a chain; valid until the next is added. */
-struct fw_rule *fw_rule_add(struct fw_chain *chain);
-
-#define WORDS_MAX 256
-
-/**
- * split_words - split a line of iptables-save, whose quotes are "..." with \" and \\ inside.
- * @text: is written to. @word: point into it. Return: how many words.
- */
-size_t split_words(char *text, char *word[WORDS_MAX]);
-
-/** fw_read_save - read what iptables-save printed. @family: 4 or 6. Garbled lines are left out. */
-void fw_read_save(struct fw *fw, enum fw_backend backend, int family, const char *text);
-
-/**
- * fw_read_nft - read what "nft -j list ruleset" printed.
- * Tables that iptables-nft-save has explained already are left out.
- * Return: 0; -1 if it is not that JSON.
- */
-int fw_read_nft(struct fw *fw, const char *text);
-
-/** fw_address_add - a range of addresses for a match. */
-void fw_address_add(struct fw_addresses *match, const uint8_t lo[16], const uint8_t hi[16]);
-
-/** fw_address_text - "10.0.0.0/8", "10.0.0.1-10.0.0.9", "fd00::/64". Return: 0 or -1. */
-int fw_address_text(struct fw_addresses *match, const char *text);
-
-/** fw_port_add - a range of ports for a match. */
-void fw_port_add(struct fw_ports *match, uint16_t lo, uint16_t hi);
-
-/** fw_name_add - an interface for a match. */
-void fw_name_add(struct fw_names *match, const char *name);
-
-/* ---- a connection's way: walk.c ---- */
-
-/* A TCP connection's first packet, or a class of such. */
-struct flow {
-    struct block from, to; /* of one family; /0 (or /96): anything */
-    bool from_here, to_here; /* that is an address of this machine */
-    const struct portset *sports; /* NULL: anything */
-    const struct portset *dports; /* NULL: anything */
-    char in[IFNAMSIZ], out[IFNAMSIZ]; /* empty: not known */
-    uint32_t unmarked; /* bits that its mark is known not to have */
-};
-
-struct walk;
-
-/** walk_hit - a verdict that @walk met. @certain: YES or MAYBE. */
-typedef void walk_hit(struct walk *walk, const struct fw_chain *chain, const struct fw_rule *rule,
-                      enum truth certain);
-
-struct walk {
-    const struct fw *fw;
-    const struct flow *flow;
-    walk_hit *hit; /* for accept, drop and SNAT */
-    void *arg;
-    const struct fw_chain *base; /* the base chain in hand */
-    bool undecided; /* a verdict may have ended it before: what follows is MAYBE */
-    bool mapped; /* an address translation is certain: no other chain is asked for one */
-    unsigned budget; /* rules that may still be looked at */
-};
-
-enum walk_end { WALK_PASSED, WALK_ENDED };
-
-/**
- * walk_chain - take a flow through one base chain.
- * Return: WALK_ENDED if a rule certainly ended it; WALK_PASSED: the policy, or the next chain.
- */
-enum walk_end walk_chain(struct walk *walk, const struct fw_chain *chain);
-
-/** walk_nat - through all postrouting chains of nat, by priority: the first SNAT decides. */
-void walk_nat(struct walk *walk);
-
-/** walk_order - base chains of @hook for @family, nat or not, by priority. malloc'd; @count. */
-const struct fw_chain **walk_order(const struct fw *fw, enum fw_hook hook, bool nat, int family,
-                                   size_t *count);
+/** component_of - whose the rule is, or NULL. */
+const struct component *component_of(const struct blame *blame);
 
 /* ---- facts: facts.c ---- */
 
@@ -313,10 +138,6 @@ struct facts {
     size_t port_sets;
     char pool_path[PATH_MAX];
 
-    struct fw fw;
-    bool fw_seen[FW_NFT + 1]; /* the backends that could be read, or that the kernel has not got */
-    char *ruleset; /* "nft -a list ruleset", when needed */
-
     struct fact_route *route; /* asked so far */
     size_t routes;
 
@@ -327,6 +148,13 @@ struct facts {
     struct resources wanted;
     bool has_wanted;
     struct setup_error wanted_error;
+
+    struct twin twin;           /* .home is -1 if there is none */
+    char *rules;                /* all that iptables-save prints; NULL: not asked yet */
+    bool uses[TWIN_NFT + 1];    /* backends that have rules; valid with .rules */
+    struct promises promises;
+    struct played *played;      /* one for each promise */
+    char *unplayed;             /* why nothing was tried; NULL: it was */
 
     char *denied; /* "the rules of iptables-nft, ...": for want of root */
 };
@@ -384,37 +212,46 @@ const char *fact_block(const struct block *block);
 /** fact_set - @set as text, likewise. */
 const char *fact_set(const struct portset *set);
 
-/** fact_has_chain - whether any table has a chain whose name begins with @prefix. */
-const struct fw_chain *fact_has_chain(const struct facts *facts, const char *prefix);
+/** facts_twin - make the twin, if that has not been tried yet. Return: whether there is one; else .unplayed says why. */
+bool facts_twin(struct facts *facts);
+
+/**
+ * fact_rule - the first of iptables' rules (IPv4 and IPv6, both backends) that begins with @begin, such
+ * as "-A KUBE-NODEPORTS " or ":CILIUM_".
+ * @after: the one after which to look, NULL: from the begin. Return: a line, which ends with a newline.
+ */
+const char *fact_rule(struct facts *facts, const char *begin, const char *after);
 
 /** fact_process - whether a process of that name runs. */
 bool fact_process(const char *name);
 
-/** fw_rule_text - "nft ip nat POSTROUTING: masquerade", "iptables-nft -t nat -A ...": new text. */
-char *fw_rule_text(struct facts *facts, const struct fw_chain *chain, const struct fw_rule *rule);
+/* ---- what was tried: played.c ---- */
 
-/** flow_each - is called with each kind of connection. */
-typedef void flow_each(struct facts *facts, const struct flow *flow, void *arg);
+/* What became of one promise. */
+struct played {
+    const struct promise *promise;
+    struct play *play;
+    enum promise_kept *kept; /* of each play */
+    size_t count;
+    size_t of[PROMISE_PASSED + 1]; /* how many were kept, lost, ... */
+    char *rule;                    /* who broke it, the first that was found; NULL: nobody, or not known */
+    const char *whose;             /* NULL: not known */
+};
 
-/** flows_from_pods - what a node or gateway passes on to hosts; anything if nothing is known. */
-void flows_from_pods(struct facts *facts, flow_each *each, void *arg);
+/** played_print - a table of what was tried, and what could not be judged. */
+void played_print(const struct facts *facts);
 
-/** flows_to_pods - what a node or gateway passes on from hosts. */
-void flows_to_pods(struct facts *facts, flow_each *each, void *arg);
+/** played_json - the same, as "played" and "not-judged" of @object. */
+void played_json(const struct facts *facts, json_t *object);
 
-/** flows_out - those that leave a host for pods. */
-void flows_out(struct facts *facts, flow_each *each, void *arg);
-
-/** flows_in - those that come to a host from pods. */
-void flows_in(struct facts *facts, flow_each *each, void *arg);
+/** played_free - give back. */
+void played_free(struct facts *facts);
 
 /* ---- the checks ---- */
 
 typedef void check_run(struct facts *facts, struct findings *findings);
 
-check_run check_snat; /* snat.c */
-check_run check_forward, check_input, check_backends, check_firewalld, check_docker,
-    check_jump; /* filter.c */
+check_run check_played, check_backends; /* played.c */
 check_run check_routes, check_neighbours, check_rp_filter, check_forwarding,
     check_redirects; /* route.c */
 check_run check_ephemeral, check_node_ports, check_listening, check_cilium,

@@ -2,10 +2,8 @@
 /*
  * What the doctor knows before it judges: gathered once, by looking only.
  *
- * Looking can change a machine. "iptables-legacy-save -t X" creates table X, so the kernel's own
- * list of tables is read first and only these are asked for. Any nft command loads nf_tables, so
- * nothing is asked of it unless the kernel has it already. ss(8) loads modules of its own, so
- * /proc/net/tcp is read instead.
+ * Looking must not change a machine: ss(8) loads modules of its own, so /proc/net/tcp is read instead.
+ * How rules are read without making a table or loading a module, see twin/ruleset.c.
  */
 #include "doctor.h"
 
@@ -114,124 +112,11 @@ static void gather_ports(struct facts *facts)
     }
 }
 
-/* ---- the firewall ---- */
-
 void facts_denied(struct facts *facts, const char *what)
 {
     char *before = facts->denied;
     facts->denied = before ? text_format("%s, %s", before, what) : state_copy(what);
     free(before);
-}
-
-/* Whether a file of /proc has a line with @word. */
-static bool gather_grep(const char *path, const char *word)
-{
-    FILE *file = fopen(path, "re");
-    char *line = NULL;
-    size_t size = 0;
-    bool found = false;
-    while (file && !found && getline(&line, &size, file) > 0)
-        found = strstr(line, word) != NULL;
-    free(line);
-    if (file)
-        fclose(file);
-    return found;
-}
-
-/* A function that nf_tables has exported ever since: loaded or built in, it is listed. */
-static bool gather_has_nft(void)
-{
-    return gather_grep("/proc/modules", "nf_tables ") ||
-           gather_grep("/proc/kallsyms", " nft_register_expr");
-}
-
-static bool gather_is_denied(const struct run_result *result)
-{
-    return strstr(result->errors, "ermission denied") || strstr(result->errors, "not permitted") ||
-           strstr(result->errors, "must be root");
-}
-
-/* @what could not be looked at: for want of root, or for what the tool says. */
-static void gather_failed(struct facts *facts, const char *what, struct run_result *result)
-{
-    result->errors[strcspn(result->errors, "\n")] = '\0';
-    if (gather_is_denied(result)) {
-        facts_denied(facts, what);
-        return;
-    }
-    char *why = text_format("%s (%s)", what,
-                            result->errno_    ? strerror(result->errno_)
-                            : *result->errors ? result->errors
-                                              : "failed");
-    facts_denied(facts, why);
-    free(why);
-}
-
-/* Read what an iptables-save prints. Return: whether that was possible. */
-static bool gather_save(struct facts *facts, enum fw_backend backend, int family,
-                        char *const argv[])
-{
-    struct run_result result;
-    bool good = run_tool(argv, NULL, &result) == 0;
-    if (good)
-        fw_read_save(&facts->fw, backend, family, result.output);
-    else
-        gather_failed(facts, argv[0], &result);
-    run_free(&result);
-    return good;
-}
-
-/* The tables that the kernel has; no file: it has not got ip_tables. */
-static bool gather_legacy(struct facts *facts, int family)
-{
-    const char *path = family == 4 ? "/proc/net/ip_tables_names" : "/proc/net/ip6_tables_names";
-    char *tool = family == 4 ? "iptables-legacy-save" : "ip6tables-legacy-save", table[64];
-    FILE *file = fopen(path, "re");
-    bool good = file || errno == ENOENT;
-    if (!good)
-        facts_denied(facts, tool);
-    while (file && fgets(table, sizeof(table), file)) {
-        table[strcspn(table, "\n")] = '\0';
-        char *argv[] = {tool, "-t", table, NULL};
-        good = gather_save(facts, FW_IPTABLES_LEGACY, family, argv) && good;
-    }
-    if (file)
-        fclose(file);
-    return good;
-}
-
-/* Not there at all is no loss: what it would tell, nft tells in its own words. */
-static bool gather_iptables_nft(struct facts *facts, int family)
-{
-    char *tool = family == 4 ? "iptables-nft-save" : "ip6tables-nft-save";
-    char *argv[] = {tool, NULL};
-    return run_exists(tool) && gather_save(facts, FW_IPTABLES_NFT, family, argv);
-}
-
-static bool gather_nft(struct facts *facts)
-{
-    char *argv[] = {"nft", "-j", "list", "ruleset", NULL};
-    struct run_result result;
-    bool good = run_tool(argv, NULL, &result) == 0;
-    if (!good)
-        gather_failed(facts, "nft", &result);
-    else if (fw_read_nft(&facts->fw, result.output) < 0)
-        facts_denied(facts, "nft (its JSON is not understood)");
-    run_free(&result);
-    return good;
-}
-
-static void gather_firewall(struct facts *facts)
-{
-    bool has_nft = gather_has_nft(), good[2];
-    facts->fw.ipsets = json_object();
-    for (int i = 0; i < 2; i++)
-        good[i] = !has_nft || gather_iptables_nft(facts, i ? 6 : 4);
-    facts->fw_seen[FW_IPTABLES_NFT] = good[0] && good[1];
-    for (int i = 0; i < 2; i++)
-        good[i] = gather_legacy(facts, i ? 6 : 4);
-    facts->fw_seen[FW_IPTABLES_LEGACY] = good[0] && good[1];
-    facts->fw_seen[FW_NFT] = !has_nft || gather_nft(facts);
 }
 
 /* ---- what was applied, and what would be ---- */
@@ -260,6 +145,7 @@ int facts_gather(struct facts *facts, const struct setup_options *options)
 {
     struct setup_error error;
     memset(facts, 0, sizeof(*facts));
+    facts->twin.home = -1;
     gather_setup(facts, options);
     if (gather_site(facts, options->config))
         return SETUP_ERROR;
@@ -268,7 +154,6 @@ int facts_gather(struct facts *facts, const struct setup_options *options)
     machine_choose_gateway(&facts->machine, &facts->site);
     gather_roles(facts, options->roles);
     gather_ports(facts);
-    gather_firewall(facts);
     gather_journal(facts);
     gather_wanted(facts);
     return 0;
@@ -284,9 +169,9 @@ void facts_free(struct facts *facts)
     free(facts->setup);
     free(facts->setup_root);
     free(facts->config);
-    free(facts->ruleset);
+    free(facts->rules);
     free(facts->denied);
-    fw_free(&facts->fw);
+    played_free(facts);
     machine_free(&facts->machine);
     journal_free(&facts->journal);
     resources_free(&facts->wanted);

@@ -104,7 +104,7 @@ void check_ephemeral(struct facts *facts, struct findings *findings)
 /* ---- NodePorts ---- */
 
 /* What the API server was told, else the configuration, else its default. */
-static bool node_ports_range(const struct facts *facts, struct portrange *range, bool *known)
+static bool node_ports_range(struct facts *facts, struct portrange *range, bool *known)
 {
     const char *path = facts->has_site ? facts->site.manifest : SITE_MANIFEST;
     struct setup_error error;
@@ -121,30 +121,29 @@ static bool node_ports_range(const struct facts *facts, struct portrange *range,
     if (!range->lo)
         *range = (struct portrange){.lo = 30000, .hi = 32767};
     return *known || facts->roles & (ROLE_NODE | ROLE_CONTROL_PLANE) ||
-           fact_has_chain(facts, "KUBE-");
+           fact_rule(facts, ":KUBE-", NULL);
 }
 
 /* A service has one of our ports now. */
 static void node_ports_taken(struct facts *facts, struct findings *findings,
                              const struct fact_ports *ports)
 {
-    const struct fw_chain *chain = fact_has_chain(facts, "KUBE-NODEPORTS");
-    for (size_t i = 0; chain && i < chain->rules; i++) {
-        const struct fw_ports *dport = &chain->rule[i].dport[0];
-        if (!dport->set || !dport->count || dport->not ||
-            !portset_overlaps(&ports->set, dport->range[0].lo, dport->range[0].hi))
+    const char *rule = NULL;
+    while ((rule = fact_rule(facts, "-A KUBE-NODEPORTS ", rule))) {
+        size_t length = strcspn(rule, "\n");
+        const char *dport = memmem(rule, length, " --dport ", 9);
+        uint16_t port = (uint16_t)(dport ? strtoul(dport + 9, NULL, 10) : 0);
+        if (!port || !portset_overlaps(&ports->set, port, port))
             continue;
         struct finding *finding =
             finding_add(findings, "node-port-taken", SEVERITY_ERROR,
-                        "a service has NodePort %u, one of %s (%s)", dport->range[0].lo,
-                        ports->name, fact_set(&ports->set));
-        char *line = fw_rule_text(facts, chain, &chain->rule[i]);
-        finding_line(finding, "%s", line);
-        free(line);
+                        "a service has NodePort %u, one of %s (%s)", port, ports->name,
+                        fact_set(&ports->set));
+        finding_line(finding, "%.*s", (int)length, rule);
         finding_why(finding, "kube-proxy does not hold the port open, so nobody notices that it "
                              "has two owners");
         finding_mend(finding, "give the service another nodePort, or leave %u out of the ports",
-                     dport->range[0].lo);
+                     port);
         return;
     }
 }
@@ -276,7 +275,7 @@ static uint16_t ports_lowest(const struct portset *set)
 
 void check_cilium(struct facts *facts, struct findings *findings)
 {
-    const struct fw_chain *chain = fact_has_chain(facts, "CILIUM_");
+    const char *chain = fact_rule(facts, ":CILIUM_", NULL);
     bool device = if_nametoindex("cilium_host") != 0;
     for (size_t i = 0; (chain || device) && i < facts->port_sets; i++) {
         const struct portset *set = &facts->ports[i].set;
@@ -288,7 +287,7 @@ void check_cilium(struct facts *facts, struct findings *findings)
         if (device)
             finding_line(finding, "interface cilium_host");
         else
-            finding_line(finding, "chain %s in table %s", chain->name, chain->table);
+            finding_line(finding, "chain %.*s", (int)strcspn(chain + 1, " "), chain + 1);
         finding_why(finding, "its BPF masquerading keeps a source port only inside its own range, "
                              "32768-65535 by default, and replaces every other");
         finding_mend(finding, "take ports from 32768 on: [pool] ports = 61001-61999 (or no SNAT: "

@@ -4,6 +4,7 @@
  * what the kernel answers when it is asked, and the settings by which it drops or diverts what
  * comes along another way than it went.
  */
+#include "../../config/site-parts.h"
 #include "doctor.h"
 
 #include <stdlib.h>
@@ -20,21 +21,12 @@ struct way {
 static bool way_read(const char *line, size_t length, struct way *way)
 {
     const char *via = memmem(line, length, " via ", 5);
-    struct fw_addresses to = {.set = true};
-    char text[BLOCK_TEXT];
+    char text[BLOCK_TEXT], why[128];
     if (!via || (size_t)(via - line) >= sizeof(text) ||
         !address_parse(via + 5, length - (size_t)(via + 5 - line), way->via))
         return false;
     snprintf(text, sizeof(text), "%.*s", (int)(via - line), line);
-    if (fw_address_text(&to, text) == 0) {
-        memcpy(way->to.addr, to.range[0].lo, 16);
-        for (way->to.prefix = 0; way->to.prefix < 128; way->to.prefix++)
-            if ((to.range[0].lo[way->to.prefix / 8] ^ to.range[0].hi[way->to.prefix / 8]) &
-                (0x80 >> way->to.prefix % 8))
-                break;
-    }
-    free(to.range);
-    return to.count == 1;
+    return !block_parse(text, false, &way->to, why, sizeof(why));
 }
 
 /* All of them, malloc'd. */

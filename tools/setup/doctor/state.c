@@ -270,10 +270,11 @@ static void journal_phase(const struct facts *facts, struct findings *findings)
     finding_line(finding, "%s of %s", setup_path(SETUP_JOURNAL), text_when(journal->when));
 }
 
-/* Rules, tables, routes and the pool have checks that say more. */
+/* Routes, the pool and the manifest have checks that say more. */
 static bool journal_is_plain(const struct resource_type *type)
 {
-    return type == &resource_file || type == &resource_link || type == &resource_sysctl;
+    return type == &resource_file || type == &resource_link || type == &resource_sysctl ||
+           type == &resource_iptables || type == &resource_nft || type == &resource_rule;
 }
 
 static void journal_drift(const struct facts *facts, struct findings *findings)

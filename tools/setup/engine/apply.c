@@ -6,7 +6,7 @@
  * asked for is kept.
  */
 #include "../roles/want.h"
-#include "engine.h"
+#include "rehearse.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -200,6 +200,26 @@ static int apply_check_confirm(const struct setup_options *options, const struct
                      work->next.persist == PERSIST_NONE ? "persist = none" : "leave = unit");
 }
 
+/* Refuses what would fail, or would take a connection from somebody. */
+static int apply_rehearse(const struct setup_options *options, struct work *work)
+{
+    struct setup_error error = {.text = ""};
+    if (!options->no_rehearsal)
+        rehearse(work);
+    if (signals_seen())
+        return say_error(128 + signals_seen(), "stopped by signal %d (%s): nothing was changed",
+                         signals_seen(), strsignal(signals_seen()));
+    if (work->rehearsal && work->rehearsal->why_not && !*setup_root)
+        say_error(0, "note: not rehearsed: %s", work->rehearsal->why_not);
+    rehearsal_print(work->rehearsal, false, stderr);
+    if (options->force || rehearsal_refuses(work->rehearsal, &error) == 0)
+        return SETUP_OK;
+    if (options->json)
+        json_say(json_pack("{s:s, s:o, s:o}", "result", "refused", "error", json_error(&error),
+                           "rehearsal", rehearsal_json(work->rehearsal)));
+    return say_error(SETUP_ERROR, "%s", error.text);
+}
+
 static int apply_all(const struct setup_options *options, struct work *work)
 {
     struct setup_error error = {.text = ""};
@@ -212,6 +232,9 @@ static int apply_all(const struct setup_options *options, struct work *work)
         return say_error(SETUP_ERROR, "%s", error.text);
     if (!work->plan.count)
         return apply_nothing(options, work);
+    int status = apply_rehearse(options, work);
+    if (status)
+        return status;
     if (apply_begin(work, options->confirm, &error) < 0)
         return apply_not_begun(options, work, &error);
     if (apply_try(work, &error) == 0)

@@ -181,6 +181,7 @@ struct work {
     struct journal next; /* what the journal will say; .previous is what was read just now */
     struct plan plan;
     bool guessed; /* something could not be read without root: taken as absent */
+    struct rehearsal *rehearsal; /* rehearse.h; NULL: nothing was to be rehearsed */
 };
 
 /**

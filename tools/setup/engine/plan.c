@@ -5,7 +5,7 @@
  */
 #include "../resources/state.h"
 #include "../roles/want.h"
-#include "engine.h"
+#include "rehearse.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -44,11 +44,12 @@ json_t *work_json(const struct work *work)
         json_array_append_new(notes, json_shown(work->resources.note[i]));
     json_t *needed = json_shown(elsewhere);
     free(elsewhere);
-    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:b, s:o}", "left",
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:b, s:o, s:o}", "left",
                      left_json(&work->resources), "elsewhere", needed, "config", json_shown(work->config),
                      "roles", json_roles(work->next.roles), "topology",
                      json_shown(work->resources.topology), "notes", notes, "resources",
-                     (json_int_t)work->plan.looked_at, "guessed", work->guessed, "changes", changes);
+                     (json_int_t)work->plan.looked_at, "guessed", work->guessed, "changes", changes,
+                     "rehearsal", rehearsal_json(work->rehearsal));
 }
 
 /* What kubeadm would undo with its next upgrade. */
@@ -103,6 +104,8 @@ static void plan_notes(const struct work *work)
     systemd_notes(work);
     if (nodeports_check(&work->plan, &work->site.node_ports, &error) < 0)
         say_error(0, "note: apply will refuse: %s", error.text);
+    if (rehearsal_refuses(work->rehearsal, &error) < 0)
+        say_error(0, "note: apply will refuse: %s", error.text);
     if (work->guessed)
         say_error(0, "note: not everything can be read without root; what cannot is shown as if it "
                      "were not there");
@@ -133,6 +136,7 @@ static void plan_say(const struct work *work)
     plan_left(&work->resources);
     plan_print(&work->plan);
     plan_snippet(work, stdout);
+    rehearsal_print(work->rehearsal, true, stdout);
     if (!work->plan.count)
         printf("Nothing to change: %s as wanted for role %s.\n",
                text_are(work->plan.looked_at, "resource"), text_roles(work->next.roles));
@@ -147,6 +151,8 @@ int setup_plan(const struct setup_options *options)
     static struct work work;
     int status = work_begin(&work, options);
     if (!status) {
+        if (!options->no_rehearsal)
+            rehearse(&work);
         plan_notes(&work);
         if (options->json)
             json_say(work_json(&work));

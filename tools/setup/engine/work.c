@@ -8,7 +8,7 @@
  * else and last first.
  */
 #include "../roles/want.h"
-#include "engine.h"
+#include "rehearse.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -294,5 +294,6 @@ void work_end(struct work *work)
     journal_free(&work->next);
     resources_free(&work->resources);
     site_free(&work->site);
+    rehearsal_free(work->rehearsal);
     memset(work, 0, sizeof(*work));
 }

@@ -13,7 +13,7 @@
 
 #define SAMPLES 24     /* ports of one end that are tried */
 #define ALL_PORTS 16   /* so few are all tried */
-#define ENDS_MOST 64   /* addresses of one end */
+#define ENDS_MOST 48   /* addresses of one end */
 #define PLAYS_MOST 400 /* of one promise */
 
 /* ---- ends ---- */
@@ -76,7 +76,9 @@ static void ends_list(struct promise_end **list, size_t *count, char text[80],
     for (size_t i = 0; i < blocks->count; i++) {
         if (block_family(&blocks->item[i]) != family)
             continue;
-        if (all++ == 0)
+        if (all++ == 0 && blocks->item[i].prefix == 128)
+            addr_print(blocks->item[i].addr, text, 80);
+        else if (all == 1)
             snprintf(text, 80, "%s", block_print(&blocks->item[i], block, sizeof(block)));
         ends_of(list, count, roles, &blocks->item[i], pods);
     }
@@ -106,37 +108,53 @@ enum side {
     SIDE_HOSTS,
     SIDE_OWN_HOST, /* this machine */
     SIDE_OWN_NODE,
+    SIDES
+};
+
+/* The addresses of one side and family, looked up once. */
+struct ends {
+    struct promise_end *item;
+    size_t count;
+    char text[80];
+    bool known;
 };
 
 struct promising {
     const struct roles *roles;
     struct promises *promises;
     struct portset pool;
+    struct ends ends[SIDES][2];
 };
 
-static void side_ends(const struct promising *work, enum side side, int family,
-                      struct promise_end **list, size_t *count, char text[80])
+static const struct ends *side_ends(struct promising *work, enum side side, int family)
 {
     const struct roles *roles = work->roles;
+    struct ends *ends = &work->ends[side][family == 6];
     bool own = roles->roles & ROLE_NODE && roles->own_pods.count &&
                !(roles->roles & ROLE_GATEWAY && roles->topology != TOPOLOGY_NODES);
-    switch (side) {
-    case SIDE_PODS:
-        ends_list(list, count, text, roles, own ? &roles->own_pods : &roles->pods, family, true);
-        break;
-    case SIDE_NODES:
-        ends_list(list, count, text, roles, &roles->nodes, family, false);
-        break;
-    case SIDE_HOSTS:
-        ends_list(list, count, text, roles, &roles->hosts, family, false);
-        break;
-    case SIDE_OWN_HOST:
-        ends_own(list, count, text, roles, &roles->hosts, family);
-        break;
-    case SIDE_OWN_NODE:
-        ends_own(list, count, text, roles, &roles->nodes, family);
-        break;
-    }
+    const struct block_list *const blocks[] = {
+        [SIDE_PODS] = own ? &roles->own_pods : &roles->pods,
+        [SIDE_NODES] = &roles->nodes,
+        [SIDE_HOSTS] = &roles->hosts,
+        [SIDE_OWN_HOST] = &roles->hosts,
+        [SIDE_OWN_NODE] = &roles->nodes,
+    };
+    if (ends->known)
+        return ends;
+    ends->known = true;
+    if (side >= SIDE_OWN_HOST)
+        ends_own(&ends->item, &ends->count, ends->text, roles, blocks[side], family);
+    else
+        ends_list(&ends->item, &ends->count, ends->text, roles, blocks[side], family,
+                  side == SIDE_PODS);
+    return ends;
+}
+
+static struct promise_end *ends_copy(const struct ends *ends)
+{
+    struct promise_end *copy = state_grow(NULL, ends->count * sizeof(*copy));
+    memcpy(copy, ends->item, ends->count * sizeof(*copy));
+    return copy;
 }
 
 /* Return: it, to be completed; NULL if one end has no address of the family. */
@@ -144,14 +162,16 @@ static struct promise *promise_add(struct promising *work, const char *name, enu
                                    enum side to, int family)
 {
     struct promises *all = work->promises;
+    const struct ends *one = side_ends(work, from, family), *other = side_ends(work, to, family);
     struct promise new = {.name = name, .family = family};
-    side_ends(work, from, family, &new.from, &new.froms, new.from_text);
-    side_ends(work, to, family, &new.to, &new.tos, new.to_text);
-    if (!new.froms || !new.tos) {
-        free(new.from);
-        free(new.to);
+    if (!one->count || !other->count)
         return NULL;
-    }
+    new.from = ends_copy(one);
+    new.to = ends_copy(other);
+    new.froms = one->count;
+    new.tos = other->count;
+    memcpy(new.from_text, one->text, sizeof(new.from_text));
+    memcpy(new.to_text, other->text, sizeof(new.to_text));
     all->item = state_grow(all->item, (all->count + 1) * sizeof(new));
     all->item[all->count] = new;
     return &all->item[all->count++];
@@ -283,6 +303,9 @@ int roles_promise(const struct site *site, unsigned roles, const char *config_pa
                     PORTRANGE_MAX);
     for (int family = 4; family <= 6 && result == 0; family += 2)
         promise_family(&work, family);
+    for (size_t side = 0; side < SIDES; side++)
+        for (size_t i = 0; i < 2; i++)
+            free(work.ends[side][i].item);
     roles_forget(look);
     return result;
 }

@@ -30,12 +30,14 @@
 
 #include <net/if.h>
 #include <netinet/in.h>
+#include <stdint.h>
 
 /* One interface of the twin. */
 struct twin_device {
     char name[IF_NAMESIZE];
     int index;  /* in the twin, as on the machine */
-    int around; /* index of its other end, in the namespace around */
+    int around; /* index of its other end, in the namespace around; 0: it has none (a vrf) */
+    uint8_t address[6]; /* of the hardware, of both ends: frames must be sent to it */
 };
 
 /* What could not be judged, and why. */
@@ -100,11 +102,29 @@ void twin_note(struct twin *twin, const char *line, const char *format, ...)
 /** twin_device - by name, or NULL. */
 const struct twin_device *twin_device(const struct twin *twin, const char *name);
 
-/* ---- mirror.c, ruleset.c: what twin_make() is made of ---- */
+/* ---- mirror.c, ruleset.c, lacks.c: what twin_make() is made of ---- */
 
 /** mirror_network - interfaces, addresses, routes, rules of policy routing, settings. Return: 0 or -1. */
 int mirror_network(struct twin *twin, void (*tick)(void *arg), void *arg,
                    struct setup_error *error);
+
+/* What the machine has, as its tools save it. */
+struct ruleset {
+    char *text[TWIN_NFT + 1][2]; /* of IPv4 and IPv6; nft: all in the first. Never NULL */
+    char *tables; /* of nf_tables, "table ip filter", in the order in which they were made */
+};
+
+/**
+ * ruleset_save - read the machine's rules, changing nothing on it.
+ * @twin: gets the notes, and .uses; need not have been made. @ruleset: ruleset_free() it.
+ */
+void ruleset_save(struct twin *twin, struct ruleset *ruleset);
+
+/** ruleset_free - give back. */
+void ruleset_free(struct ruleset *ruleset);
+
+/** lacks_note - note what a twin cannot show of the machine: rules about more than packets, BPF, ipvs. */
+void lacks_note(struct twin *twin, const struct ruleset *ruleset);
 
 /** ruleset_mirror - ipsets, and the rules of every backend in use. Failures are notes. */
 void ruleset_mirror(struct twin *twin, void (*tick)(void *arg), void *arg);
@@ -114,7 +134,7 @@ void ruleset_mirror(struct twin *twin, void (*tick)(void *arg), void *arg);
 enum play_result {
     PLAY_PASSED,   /* handshake, data both ways, and close */
     PLAY_LOST,     /* a packet of it went in and nothing came out */
-    PLAY_REFUSED,  /* was answered by a reset or an ICMP error of this machine */
+    PLAY_REFUSED,  /* was answered by a reset or an ICMP error of this machine, or connect(2) failed */
     PLAY_NOT_PLAYED, /* see .why: nobody knows by which interface it would come, and the like */
 };
 
@@ -136,7 +156,7 @@ struct play {
     uint8_t from[16], to[16];
     uint16_t sport, dport;
     char in[IF_NAMESIZE]; /* by which interface it comes; empty: this machine begins it */
-    unsigned group;       /* of those with one number the next begins while the earlier are open */
+    unsigned group;       /* of those with one number the next begins while the earlier are open; 0: none */
 
     enum play_result result;
     enum play_packet packet; /* unless passed: the one that was lost or refused */
@@ -148,11 +168,28 @@ struct play {
 };
 
 /**
- * play_all - try @count connections, in order of .group and else all at once, and fill in the results.
- * What was lost is tried once more by itself, with more time, before it is called lost. The answers to what
- * leaves by an interface come back by the same one.
+ * play_all - try @count connections and fill in the results; members of a group in their order.
+ * What was lost is tried once more, with more time, before it is called lost. Connections that are not
+ * of one group do not take each other's ports, even if a rule translates them to one address. The
+ * answers to what leaves by an interface come back by the same one.
+ * Sets the twin's timeouts of closed connections to 0, so that it forgets them.
  */
 void play_all(struct twin *twin, struct play *play, size_t count, void (*tick)(void *arg), void *arg);
+
+/**
+ * play_within - as play_all(), in one try, with @patience ms for what is lost: for who tries again
+ * himself what matters to him.
+ */
+void play_within(struct twin *twin, struct play *play, size_t count, int patience,
+                 void (*tick)(void *arg), void *arg);
+
+/**
+ * play_across - make all @count connections at once, in one try, call @between with @arg while they
+ * are open, and let them go on and close.
+ * @open: of each, whether it was open then; what did not pass, though it was, did not go on.
+ */
+void play_across(struct twin *twin, struct play *play, size_t count, int patience, bool *open,
+                 void (*between)(void *arg), void *arg);
 
 /* ---- blame.c: who ended it ---- */
 
@@ -169,7 +206,7 @@ struct blame {
  * blame_play - try a connection again that was lost, refused or changed, and see who did it: by the
  * counters of iptables' rules, by nft's tracing (nftrace), by the kernel's own counters (nstat).
  * @play: as play_all() left it; its results are of the new try.
- * @changed: not who ended it, but who translated its source port.
+ * @changed: not who ended it, but who translated it: its source port or, if that stayed, its destination.
  */
 void blame_play(struct twin *twin, struct play *play, bool changed, struct blame *blame);
 
