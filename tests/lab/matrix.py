@@ -246,7 +246,9 @@ class Site:
         machine.must(["nft", "-f", "-"], SOMEBODY)
 
     def _agent(self, name):
-        ports = next(ports for kind, ports in PORTS.items() if name.startswith(kind))
+        self.start_agent(name, next(p for kind, p in PORTS.items() if name.startswith(kind)))
+
+    def start_agent(self, name, ports):
         self.agents[name] = self[name].start(
             [sys.executable, os.path.join(HERE, "agent.py"), *map(str, ports)], environment())
         if self.agents[name].stdout.readline() != "ready\n":
