@@ -158,8 +158,8 @@ static char *save_tables(struct twin *twin, char *const by_iptables[2])
 }
 
 /*
- * All tables at once: a table may have a name, such as "maps", by which nft does not list it. One
- * that iptables could read in part is there already when it is loaded.
+ * All tables at once: a table may have a name, such as "maps", by which nft does not list it. What
+ * iptables could read of one is there already when it is loaded.
  */
 static char *save_nft(struct twin *twin, const struct ruleset *ruleset)
 {
@@ -173,12 +173,10 @@ static char *save_nft(struct twin *twin, const struct ruleset *ruleset)
     FILE *out = state_open(&text);
     while ((line = state_line(&at, &length))) {
         if (*line == 't' && sscanf(line, "table %15s %127s", family, table) == 2) {
-            bool read = iptables_reads(ruleset->text[TWIN_IPTABLES_NFT], family, table);
-            taken = !read || iptables_is_odd(ruleset->text[TWIN_IPTABLES_NFT], family, table);
+            taken = !iptables_reads(ruleset->text[TWIN_IPTABLES_NFT], family, table) ||
+                    iptables_is_odd(ruleset->text[TWIN_IPTABLES_NFT], family, table);
             if (taken)
-                fprintf(out, NFT_MARK "%s %s\n", family, table);
-            if (taken && read)
-                fprintf(out, "delete table %s %s\n", family, table);
+                fprintf(out, NFT_MARK "%s %s\ndelete table %s %s\n", family, table, family, table);
         }
         if (taken)
             fprintf(out, "%.*s\n", (int)length, line);
