@@ -82,7 +82,7 @@ static void play_promises(struct facts *facts)
     for (size_t i = 0; i < facts->promises.count; i++) {
         struct played *played = &facts->played[i];
         played->promise = &facts->promises.item[i];
-        played->play = promise_plays(played->promise, &played->count);
+        played->play = promise_plays(played->promise, &facts->twin, &played->count);
         all = state_grow(all, (count + played->count + 1) * sizeof(*all));
         for (size_t k = 0; k < played->count; k++) {
             if (played->play[k].group) /* of one promise only */

@@ -49,9 +49,12 @@ int roles_promise(const struct site *site, unsigned roles, const char *config_pa
 /** promises_free - give back; zeros are fine. */
 void promises_free(struct promises *promises);
 
-/** promise_plays - the single connections with which to try one. Return: malloc'd; @count may be 0.
+/**
+ * promise_plays - the single connections with which to try one.
+ * @twin: ports that its rules name are tried, too; NULL: there is none.
+ * Return: malloc'd; @count may be 0.
  */
-struct play *promise_plays(const struct promise *promise, size_t *count);
+struct play *promise_plays(const struct promise *promise, const struct twin *twin, size_t *count);
 
 enum promise_kept {
     PROMISE_KEPT,
