@@ -387,6 +387,19 @@ nft 'add rule inet mine post ip6 saddr fd00:200::/32 tcp sport 1-65535 masquerad
          "iptables-nft -t nat -A POSTROUTING -o far -p tcp -j MASQUERADE", "-j MASQUERADE$",
          machine="routed gateway"),
 
+    Case("SNAT: a rule that gives pods another address than the node's", "node", '''
+ip address add 192.168.31.99/24 dev lan
+nft 'table ip mine { chain p { type nat hook postrouting priority srcnat - 20;
+     ip saddr 10.200.0.0/16 snat to 192.168.31.99; }; }'
+''', ("address-changed", "error", "snat to 192.168.31.99$"), site=("mode = keep", "mode = confine")),
+    Case("SNAT: a rule that gives pods another address, and nothing else", "node", '''
+ip address add 192.168.31.99/24 dev lan
+nft 'table ip mine { chain p { type nat hook postrouting priority srcnat - 20;
+     ip saddr 10.200.0.0/16 snat to 192.168.31.99; }; }'
+''', ("address-changed", "error", r"left from 192\.168\.31\.99")),
+    Case("SNAT: nobody gives pods the node's address", "node", NO_TABLE,
+         ("address-changed", "error", "^fixport-setup .* apply$")),
+
     # ---- rules for a part of what is promised ----
     Case("a rule for some of the source ports", "gateway",
          "iptables-nft -I FORWARD -p tcp --sport 62100:62200 -j DROP",

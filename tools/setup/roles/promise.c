@@ -217,6 +217,11 @@ static void promise_pods_out(struct promising *work, enum side from, enum side t
         promise->dports = site->host_services;
         if (node && roles->snat == SNAT_CONFINE)
             promise->may = work->pool;
+        if (node && from == SIDE_PODS && roles->snat != SNAT_NONE) {
+            const struct ends *as = side_ends(work, SIDE_OWN_NODE, family);
+            promise->as = ends_copy(as);
+            promise->ases = as->count;
+        }
         /* Behind one address a node's pool gives no port twice; two nodes may have the same. */
         promise->together =
             from == SIDE_NODES || (from == SIDE_PODS && (!node || roles->snat == SNAT_NONE));
@@ -317,6 +322,7 @@ void promises_free(struct promises *promises)
     for (size_t i = 0; i < promises->count; i++) {
         free(promises->item[i].from);
         free(promises->item[i].to);
+        free(promises->item[i].as);
     }
     free(promises->item);
     *promises = (struct promises){.count = 0};
@@ -436,6 +442,15 @@ struct play *promise_plays(const struct promise *promise, const struct twin *twi
     return playing.play;
 }
 
+/* Whether it left from an address that it may have then. */
+static bool play_is_known(const struct promise *promise, const struct play *play)
+{
+    bool known = !play->arrived || !promise->ases;
+    for (size_t i = 0; i < promise->ases && !known; i++)
+        known = memcmp(promise->as[i].addr, play->seen_from, 16) == 0;
+    return known;
+}
+
 enum promise_kept promise_judge(const struct promise *promise, const struct play *play)
 {
     if (play->result == PLAY_NOT_PLAYED)
@@ -448,6 +463,8 @@ enum promise_kept promise_judge(const struct promise *promise, const struct play
     if (play->arrived && !promise->any_source && play->seen_sport != play->sport &&
         !portset_overlaps(&promise->may, play->seen_sport, play->seen_sport))
         return PROMISE_MOVED;
+    if (!play_is_known(promise, play))
+        return PROMISE_DISGUISED;
     return play->result == PLAY_PASSED    ? PROMISE_KEPT
            : play->result == PLAY_REFUSED ? PROMISE_REFUSED
                                           : PROMISE_LOST;

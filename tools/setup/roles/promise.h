@@ -30,6 +30,8 @@ struct promise {
     bool
         any_source; /* its source port may be changed: no firewall looks at it after this machine */
     struct portset may; /* if not empty: it may be changed, into one of these */
+    struct promise_end *as; /* its source address must be one of these after this machine; none: any */
+    size_t ases;
     bool together;      /* two with one source port, to one address, at the same time */
 };
 
@@ -63,6 +65,7 @@ enum promise_kept {
     PROMISE_REFUSED,   /* by this machine */
     PROMISE_MOVED,     /* it left from another source port */
     PROMISE_ELSEWHERE, /* it went to another address or port */
+    PROMISE_DISGUISED, /* it left from an address that the next firewall does not know */
     PROMISE_PASSED,    /* and must not have */
 };
 
