@@ -216,8 +216,9 @@ static void promise_pods_out(struct promising *work, enum side from, enum side t
         promise->dports = site->host_services;
         if (node && roles->snat == SNAT_CONFINE)
             promise->may = work->pool;
-        /* Behind one address a node's pool gives no port twice. */
-        promise->together = from == SIDE_PODS && (!node || roles->snat == SNAT_NONE);
+        /* Behind one node's address its pool gives no port twice; two nodes' may. */
+        promise->together =
+            from == SIDE_NODES || (from == SIDE_PODS && (!node || roles->snat == SNAT_NONE));
     }
     if (!judged)
         return;
