@@ -486,7 +486,7 @@ def case_readme(tap):
             command(name, "confirm")
             command(name, "status")
             found = json.loads(site[name].run(["fixport-setup", "doctor", "--json"],
-                                              env=environment(), timeout=60).stdout)
+                                              env=environment(), timeout=60).stdout)["findings"]
             wrong = [finding for finding in found if finding["severity"] != "info" and
                      finding["id"] not in ("no-systemd", "library-missing")]  # true, in a lab
             tap.point(not wrong, f"README: {name}$ fixport-setup doctor", *wrong)
