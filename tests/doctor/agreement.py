@@ -29,6 +29,9 @@ SITES_AT_ONCE = 6  # most of the time is waiting for what is lost
 CASES_OF_A_SITE = 30
 
 
+NOTHING_PLAYED = {"id": "nothing-played", "severity": "error", "what": "doctor tried nothing"}
+
+
 @dataclass
 class Said:
     """What doctor said of a machine."""
@@ -45,6 +48,8 @@ def said(done):
     found = json.loads(done.stdout)
     if isinstance(found, list):
         return Said(found)
+    if not any(row["tries"] for row in found["played"]):
+        found["findings"].append(NOTHING_PLAYED)
     return Said(found["findings"], found["played"], found["not-judged"])
 
 
