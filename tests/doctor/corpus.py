@@ -5,7 +5,8 @@ A file has cases, each begun by "=== NAME". Then lines "KEY: VALUE", then sectio
 name and a colon alone:
 
     roles:    on which machines of ground.py (host gateway one-arm node node-gateway); one case each
-    backend:  nft, legacy: by which iptables (default: nft); one case each
+    backend:  nft, legacy: by which iptables (default: nft); the second on the first machine only,
+              unless all combinations are asked for
     order:    after, before: whether it is loaded when fixport-setup has set up the machine (default),
               or first; one case each
     guilty:   part of the line that ends the connections, if some are ended; several: of any
@@ -50,22 +51,22 @@ class Case:
         return f"{self.name}{more}{', loaded first' if self.order == 'before' else ''}"
 
 
-def cases(names=()):
+def cases(names=(), everything=False):
     """All cases; or those of which a part of the title is one of @names."""
     found = [case for path in sorted(glob.glob(os.path.join(HERE, "rules", "*.rules")))
-             for case in read(path)]
+             for case in read(path, everything)]
     return [case for case in found
             if not names or any(name in f"{case.title()} on {case.role}" for name in names)]
 
 
-def read(path):
+def read(path, everything):
     with open(path, encoding="ascii") as file:
         blocks = re.split(r"^=== ", file.read(), flags=re.M)
     for block in blocks[1:]:
-        yield from case_read(path, block)
+        yield from case_read(path, block, everything)
 
 
-def case_read(path, block):
+def case_read(path, block, everything):
     name, *lines = block.splitlines()
     values, text, section = {}, {}, None
     for line in lines:
@@ -79,8 +80,9 @@ def case_read(path, block):
         elif line.strip() and not line.startswith("#"):
             raise ValueError(f"{path}: {name}: {line!r} is no line of a case")
     text = {key: "\n".join(part).strip() + "\n" for key, part in text.items()}
-    for role in values["roles"][0].split():
-        for backend in values.get("backend", ["nft"])[0].split():
+    backends = values.get("backend", ["nft"])[0].split()
+    for i, role in enumerate(values["roles"][0].split()):
+        for backend in backends[:None if i == 0 or everything else 1]:
             for order in values.get("order", ["after"])[0].split():
                 yield Case(name, role, backend, order, tuple(values.get("guilty", ())),
                            *(values.get(key, [""])[0] for key in ("unjudged", "kernel")), text)
