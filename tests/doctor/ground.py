@@ -230,7 +230,13 @@ class Ground(matrix.Site):
             if not flow.passes and self._left(flow):
                 results[flow]["good"] = True
         return [f"{flow.name()}: {said}" for flow in flows
-                if (said := wrong(flow, results[flow], self.address(flow.server, flow.family)))]
+                if (said := wrong(flow, results[flow], self.address(flow.server, flow.family),
+                                  self._source(flow)))]
+
+    def _source(self, flow):
+        """The address that a host has to see, where this machine's table gives it; or None."""
+        node = self.target.machine
+        return self.address(node, flow.family) if node in NODES and flow.server in HOSTS else None
 
     def _left(self, flow):
         element = f"{{ {flow.sport} . {flow.dport} }}"
@@ -238,12 +244,14 @@ class Ground(matrix.Site):
                                     element]).returncode
 
 
-def wrong(flow, result, server):
+def wrong(flow, result, server, source):
     if not flow.passes:
         return "passes" if result["good"] else None
     if not result["good"]:
         return f"fails ({result['said']})"
-    _, port, *where = result["said"].split()
+    address, port, *where = result["said"].split()
+    if source and address != source:
+        return f"arrives from {address}"
     if where != [server, str(flow.dport)]:
         return f"comes to {' '.join(where)}"
     return f"arrives from port {port}" if flow.keeps and int(port) != flow.sport else None

@@ -595,6 +595,15 @@ iptables-nft -t mangle -N mine
 iptables-nft -t mangle -A FORWARD -j mine
 iptables-nft -t mangle -A mine -d 10.200.36.0/24 -j DROP
 """, ("connections-lost", "error", "^iptables-nft -t mangle -A mine -d 10.200.36.0/24 -j DROP")),
+    Case("a rule for a few of the pods", "gateway",
+         "iptables-nft -I FORWARD -p tcp -s 10.200.1.64/26 -j DROP",
+         ("connections-lost", "error", "-A FORWARD -s 10.200.1.64/26")),
+    Case("a set of nft's with one of the pods", "gateway", """
+nft add table inet mine
+nft 'add set inet mine few { type ipv6_addr; elements = { fd00:200:36::77 }; }'
+nft 'add chain inet mine pass { type filter hook forward priority 10; }'
+nft add rule inet mine pass ip6 saddr @few drop
+""", ("connections-lost", "error", "ip6 saddr @few drop")),
     Case("the host's own firewall, nft", "host", """
 nft add table inet mine
 nft 'add chain inet mine in { type filter hook input priority 0; policy drop; }'

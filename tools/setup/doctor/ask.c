@@ -278,14 +278,14 @@ const char *fact_device(struct facts *facts, const struct block *block)
 
 /* ---- rules ---- */
 
-/* All that iptables-save has to say, of both families and backends. */
+/* All that iptables-save has to say, of both families and backends, and then nft. */
 static void rules_ask(struct facts *facts)
 {
     struct twin nobody = {.home = -1};
     struct ruleset ruleset;
     FILE *out = state_open(&facts->rules);
     ruleset_save(&nobody, &ruleset);
-    for (size_t i = TWIN_IPTABLES_NFT; i <= TWIN_IPTABLES_LEGACY; i++)
+    for (size_t i = TWIN_IPTABLES_NFT; i <= TWIN_NFT; i++)
         for (size_t k = 0; k < 2; k++)
             fputs(ruleset.text[i][k], out);
     state_close(out);

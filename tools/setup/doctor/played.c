@@ -358,7 +358,8 @@ static char *unplayed_why(struct facts *facts)
         return state_copy("nobody says what this machine is (--role)");
     if (!(facts->roles & (ROUTERS | ROLE_HOST)))
         return state_copy("no connection between pods and hosts meets this machine");
-    if (roles_promise(&facts->site, facts->roles, facts->site.config.path, &facts->promises,
+    fact_rule(facts, "*", NULL); /* asks for them */
+    if (roles_promise(&facts->site, facts->roles, facts->site.config.path, facts->rules, &facts->promises,
                       &error) < 0)
         return state_copy(error.text);
     return facts->promises.count

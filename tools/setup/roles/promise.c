@@ -6,15 +6,17 @@
  */
 #include "promise.h"
 
+#include "../../config/site-parts.h"
 #include "roles.h"
 
+#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define ALL_PORTS 16   /* so few are all tried */
-#define NAMED_MOST 32  /* of those that rules name */
+#define ALL_PORTS 16                             /* so few are all tried */
+#define NAMED_MOST 32                            /* of those that rules name */
 #define SAMPLES (3 * PORTRANGE_MAX + NAMED_MOST) /* ports of one end that are tried */
-#define ENDS_MOST 48   /* addresses of one end */
+#define ENDS_MOST 48                             /* addresses of one end */
 #define PAIRS_MOST 200 /* of ports, or of addresses: all with all; of more, each with some */
 
 /* ---- ends ---- */
@@ -65,6 +67,37 @@ static void ends_of(struct promise_end **list, size_t *count, const struct roles
     end_add(list, count, roles, last);
     if (*count > before + 1 && strcmp((*list)[*count - 1].device, (*list)[before].device) != 0)
         --*count; /* of pods that have a route each, nobody has this address */
+}
+
+/*
+ * What a rule names, "10.200.1.64/26", may be an address that no sample of a block has.
+ * @rules: any text.
+ */
+static void ends_named(struct promise_end **list, size_t *count, const struct roles *roles,
+                       const struct block_list *blocks, int family, const char *rules)
+{
+    static const char word[] = "0123456789abcdef.:/";
+    char text[BLOCK_TEXT], why[128];
+    size_t before = *count, length;
+    struct block block;
+    for (const char *at = rules; *at && *count < before + NAMED_MOST; at += length ? length : 1) {
+        uint8_t addr[16];
+        length = strspn(at, word);
+        if (length < 4 || length >= sizeof(text) || (at > rules && isalnum((unsigned char)at[-1])))
+            continue;
+        snprintf(text, sizeof(text), "%.*s", (int)length, at);
+        if (!strpbrk(text, ".:") || block_parse(text, false, &block, why, sizeof(why)) ||
+            block_family(&block) != family)
+            continue;
+        role_sample(roles, &block, addr);
+        const struct block *around = blocks_with(blocks, addr);
+        if (!around || around->prefix >= block.prefix || machine_has(&roles->machine, addr))
+            continue;
+        size_t now = *count;
+        end_add(list, count, roles, addr);
+        if (*count > now && !*(*list)[now].device)
+            *count = now; /* nobody is there */
+    }
 }
 
 /* Those of @list of one family; @text: the first, and how many more. */
@@ -122,6 +155,7 @@ struct ends {
 
 struct promising {
     const struct roles *roles;
+    const char *rules; /* as people have them here; may be NULL */
     struct promises *promises;
     struct portset pool;
     struct ends ends[SIDES][2];
@@ -148,6 +182,8 @@ static const struct ends *side_ends(struct promising *work, enum side side, int 
     else
         ends_list(&ends->item, &ends->count, ends->text, roles, blocks[side], family,
                   side == SIDE_PODS);
+    if (side < SIDE_OWN_HOST && work->rules)
+        ends_named(&ends->item, &ends->count, roles, blocks[side], family, work->rules);
     return ends;
 }
 
@@ -296,9 +332,9 @@ static void promise_family(struct promising *work, int family)
 }
 
 int roles_promise(const struct site *site, unsigned roles, const char *config_path,
-                  struct promises *promises, struct setup_error *error)
+                  const char *rules, struct promises *promises, struct setup_error *error)
 {
-    struct promising work = {.promises = promises};
+    struct promising work = {.promises = promises, .rules = rules};
     struct roles *look = roles_look(site, roles, config_path, error);
     *promises = (struct promises){.count = 0};
     if (!look)
@@ -348,8 +384,8 @@ static bool port_is_new(const uint16_t *port, size_t count, uint32_t other)
 
 /* All if they are few; else the edges of each range and its middle, and what rules name, spread
  * over all of it. Of "any": @any. */
-static size_t ports_sample(const struct portset *set, const uint16_t any[3], const struct twin *twin,
-                           uint16_t port[SAMPLES])
+static size_t ports_sample(const struct portset *set, const uint16_t any[3],
+                           const struct twin *twin, uint16_t port[SAMPLES])
 {
     size_t count = 0, named = 0, seen = 0;
     bool few = ports_few(set);

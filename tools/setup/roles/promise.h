@@ -42,11 +42,12 @@ struct promises {
 
 /**
  * roles_promise - what @roles of @site promise on this machine.
+ * @rules: the machine's rules, as text: addresses that they name are tried, too; NULL: they are not.
  * Looks at the machine as roles_want(), and refuses what that refuses. @promises: free with
  * promises_free() always.
  */
 int roles_promise(const struct site *site, unsigned roles, const char *config_path,
-                  struct promises *promises, struct setup_error *error);
+                  const char *rules, struct promises *promises, struct setup_error *error);
 
 /** promises_free - give back; zeros are fine. */
 void promises_free(struct promises *promises);

@@ -33,6 +33,7 @@ static const char *const sources[] = {"MASQUERADE", "SNAT", "NETMAP", "masquerad
 static const char *const destinations[] = {"REDIRECT", "DNAT", "NETMAP", "TPROXY",
                                            "redirect", "dnat", "tproxy", NULL};
 /* What may send a packet astray by routing or conntrack. */
+static const char *const untracks[] = {"CT", "NOTRACK", "notrack", NULL};
 static const char *const touches[] = {"MARK", "CONNMARK", "CT", "NOTRACK", "notrack", "mark", NULL};
 
 struct event {
@@ -477,6 +478,8 @@ static void blame_once(struct twin *twin, struct play *play, const char *const w
     const char *device = back ? play->out : play->in;
     if (wanted != ends || failed)
         blame_find(&watch, play, wanted, blame);
+    if (wanted != ends && !blame->rule) /* what is not tracked is not translated */
+        blame_find(&watch, play, untracks, blame);
     if (wanted == ends && failed && !blame->rule) {
         bool rp_filter = watch.rp_filter[1] > watch.rp_filter[0];
         FILE *out = state_open(&blame->rule);
