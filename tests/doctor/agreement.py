@@ -29,6 +29,7 @@ SITES_AT_ONCE = 6  # most of the time is waiting for what is lost
 CASES_OF_A_SITE = 30
 
 
+BY_NO_RULE = ("connections-let-through", "address-changed")  # what no rule did, but should have
 NOTHING_PLAYED = {"id": "nothing-played", "severity": "error", "what": "doctor tried nothing"}
 
 
@@ -82,7 +83,7 @@ class Outcome:
 
     def blames(self):
         """Whether the line that did it is named; None: the case does not say."""
-        ended = [f for f in self.alarms if f["id"] != "connections-let-through"]  # by no rule
+        ended = [f for f in self.alarms if f["id"] not in BY_NO_RULE]
         if not self.fate or not ended or not self.case.guilty:
             return None
         text = "\n".join(f"{f['what']} {f.get('line') or ''}" for f in ended)

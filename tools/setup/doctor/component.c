@@ -35,6 +35,7 @@ static const struct component components[] = {
     {"kube-proxy", "kube-proxy", "KUBE-", "kubernetes ", NULL,
      "if the line says \"invalid\": kube-proxy's conntrack.tcpBeLiberal: true"},
     {"kube-router", NULL, "KUBE-ROUTER", "kube-router", NULL, NULL},
+    {"kube-router", NULL, "KUBE-POD-FW", NULL, NULL, "a NetworkPolicy that allows these ports"},
     {"Weave Net", NULL, "WEAVE", NULL, NULL, NULL},
     {"podman", "netavark", "NETAVARK", NULL, NULL, NULL},
     {"a CNI plugin", NULL, "CNI-", "name: \"", NULL, NULL},
