@@ -25,8 +25,8 @@ import ground  # noqa: E402
 import machine  # noqa: E402
 from trial import impossible  # noqa: E402
 
-SITES_AT_ONCE = 6  # most of the time is waiting for what is lost
-CASES_OF_A_SITE = 30
+SITES_AT_ONCE = 10  # most of the time is waiting for what is lost
+CASES_OF_A_SITE = 28
 
 
 BY_NO_RULE = ("connections-let-through", "address-changed")  # what no rule did, but should have
