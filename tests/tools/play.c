@@ -72,10 +72,10 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < count; i++) {
         struct play again = play[i];
         struct blame blame = {0};
-        bool changed = play[i].result == PLAY_PASSED &&
-                       (play[i].seen_sport != play[i].sport ||
-                        play[i].seen_dport != play[i].dport ||
-                        memcmp(play[i].seen_to, play[i].to, 16) != 0);
+        bool changed =
+            play[i].result == PLAY_PASSED &&
+            (play[i].seen_sport != play[i].sport || play[i].seen_dport != play[i].dport ||
+             memcmp(play[i].seen_to, play[i].to, 16) != 0);
         bool guilty =
             blaming && (changed || play[i].result == PLAY_LOST || play[i].result == PLAY_REFUSED);
         if (guilty)

@@ -279,10 +279,12 @@ const char *fact_device(struct facts *facts, const struct block *block)
 /* ---- rules ---- */
 
 /* All that iptables-save has to say, of both families and backends, and then nft. */
-static void rules_ask(struct facts *facts)
+const char *facts_rules(struct facts *facts)
 {
     struct twin nobody = {.home = -1};
     struct ruleset ruleset;
+    if (facts->rules)
+        return facts->rules;
     FILE *out = state_open(&facts->rules);
     ruleset_save(&nobody, &ruleset);
     for (size_t i = TWIN_IPTABLES_NFT; i <= TWIN_NFT; i++)
@@ -292,13 +294,12 @@ static void rules_ask(struct facts *facts)
     memcpy(facts->uses, nobody.uses, sizeof(facts->uses));
     ruleset_free(&ruleset);
     twin_free(&nobody);
+    return facts->rules;
 }
 
 const char *fact_rule(struct facts *facts, const char *begin, const char *after)
 {
-    if (!facts->rules)
-        rules_ask(facts);
-    const char *line = after ? strchr(after, '\n') : facts->rules;
+    const char *line = after ? strchr(after, '\n') : facts_rules(facts);
     if (after && line)
         line++;
     while (line && *line) {

@@ -212,8 +212,8 @@ const char *fact_block(const struct block *block);
 /** fact_set - @set as text, likewise. */
 const char *fact_set(const struct portset *set);
 
-/** facts_twin - make the twin, if that has not been tried yet. Return: whether there is one; else .unplayed says why. */
-bool facts_twin(struct facts *facts);
+/** facts_rules - all that iptables-save prints, of both families and backends, and then nft. Sets .uses, too. */
+const char *facts_rules(struct facts *facts);
 
 /**
  * fact_rule - the first of iptables' rules (IPv4 and IPv6, both backends) that begins with @begin, such

@@ -15,12 +15,9 @@
 #define BLAMES_MOST 16 /* connections that are traced: each takes up to a second or two */
 
 static const char *const kept_ids[] = {
-    [PROMISE_LOST] = "connections-lost",
-    [PROMISE_REFUSED] = "connections-refused",
-    [PROMISE_MOVED] = "port-moved",
-    [PROMISE_ELSEWHERE] = "connections-diverted",
-    [PROMISE_DISGUISED] = "address-changed",
-    [PROMISE_PASSED] = "connections-let-through",
+    [PROMISE_LOST] = "connections-lost",     [PROMISE_REFUSED] = "connections-refused",
+    [PROMISE_MOVED] = "port-moved",          [PROMISE_ELSEWHERE] = "connections-diverted",
+    [PROMISE_DISGUISED] = "address-changed", [PROMISE_PASSED] = "connections-let-through",
 };
 
 /* "2 of 27 connections are lost" */
@@ -58,23 +55,16 @@ static void progress_tick(void *arg)
     progress_step(arg, 0, 0);
 }
 
-bool facts_twin(struct facts *facts)
+/* Return: why there is no twin; NULL: there is one. */
+static char *played_twin(struct facts *facts)
 {
     struct progress progress = {.what = "making a twin of this machine's network"};
     struct setup_error error;
-    if (facts->twin.home >= 0 || facts->unplayed)
-        return facts->twin.home >= 0;
-    if (geteuid() != 0) {
-        facts->unplayed = state_copy("only root may make a twin of the network");
-        return false;
-    }
-    if (twin_make(&facts->twin, progress_tick, &progress, &error) < 0) {
-        facts->unplayed = state_copy(error.text);
-        twin_free(&facts->twin);
-        facts->twin.home = -1;
-    }
+    if (geteuid() != 0)
+        return state_copy("only root may make a twin of the network");
+    int result = twin_make(&facts->twin, progress_tick, &progress, &error);
     progress_end(&progress);
-    return facts->twin.home >= 0;
+    return result < 0 ? state_copy(error.text) : NULL;
 }
 
 /* All in one go, so that what must be waited for is waited for once. */
@@ -358,9 +348,8 @@ static char *unplayed_why(struct facts *facts)
         return state_copy("nobody says what this machine is (--role)");
     if (!(facts->roles & (ROUTERS | ROLE_HOST)))
         return state_copy("no connection between pods and hosts meets this machine");
-    fact_rule(facts, "*", NULL); /* asks for them */
-    if (roles_promise(&facts->site, facts->roles, facts->site.config.path, facts->rules, &facts->promises,
-                      &error) < 0)
+    if (roles_promise(&facts->site, facts->roles, facts->site.config.path, facts_rules(facts),
+                      &facts->promises, &error) < 0)
         return state_copy(error.text);
     return facts->promises.count
                ? NULL
@@ -370,12 +359,11 @@ static char *unplayed_why(struct facts *facts)
 void check_played(struct facts *facts, struct findings *findings)
 {
     struct trial trial = {.facts = facts};
-    char *why = facts->unplayed ? NULL : unplayed_why(facts);
-    if (why || !facts_twin(facts)) {
-        if (why)
-            facts->unplayed = why;
+    facts->unplayed = unplayed_why(facts);
+    if (!facts->unplayed)
+        facts->unplayed = played_twin(facts);
+    if (facts->unplayed)
         return;
-    }
     facts->played = state_grow(NULL, facts->promises.count * sizeof(*facts->played));
     memset(facts->played, 0, facts->promises.count * sizeof(*facts->played));
     play_promises(facts);
@@ -396,7 +384,7 @@ void check_played(struct facts *facts, struct findings *findings)
 
 void check_backends(struct facts *facts, struct findings *findings)
 {
-    fact_rule(facts, "*", NULL);
+    facts_rules(facts);
     if (!facts->uses[TWIN_IPTABLES_NFT] || !facts->uses[TWIN_IPTABLES_LEGACY])
         return;
     struct finding *finding = finding_add(findings, "both-backends", SEVERITY_WARNING,
@@ -506,16 +494,15 @@ static json_t *played_object(const struct played *played)
     const struct promise *promise = played->promise;
     const size_t *of = played->of;
     return json_pack(
-        "{s:s, s:i, s:s, s:s, s:s, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o}", "name",
-        promise->name, "family", promise->family, "from", promise->from_text, "to",
+        "{s:s, s:i, s:s, s:s, s:s, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o}",
+        "name", promise->name, "family", promise->family, "from", promise->from_text, "to",
         promise->to_text, "expected", promise->rejected ? "rejected" : "passes", "because",
         finding_string(promise->rejected), "tries", (json_int_t)played->count, "good",
         (json_int_t)of[PROMISE_KEPT], "lost", (json_int_t)of[PROMISE_LOST], "refused",
         (json_int_t)of[PROMISE_REFUSED], "moved", (json_int_t)of[PROMISE_MOVED], "diverted",
-        (json_int_t)of[PROMISE_ELSEWHERE], "readdressed",
-        (json_int_t)of[PROMISE_DISGUISED], "passed", (json_int_t)of[PROMISE_PASSED], "unknown",
-        (json_int_t)of[PROMISE_UNKNOWN], "rule", finding_string(played->rule), "whose",
-        finding_string(played->whose));
+        (json_int_t)of[PROMISE_ELSEWHERE], "readdressed", (json_int_t)of[PROMISE_DISGUISED],
+        "passed", (json_int_t)of[PROMISE_PASSED], "unknown", (json_int_t)of[PROMISE_UNKNOWN],
+        "rule", finding_string(played->rule), "whose", finding_string(played->whose));
 }
 
 void played_json(const struct facts *facts, json_t *object)

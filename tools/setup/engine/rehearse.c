@@ -188,7 +188,8 @@ static void trial_round(struct trial *trial, struct round *round, const struct r
     for (size_t i = 0; i < trial->people.count; i++)
         round_add(round, NULL, &trial->people.play[i]);
     twin_enter(&trial->twin);
-    if (roles_promise(&work->site, work->next.roles, work->config, NULL, &round->promises, &ignored) == 0)
+    if (roles_promise(&work->site, work->next.roles, work->config, NULL, &round->promises,
+                      &ignored) == 0)
         for (size_t i = 0; i < round->promises.count; i++)
             round_promise(round, &round->promises.item[i]);
     twin_leave(&trial->twin);

@@ -30,9 +30,10 @@ struct promise {
     bool
         any_source; /* its source port may be changed: no firewall looks at it after this machine */
     struct portset may; /* if not empty: it may be changed, into one of these */
-    struct promise_end *as; /* its source address must be one of these after this machine; none: any */
+    struct promise_end
+        *as; /* its source address must be one of these after this machine; none: any */
     size_t ases;
-    bool together;      /* two with one source port, to one address, at the same time */
+    bool together; /* two with one source port, to one address, at the same time */
 };
 
 struct promises {
@@ -42,8 +43,8 @@ struct promises {
 
 /**
  * roles_promise - what @roles of @site promise on this machine.
- * @rules: the machine's rules, as text: addresses that they name are tried, too; NULL: they are not.
- * Looks at the machine as roles_want(), and refuses what that refuses. @promises: free with
+ * @rules: the machine's rules, as text: addresses that they name are tried, too; NULL: they are
+ * not. Looks at the machine as roles_want(), and refuses what that refuses. @promises: free with
  * promises_free() always.
  */
 int roles_promise(const struct site *site, unsigned roles, const char *config_path,

@@ -716,31 +716,9 @@ static void wave_free(struct wave *wave)
     free(wave->listener);
 }
 
-void play_all(struct twin *twin, struct play *play, size_t count, void (*tick)(void *arg),
-              void *arg)
-{
-    struct wave wave;
-    bool *todo = state_grow(NULL, (count + 1) * sizeof(*todo));
-    bool *company = state_grow(NULL, (count + 1) * sizeof(*company));
-    wave_open(&wave, twin, count);
-    wave.tick = tick;
-    wave.arg = arg;
-    memset(company, false, count + 1);
-    memset(todo, true, count + 1);
-    play_waves(&wave, play, count, todo, company, APART_DESTINATION, QUICK_MS);
-    for (size_t i = 0; i < count; i++)
-        todo[i] = play[i].result == PLAY_LOST;
-    play_waves(&wave, play, count, todo, company, APART_SAME, SLOW_MS);
-    for (size_t i = 0; i < count; i++)
-        todo[i] = company[i] && play[i].arrived && play[i].seen_sport != play[i].sport;
-    play_waves(&wave, play, count, todo, company, APART_PORT, SLOW_MS);
-    wave_free(&wave);
-    free(todo);
-    free(company);
-}
-
-void play_within(struct twin *twin, struct play *play, size_t count, int patience,
-                 void (*tick)(void *arg), void *arg)
+/* @again: what was lost, or may have been moved for the sake of another, is tried once more. */
+static void play_some(struct twin *twin, struct play *play, size_t count, int patience, bool again,
+                      void (*tick)(void *arg), void *arg)
 {
     struct wave wave;
     bool *todo = state_grow(NULL, (count + 1) * sizeof(*todo));
@@ -751,9 +729,29 @@ void play_within(struct twin *twin, struct play *play, size_t count, int patienc
     memset(company, false, count + 1);
     memset(todo, true, count + 1);
     play_waves(&wave, play, count, todo, company, APART_DESTINATION, patience);
+    for (size_t i = 0; i < count && again; i++)
+        todo[i] = play[i].result == PLAY_LOST;
+    if (again)
+        play_waves(&wave, play, count, todo, company, APART_SAME, SLOW_MS);
+    for (size_t i = 0; i < count && again; i++)
+        todo[i] = company[i] && play[i].arrived && play[i].seen_sport != play[i].sport;
+    if (again)
+        play_waves(&wave, play, count, todo, company, APART_PORT, SLOW_MS);
     wave_free(&wave);
     free(todo);
     free(company);
+}
+
+void play_all(struct twin *twin, struct play *play, size_t count, void (*tick)(void *arg),
+              void *arg)
+{
+    play_some(twin, play, count, QUICK_MS, true, tick, arg);
+}
+
+void play_within(struct twin *twin, struct play *play, size_t count, int patience,
+                 void (*tick)(void *arg), void *arg)
+{
+    play_some(twin, play, count, patience, false, tick, arg);
 }
 
 void play_across(struct twin *twin, struct play *play, size_t count, int patience, bool *open,
