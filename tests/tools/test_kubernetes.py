@@ -353,15 +353,120 @@ def check_namespaces(tap, folder):
               f"base's own is in fixport alone {said}")
 
 
+# ---- what the shipped configuration makes of a node ----
+
+SERVER = """
+import socket
+server = socket.create_server(("", 60001))
+print("ready", flush=True)
+while True:
+    peer, where = server.accept()
+    peer.sendall(str(where[1]).encode())
+    peer.close()
+"""
+CLIENT = """
+import socket, sys
+for port in map(int, sys.argv[3:]):
+    client = socket.socket()
+    client.bind(("", port))
+    client.connect((sys.argv[1], int(sys.argv[2])))
+    print(client.recv(9).decode(), flush=True)
+"""
+NODE = """
+mount -t tmpfs none /run && mount -t tmpfs none /var/lib && mkdir -p /run/netns
+sysctl -qw net.ipv4.ip_forward=1
+for name in host pod; do ip netns add $name; ip link add $name type veth peer name eth0 netns $name; ip link set $name up; done
+ip addr add 192.168.31.17/24 dev host; ip addr add 10.200.1.1/24 dev pod
+enter() { nsenter --net=/run/netns/$1 ip "${@:2}"; }
+enter host addr add 192.168.31.67/24 dev eth0; enter host link set eth0 up
+enter pod addr add 10.200.1.91/24 dev eth0; enter pod link set eth0 up; enter pod route add default via 10.200.1.1
+ip route add default via 192.168.31.67
+iptables -w -t nat -A OUTPUT -d 10.96.0.10 -j MARK --set-xmark 0x4000/0x4000
+iptables -w -t nat -A OUTPUT -d 10.96.0.10 -p tcp -j DNAT --to-destination 192.168.31.67:60001
+iptables -w -t nat -A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE --random-fully
+iptables -w -t nat -A POSTROUTING -s 10.200.0.0/16 -j MASQUERADE --random-fully
+"""
+
+
+def shipped_site():
+    """base/fixport.conf with what stands behind ";" in force, but for its rule."""
+    text = (KUBERNETES / "base" / "fixport.conf").read_text(encoding="utf-8")
+    return re.sub(r"^;", "", re.sub(r"^;\[rule.*\n;to.*\n", "", text, flags=re.M), flags=re.M)
+
+
+def ports_of(text):
+    """All ports of "61001-61010, 61020"."""
+    spans = [part.split("-") for part in re.split(r"[, ]+", text.strip())]
+    return {port for span in spans for port in range(int(span[0]), int(span[-1]) + 1)}
+
+
+def shipped_ports():
+    """Name of a component or pod, and the ports that it uses as it is shipped."""
+    for path in sorted(KUBERNETES.rglob("*.yaml")):
+        text = path.read_text(encoding="utf-8")
+        for found in re.findall(r"fixport-ports: ([\d-]+)", text):
+            yield f"{path.parent.name}/{path.name}", ports_of(found)
+        for low, high in re.findall(r"ip_local_port_range, value: (\d+) (\d+)", text):
+            yield f"{path.parent.name}/{path.name}", ports_of(f"{low}-{high}")
+
+
+def seen(where, address, port, sources):
+    """What the host saw, in a list. @where: a namespace, or "" for the node."""
+    argv = [sys.executable, "-c", CLIENT, address, str(port), *map(str, sources)]
+    done = subprocess.run(fptest.in_netns(where, *argv) if where else argv, capture_output=True, text=True,
+                          check=False, timeout=60)
+    return [int(word) for word in done.stdout.split()] or done.stderr
+
+
+def node_checks(tap, folder):
+    """In namespaces of its own: the node is this one."""
+    subprocess.run(["bash", "-ec", NODE], check=True)
+    Path(folder, "site.conf").write_text(shipped_site(), encoding="utf-8")
+    with subprocess.Popen(fptest.in_netns("host", sys.executable, "-c", SERVER), stdout=subprocess.PIPE) as server:
+        server.stdout.readline()
+        tries = {"a pod": ("pod", "192.168.31.67", 60001), "the node, by a Service": ("", "10.96.0.10", 80)}
+        before = {name: seen(*way, range(61001, 61005)) for name, way in tries.items()}
+        tap.point(all(ports != list(range(61001, 61005)) for ports in before.values()),
+                  "the node's rules change ports, as a CNI's and kube-proxy's do")
+        done = subprocess.run([os.path.join(fptest.BUILD, "tools", "fixport-setup"), "apply", "--config",
+                               f"{folder}/site.conf", "--role", "node"], capture_output=True, text=True, check=False)
+        tap.equal(done.returncode, 0, f"fixport-setup takes the shipped configuration {done.stderr if done.returncode else ''}")
+        used = set(range(61001, 61005))
+        for name, ports in shipped_ports():
+            for who, way in tries.items():
+                free = sorted(ports - used)  # each once: the host remembers, and so does the node
+                sources = free[:2] + free[-2:]
+                used.update(sources)
+                tap.equal(seen(*way, sources), sources, f"{name}: its ports leave {who} as they are")
+            tap.equal(ports - ports_of("61001-61999"), set(), f"{name}: all of them are in the documented range")
+        server.kill()
+
+
+def check_node(tap, folder):
+    if os.geteuid() or not fptest.can_make_netns():
+        tap.cannot("a node", "namespaces need root")
+        return
+    child = [sys.executable, __file__, "--node", folder]
+    done = subprocess.run(["unshare", "--mount", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *child],
+                          capture_output=True, text=True, check=False, timeout=300)
+    lines = re.findall(r"^(ok|not ok) \d+ - (.*)((?:\n# .*)*)", done.stdout, re.M)
+    for word, name, more in lines:
+        tap.point(word == "ok", name, more.replace("\n# ", "\n").strip())
+    tap.point(len(lines) >= 12, "all of it was tried", done.stderr[-2000:] if len(lines) < 12 else "")
+
+
 def main():
     tap = fptest.Tap()
+    if sys.argv[1:2] == ["--node"]:
+        node_checks(tap, sys.argv[2])
+        tap.end()
     check_the_check(tap)
     if not shutil.which("kubectl"):
         tap.cannot("manifests", "there is no kubectl")
         tap.end()
     with tempfile.TemporaryDirectory(prefix="fixport-test-") as folder:
         shutil.copytree(KUBERNETES, f"{folder}/kubernetes")
-        for check in (check_templates, check_slices, check_namespaces):
+        for check in (check_templates, check_slices, check_namespaces, check_node):
             check(tap, folder)
     tap.end()
 
