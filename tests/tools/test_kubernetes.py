@@ -442,6 +442,34 @@ def node_checks(tap, folder):
         server.kill()
 
 
+def check_words(tap, folder):
+    """What fixport-node says of a ConfigMap that cannot be taken, in the log and to the probe."""
+    config = Path(folder, "config")
+    config.mkdir()
+    env = dict(os.environ, FIXPORT_CONFIG=f"{config}/fixport.conf", FIXPORT_STATE=f"{folder}/state",
+               FIXPORT_POOL=f"{folder}/pool", PATH=f"{fptest.BUILD}/tools:{os.environ['PATH']}")
+    good = "[pool]\nports = 61001-61999\n"
+    for key, text, said in (
+            ("fixport.conf", "[pool]\nports = 60001-80001\n", 'ConfigMap, key fixport.conf: [pool] ports = "60001-80001": 80001 is not a port'),
+            ("fixport.conf", "[pool]\nports 61001\n", "ConfigMap, key fixport.conf: line 2: "),
+            ("discovered.conf", "[node a]\nadress = 192.168.31.17\n", "ConfigMap, key discovered.conf: [node a] adress")):
+        (config / "fixport.conf").write_text(good, encoding="utf-8")
+        (config / key).write_text(text, encoding="utf-8")
+        words = []
+        for argv in (["once", "pool"], ["ready", "pool"]):
+            done = subprocess.run([SOURCE / "contrib/docker/fixport-node", *argv], env=env, check=False, text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            words.append(done.stdout)
+            tap.point(done.returncode, f"fixport-node {argv[0]}: {text!r} in {key} is refused")
+        tap.point(all(said in word and folder not in word and "cmp:" not in word for word in words),
+                  f"and log and probe say: {said}", *words)
+    (config / "discovered.conf").unlink()
+    (config / "fixport.conf").write_text(good, encoding="utf-8")
+    done = [subprocess.run([SOURCE / "contrib/docker/fixport-node", word, "pool"], env=env, check=False,
+                           stdout=subprocess.DEVNULL).returncode for word in ("once", "ready")]
+    tap.equal(done, [0, 0], "fixport-node: a good one is taken, and it is ready")
+
+
 def check_node(tap, folder):
     if os.geteuid() or not fptest.can_make_netns():
         tap.cannot("a node", "namespaces need root")
@@ -466,7 +494,7 @@ def main():
         tap.end()
     with tempfile.TemporaryDirectory(prefix="fixport-test-") as folder:
         shutil.copytree(KUBERNETES, f"{folder}/kubernetes")
-        for check in (check_templates, check_slices, check_namespaces, check_node):
+        for check in (check_templates, check_slices, check_namespaces, check_words, check_node):
             check(tap, folder)
     tap.end()
 
