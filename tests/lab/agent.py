@@ -7,6 +7,8 @@ requests from its standard input, JSON objects a line, does them all at the same
 line for each: {"id": ..., "good": true, "said": "10.1.2.3 61001"}. What there is to do:
 
     {"do": "tcp" | "udp", "to": ADDRESS, "port": PORT, "from": SOURCE-PORT or 0}
+    {"do": "whole", ..., "patience": SECONDS}   as "tcp", to its end: what is said has the server's
+                                                own address and port, too; it closes first
     {"do": "ping", "to": ADDRESS}
     {"do": "open", "to": ..., "port": ..., "from": ...}   a session that stays open; as "tcp"
     {"do": "use", "session": id of the open}              a line and its answer on that session
@@ -20,6 +22,7 @@ import sys
 import threading
 
 PATIENCE = 3  # seconds
+WHERE = b"where\n"
 sessions = {}
 speaking = threading.Lock()
 
@@ -30,9 +33,10 @@ def family(address):
 
 def talk(connection):
     try:
-        peer = "%s %d" % connection.getpeername()[:2]
-        while line := connection.recv(200):
-            connection.sendall(peer.encode() + b"\n" if line.endswith(b"\n") else b"?\n")
+        answers = {b"who\n": "%s %d\n" % connection.getpeername()[:2],
+                   b"where\n": "%s %d\n" % connection.getsockname()[:2]}
+        while (line := connection.recv(200)) and line != b"bye\n":
+            connection.sendall(answers.get(line, "?\n").encode())
     except OSError:
         pass
     connection.close()
@@ -57,8 +61,8 @@ def serve(port):
         threading.Thread(target=loop, daemon=True).start()
 
 
-def ask(connection):
-    connection.sendall(b"who\n")
+def ask(connection, what=b"who\n"):
+    connection.sendall(what)
     said = connection.recv(200)
     if not said.endswith(b"\n"):
         raise OSError("closed by the other side")
@@ -67,7 +71,7 @@ def ask(connection):
 
 def connect(task, kind):
     connection = socket.socket(family(task["to"]), kind)
-    connection.settimeout(PATIENCE)
+    connection.settimeout(task.get("patience", PATIENCE))
     if task.get("from"):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         connection.bind(("", task["from"]))
@@ -80,6 +84,15 @@ def once(task, kind):
         said = ask(connection)
         if kind == socket.SOCK_STREAM:  # no TIME_WAIT that the next one would meet
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        return said
+
+
+def whole(task):
+    with connect(task, socket.SOCK_STREAM) as connection:
+        said = f"{ask(connection)} {ask(connection, WHERE)}"
+        connection.sendall(b"bye\n")
+        if connection.recv(200):
+            raise OSError("does not end")
         return said
 
 
@@ -107,7 +120,7 @@ def ping(task):
 
 DO = {"tcp": lambda task: once(task, socket.SOCK_STREAM),
       "udp": lambda task: once(task, socket.SOCK_DGRAM),
-      "ping": ping, "open": start, "use": lambda task: ask(sessions[task["session"]])}
+      "whole": whole, "ping": ping, "open": start, "use": lambda task: ask(sessions[task["session"]])}
 
 
 def work(task):

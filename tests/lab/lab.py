@@ -88,7 +88,7 @@ def problem_moved(tap, trial):
 
 def problem_found(tap, trial):
     """What doctor says of it."""
-    expected = {"host-a": "route-missing", "gateway": "forward-dropped", "node1": "snat-random"}
+    expected = {"host-a": "route-missing", "gateway": "connections-lost", "node1": "port-moved"}
     for name, what in expected.items():
         found = trial.findings(name)
         tap.point(any(finding["id"] == what for finding in found),

@@ -246,7 +246,9 @@ class Site:
         machine.must(["nft", "-f", "-"], SOMEBODY)
 
     def _agent(self, name):
-        ports = next(ports for kind, ports in PORTS.items() if name.startswith(kind))
+        self.start_agent(name, next(p for kind, p in PORTS.items() if name.startswith(kind)))
+
+    def start_agent(self, name, ports):
         self.agents[name] = self[name].start(
             [sys.executable, os.path.join(HERE, "agent.py"), *map(str, ports)], environment())
         if self.agents[name].stdout.readline() != "ready\n":
@@ -484,7 +486,7 @@ def case_readme(tap):
             command(name, "confirm")
             command(name, "status")
             found = json.loads(site[name].run(["fixport-setup", "doctor", "--json"],
-                                              env=environment(), timeout=60).stdout)
+                                              env=environment(), timeout=60).stdout)["findings"]
             wrong = [finding for finding in found if finding["severity"] != "info" and
                      finding["id"] not in ("no-systemd", "library-missing")]  # true, in a lab
             tap.point(not wrong, f"README: {name}$ fixport-setup doctor", *wrong)

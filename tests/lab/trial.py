@@ -153,7 +153,8 @@ class Trial(network.Network):
         done = self.setup(name, "doctor", "--json")
         if done.returncode not in (0, 2):
             raise machine.Failed(f"doctor on {name}: {done.stdout}{done.stderr}")
-        return [finding for finding in json.loads(done.stdout) if finding["severity"] == "error"]
+        return [finding for finding in json.loads(done.stdout)["findings"]
+                if finding["severity"] == "error"]
 
     def boot(self, name):
         """What the machine's own unit starts at boot. Return: as subprocess.run()."""

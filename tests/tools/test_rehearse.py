@@ -274,7 +274,7 @@ def test_session_goes_on(test):
     """The same where connections are tracked already: what is open goes on, and what would become of
     the next one is what the configuration asks for."""
     on = Rehearsed(test, "host,gateway", OWN)
-    with tracked("INPUT"), session("admin", "10.200.36.5:40022", ("", "0.0.0.0", "2222"),
+    with tracked("INPUT"), session("admin", "10.200.36.5:40026", ("", "0.0.0.0", "2222"),
                                    "192.168.31.17", "2222") as login:
         test.tap.equal(on.rehearsal()["ending"], 1, "plan --json counts it")
         test.expect(on("plan"), 2, "plan says so",
@@ -317,21 +317,47 @@ def test_others_forwarded(test):
         on.undo()
 
 
+NODE_PORT = {
+    "iptables": """\
+*nat
+:KUBE-NODEPORTS - [0:0]
+-A PREROUTING -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS
+-A KUBE-NODEPORTS -p tcp -m comment --comment "default/web" -m tcp --dport 30080 \
+-j DNAT --to-destination 10.99.0.5:8080
+COMMIT
+""",
+    "nft": """\
+table ip kube-proxy {
+    map service-nodeports {
+        type inet_proto . inet_service : verdict
+        elements = { tcp . 30079 comment "default/db" : goto db, tcp . 30080 comment "default/web" : goto web }
+    }
+    chain db { meta l4proto tcp dnat to 10.99.0.6:8080; }
+    chain web { meta l4proto tcp dnat to 10.99.0.5:8080; }
+    chain prerouting {
+        type nat hook prerouting priority dstnat;
+        fib daddr type local meta l4proto . th dport vmap @service-nodeports
+    }
+}
+""",
+}
+NODE_PORT_GONE = {"iptables": ["table", "ip", "nat"], "nft": ["table", "ip", "kube-proxy"]}
+
+
 def test_node_port(test):
-    """A NodePort of kube-proxy's, in the way of which the configuration is."""
+    """A NodePort of kube-proxy's, in each of its modes, in the way of which the configuration is."""
     on = Rehearsed(test, "gateway,node", NODES.replace("[setup]", "[gateway]\nexclusive = yes\n[setup]"))
-    nat = ("*nat\n:KUBE-NODEPORTS - [0:0]\n-A PREROUTING -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS\n"
-           "-A KUBE-NODEPORTS -p tcp -m comment --comment \"default/web\" -m tcp --dport 30080 "
-           "-j DNAT --to-destination 10.99.0.5:8080\nCOMMIT\n")
-    with forwarding():
-        subprocess.run(["iptables-nft-restore", "--noflush"], input=nat, text=True, check=True)
-        with program("other", SERVER, "10.99.0.5", "8080"):
-            on.cuts("a node port", r"192\.168\.31\.67 port \d+ to 192\.168\.31\.17 port 30080",
+    for mode, rules in NODE_PORT.items():
+        load = {"iptables": ["iptables-nft-restore", "--noflush"], "nft": ["nft", "-f", "-"]}[mode]
+        with forwarding(), program("other", SERVER, "10.99.0.5", "8080"):
+            subprocess.run(load, input=rules, text=True, check=True)
+            on.cuts(f"a node port by {mode}", r"192\.168\.31\.67 port \d+ to 192\.168\.31\.17 port 30080",
                     r"FIXPORT-FORWARD.* -j REJECT")
-        on.undo()
-        run(["iptables-nft", "-t", "nat", "-F"])
-        run(["iptables-nft", "-t", "nat", "-X"])
-        run(["nft", "delete", "table", "ip", "nat"])
+            test.tap.point(not opens("admin", "192.168.31.67", "192.168.31.17", "30080"),
+                           "and that is what becomes of it")
+            on.undo()
+            test.tap.point(opens("admin", "192.168.31.67", "192.168.31.17", "30080"), "undo: it is back")
+        run(["nft", "delete", *NODE_PORT_GONE[mode]])
 
 
 def test_promised_rejects(test):
@@ -339,6 +365,8 @@ def test_promised_rejects(test):
     on = Rehearsed(test, "host,gateway", OWN)
     with program("", SERVER, "0.0.0.0", "2222"):
         plan = on("plan")
+        lines = [line for line in plan.stdout.splitlines() if line.startswith("# will ")]
+        test.tap.equal(len(set(lines)), len(lines), "each promise is one line, of both roles")
         test.expect(plan, 2, "plan: pods may not connect to what listens here, and nothing stops",
                     r"^# nothing stops working: [1-9]", "stdout")
         test.expect(on("apply"), 0, "apply", r"^Applied", "stdout")

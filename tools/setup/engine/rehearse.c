@@ -247,8 +247,12 @@ static void trial_outlook(struct trial *trial)
     struct rehearsal *result = trial->result;
     const struct promises *promises = &trial->after.promises;
     result->outlook = state_grow(NULL, (promises->count + 1) * sizeof(*result->outlook));
-    for (size_t i = 0; i < promises->count; i++) {
+    for (size_t i = 0, k; i < promises->count; i++) {
         const struct promise *promise = &promises->item[i];
+        for (k = 0; k < i && !promise_same(&promises->item[k], promise);)
+            k++;
+        if (k < i) /* of another role, and counted with it */
+            continue;
         struct outlook *it = &result->outlook[result->outlooks++];
         size_t ignored = 0;
         *it = (struct outlook){

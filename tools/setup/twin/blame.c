@@ -295,25 +295,22 @@ static void trace_read(struct watch *watch)
 /* The line of an event's rule, as nft prints it. Return: malloc'd, or NULL. */
 static char *event_line(const struct watch *watch, const struct event *event, const char *family)
 {
-    char *argv[] = {"nft",
-                    "-a",
-                    "list",
-                    "chain",
-                    (char *)(uintptr_t)family,
-                    (char *)(uintptr_t)event->table,
-                    (char *)(uintptr_t)event->chain,
-                    NULL};
-    char handle[40], *found = NULL;
+    char *argv[] = {"nft", "-a", "list", "ruleset", NULL}; /* a name may be a word of nft's */
+    char head[16 + NFT_NAME_MAXLEN + 16], handle[40], *found = NULL;
     struct run_result result;
+    bool inside = false;
     size_t length, mark = (size_t)snprintf(handle, sizeof(handle), " # handle %llu",
                                            (unsigned long long)event->handle);
     if (!event->handle)
         return state_copy("policy drop");
+    snprintf(head, sizeof(head), "table %s %s {", family, event->table);
     (void)twin_tool(watch->twin, argv, NULL, &result);
     const char *at = result.output ? result.output : "", *line;
     while (!found && (line = state_line(&at, &length))) {
         size_t indent = strspn(line, "\t ");
-        if (length > mark + indent && memcmp(line + length - mark, handle, mark) == 0 &&
+        if (!indent && length > 1)
+            inside = strncmp(line, head, strlen(head)) == 0;
+        if (inside && length > mark + indent && memcmp(line + length - mark, handle, mark) == 0 &&
             line[length - mark - 1] != '{')
             found = text_copy(line + indent, length - mark - indent);
     }

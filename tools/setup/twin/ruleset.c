@@ -117,17 +117,22 @@ static char *save_legacy(struct twin *twin, int family)
     return text;
 }
 
-/* Whether iptables-nft-save could read all of table "ip filter". */
-static bool iptables_has(char *const text[2], const char *family, const char *table)
+/* Whether iptables-nft-save lists table "ip filter". */
+static bool iptables_reads(char *const text[2], const char *family, const char *table)
 {
     int i = strcmp(family, "ip") == 0 ? 0 : strcmp(family, "ip6") == 0 ? 1 : -1;
-    char begin[160], odd[160];
-    if (i < 0)
-        return false;
+    char begin[160];
     snprintf(begin, sizeof(begin), "*%s\n", table);
+    const char *at = i < 0 ? NULL : strstr(text[i], begin);
+    return at && (at == text[i] || at[-1] == '\n');
+}
+
+/* Whether it says that it cannot read all of it. */
+static bool iptables_is_odd(char *const text[2], const char *family, const char *table)
+{
+    char odd[160];
     snprintf(odd, sizeof(odd), "# Table `%s' ", table);
-    const char *at = strstr(text[i], begin);
-    return at && (at == text[i] || at[-1] == '\n') && !strstr(text[i], odd);
+    return strstr(text[strcmp(family, "ip6") == 0], odd);
 }
 
 /* "table ip filter", in the order in which they were made; where there is no nft, as iptables-nft
@@ -152,23 +157,32 @@ static char *save_tables(struct twin *twin, char *const by_iptables[2])
     return text;
 }
 
+/*
+ * All tables at once: a table may have a name, such as "maps", by which nft does not list it. What
+ * iptables could read of one is there already when it is loaded.
+ */
 static char *save_nft(struct twin *twin, const struct ruleset *ruleset)
 {
-    char family[16], table[128], *text;
-    const char *line, *at = ruleset->tables;
+    char *argv[] = {"nft", "list", "ruleset", NULL}, family[16], table[128], *text;
+    if (!*ruleset->tables || !run_exists("nft"))
+        return state_copy("");
+    char *all = tool_output(twin, argv);
+    const char *line, *at = all;
     size_t length;
+    bool taken = false;
     FILE *out = state_open(&text);
     while ((line = state_line(&at, &length))) {
-        if (sscanf(line, "table %15s %127s", family, table) != 2 ||
-            iptables_has(ruleset->text[TWIN_IPTABLES_NFT], family, table))
-            continue;
-        char *argv[] = {"nft", "list", "table", family, table, NULL};
-        char *one = tool_output(twin, argv);
-        /* The table may be there already, with what iptables could read of it. */
-        fprintf(out, NFT_MARK "%s %s\ndelete table %s %s\n%s", family, table, family, table, one);
-        free(one);
+        if (*line == 't' && sscanf(line, "table %15s %127s", family, table) == 2) {
+            taken = !iptables_reads(ruleset->text[TWIN_IPTABLES_NFT], family, table) ||
+                    iptables_is_odd(ruleset->text[TWIN_IPTABLES_NFT], family, table);
+            if (taken)
+                fprintf(out, NFT_MARK "%s %s\ndelete table %s %s\n", family, table, family, table);
+        }
+        if (taken)
+            fprintf(out, "%.*s\n", (int)length, line);
     }
     state_close(out);
+    free(all);
     return text;
 }
 
