@@ -442,6 +442,70 @@ def node_checks(tap, folder):
         server.kill()
 
 
+IDLE = """
+import socket, sys
+server = socket.create_server(("127.0.0.1", 0))
+for _ in range(20):
+    client = socket.create_connection(server.getsockname())
+    peer = server.accept()[0]
+    peer.close()
+    client.close()
+kept = []
+try:
+    while len(kept) < int(sys.argv[1]):
+        kept.append(socket.create_connection(server.getsockname()))
+except OSError:
+    pass  # one too many
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def metrics_of(pool):
+    done = subprocess.run([fptest.POOL_TOOL, "metrics", "--pool", pool], capture_output=True, text=True, check=True)
+    return {name: float(value) for name, value in re.findall(r"^(\w+)(?:{rule=[^}]*})? (\S+)$", done.stdout, re.M)}
+
+
+def alarm(rule, before, now):
+    """Whether an alert's expression holds: "increase(A[..]) > N" or "A / B > N"."""
+    found = re.fullmatch(r"increase\((\w+)\[\w+\]\) > (\d+)", rule["expr"])
+    if found:
+        return now[found[1]] - before[found[1]] > float(found[2])
+    over, under, limit = re.fullmatch(r"(\w+) / (\w+) > ([\d.]+)", rule["expr"]).groups()
+    return now[over] / now[under] > float(limit)
+
+
+def check_alerts(tap, folder):
+    """A program that has let go all ports and idles raises no alert, and one that has them all does."""
+    objects, said = kustomize(folder, "kubernetes/base", components=["monitoring"])
+    tap.equal((len(objects), said), (6, ""), "monitoring: it goes with base")
+    found = {item["kind"]: item for item in objects}
+    node = found["DaemonSet"]["spec"]["template"]
+    port, = [port for item in node["spec"]["containers"] for port in item.get("ports", [])]
+    policy, monitor = found["NetworkPolicy"]["spec"], found["PodMonitor"]["spec"]
+    chosen = [item["matchLabels"].items() <= node["metadata"]["labels"].items()
+              for item in (policy["podSelector"], monitor["selector"])]
+    tap.equal((chosen, policy["ingress"][0]["ports"][0]["port"], monitor["podMetricsEndpoints"][0]["port"]),
+              ([True, True], port["containerPort"], port["name"]), "monitoring: it is about the pods and the port of base")
+    rules = {rule["alert"]: rule for rule in found["PrometheusRule"]["spec"]["groups"][0]["rules"]}
+    del rules["FixportPoolGone"]
+    for name, kept, expected in (("all ports let go", 0, []), ("all ports in use", 10, ["FixportPortsNearlyUsed"]),
+                                 ("a connection too many", 11, ["FixportNoPortLeft", "FixportPortsNearlyUsed"])):
+        pool = f"{folder}/pool-{kept}"
+        subprocess.run([fptest.POOL_TOOL, "create", "-p", "61001-61010", "-t", "127.0.0.0/8", "--pool", pool],
+                       check=True, capture_output=True)
+        before = metrics_of(pool)
+        with subprocess.Popen([sys.executable, "-c", IDLE, str(kept)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, env=fptest.environment(FIXPORT_POOL=pool)) as idle:
+            ready = idle.stdout.readline()
+            now = metrics_of(pool)
+            raised = sorted(alert for alert, rule in rules.items() if alarm(rule, before, now))
+            idle.stdin.close()
+        tap.equal((ready, raised), (b"ready\n", expected), f"alerts: {name}")
+        if not kept:
+            tap.equal(now["fixport_rule_busiest_leases"], 10, "alerts: there all ports have a lease")
+
+
 def check_words(tap, folder):
     """What fixport-node says of a ConfigMap that cannot be taken, in the log and to the probe."""
     config = Path(folder, "config")
@@ -494,7 +558,7 @@ def main():
         tap.end()
     with tempfile.TemporaryDirectory(prefix="fixport-test-") as folder:
         shutil.copytree(KUBERNETES, f"{folder}/kubernetes")
-        for check in (check_templates, check_slices, check_namespaces, check_words, check_node):
+        for check in (check_templates, check_slices, check_namespaces, check_alerts, check_words, check_node):
             check(tap, folder)
     tap.end()
 
