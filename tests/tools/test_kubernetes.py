@@ -258,6 +258,8 @@ def check_templates(tap, folder):
         tap.equal(all_faults(objects), [], f"{name}: the API takes each")
     objects, said = kustomize(folder, "kubernetes/base", components=["reclaim"])
     tap.equal((len(objects), said, all_faults(objects)), (4, "", []), "base with reclaim: the API takes it")
+    objects, said = kustomize(folder, "kubernetes/base", components=["node-setup", "reclaim", "monitoring"])
+    tap.equal((len(objects), said, all_faults(objects)), (8, "", []), "base with all that is for nodes: the API takes it")
     for name in ("node-setup", "node-undo"):
         objects, said = kustomize(folder, "kubernetes/base", components=[name])
         tap.equal(sorted(item["metadata"]["name"] for item in objects if item["kind"] == "DaemonSet"),
