@@ -29,7 +29,6 @@ from dataclasses import dataclass, field
 HERE = os.path.dirname(os.path.abspath(__file__))
 KEYS = ("roles", "backend", "order", "guilty", "unjudged", "kernel")
 SECTIONS = ("iptables", "ip6tables", "nft", "sh", "undo")
-V4_ONLY = re.compile(r"--icmp-type|-p icmp\b|icmp-(host|port|net|admin)|-p igmp")
 
 
 @dataclass(frozen=True)
@@ -102,5 +101,6 @@ def for_ipv6(text):
     text = text.replace("icmp-port-unreachable", "icmp6-port-unreachable")
     text = text.replace("icmp-host-prohibited", "icmp6-adm-prohibited")
     text = text.replace("icmp-admin-prohibited", "icmp6-adm-prohibited")
+    text = text.replace("127.0.0.0/8", "::1/128").replace("127.0.0.1/32", "::1/128")
     text = re.sub(r"-p icmp -m icmp --icmp-type \S+|-p icmp\b", "-p ipv6-icmp", text)
     return text

@@ -20,7 +20,7 @@ from matrix import (CLOSED, FAMILIES, HOST_PORTS, HOSTS, IDLE, NODES, POD_PORTS,
 from trial import environment  # noqa: E402
 
 PATIENCE = 1.8  # seconds: a SYN that is lost is sent again after one
-TOGETHER = POD_PORTS[777]
+TOGETHER, OWN = 61778, 61888  # others' are drawn from the rest
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,18 @@ EMPTY = "".join(f"*{table}\n{''.join(f':{chain} ACCEPT [0:0]{chr(10)}' for chain
                  ("mangle", "PREROUTING INPUT FORWARD OUTPUT POSTROUTING"),
                  ("nat", "PREROUTING INPUT OUTPUT POSTROUTING"),
                  ("filter", "INPUT FORWARD OUTPUT")))
+# What leaves a node for a gateway that would reject it anyway.
+WATCH = """\
+table inet watch {
+    set seen4 { type inet_service . inet_service; flags dynamic; }
+    set seen6 { type inet_service . inet_service; flags dynamic; }
+    chain pre {
+        type filter hook prerouting priority -400;
+        meta nfproto ipv4 tcp flags & (syn | ack) == syn update @seen4 { tcp sport . tcp dport }
+        meta nfproto ipv6 tcp flags & (syn | ack) == syn update @seen6 { tcp sport . tcp dport }
+    }
+}
+"""
 # What doctor must leave as it is.
 LOOK = ("iptables-nft-save; ip6tables-nft-save; iptables-legacy-save; ip6tables-legacy-save; "
         "nft -s list ruleset; ipset save; ip -o link; ip -o addr; ip rule; ip -6 rule; "
@@ -89,6 +101,9 @@ class Ground(matrix.Site):
                 if name != self.target.machine:
                     self.change(name, "apply")
             self.it = self[self.target.machine]
+            self.beyond = self["gw"] if self.topology.roles[self.it.name] == "node" else None
+            if self.beyond:
+                self.beyond.must(["nft", "-f", "-"], WATCH)
             self.bare = self._rules()
         except BaseException:
             self.__exit__()
@@ -178,17 +193,20 @@ class Ground(matrix.Site):
             for pod in pods:
                 for host in hosts:
                     yield from self._between(pod, host, family, (pod, host) == (pods[0], hosts[0]))
+            for host in hosts if role == "node1" else ():
+                yield Flow("this node to hosts", role, host, SERVICE, OWN, family, True)
             if len(pods) > 1:
                 for pod in pods:
                     yield Flow("together", pod, hosts[0], SERVICE, TOGETHER, family, True)
-            if "gateway" in self.topology.roles[role if role in self.topology.roles else "gw"]:
+            if role not in HOSTS:
                 yield Flow("not a service", pods[0], hosts[0], CLOSED, 61600, family, False)
                 yield Flow("not the pool's", pods[-1], hosts[-1], SERVICE, 62000, family, False)
+            if "gateway" in self.topology.roles[role]:
                 yield Flow("not a service", hosts[0], pods[0], CLOSED, 60300, family, False)
 
     def _between(self, pod, host, family, edges):
         def some(ports):
-            inner = random.choice(ports[1:-1])
+            inner = random.choice([port for port in ports[1:-1] if port not in (TOGETHER, OWN)])
             return (ports[0], inner, ports[-1]) if edges else (inner,)
         for dport in (SERVICE, IDLE):
             for sport in some(POD_PORTS):
@@ -202,12 +220,22 @@ class Ground(matrix.Site):
         for name, machine in self.machines.items():
             if name != "switch":
                 machine.run(["sh", "-c", FORGET])
+        if self.beyond:
+            self.beyond.must(["nft", "flush set inet watch seen4; flush set inet watch seen6"])
         flows = list(self.flows())
         results = self.play([(flow, flow.client, {
             "do": "whole", "to": self.address(flow.server, flow.family), "port": flow.dport,
             "from": flow.sport, "patience": PATIENCE}) for flow in flows])
+        for flow in flows if self.beyond else ():
+            if not flow.passes and self._left(flow):
+                results[flow]["good"] = True
         return [f"{flow.name()}: {said}" for flow in flows
                 if (said := wrong(flow, results[flow], self.address(flow.server, flow.family)))]
+
+    def _left(self, flow):
+        element = f"{{ {flow.sport} . {flow.dport} }}"
+        return not self.beyond.run(["nft", "get", "element", "inet", "watch", f"seen{flow.family}",
+                                    element]).returncode
 
 
 def wrong(flow, result, server):

@@ -134,7 +134,7 @@ NO_TABLE = "nft delete table ip fixport\nnft delete table ip6 fixport\n"
 class Case:
     """A machine, what is done to it, and what the doctor must say of it."""
 
-    def __init__(self, name, machine, fault, *wanted, absent=(), site=(), command=()):
+    def __init__(self, name, machine, fault, *wanted, absent=(), site=(), command=(), unjudged=None):
         self.name = name
         self.machine = machine
         self.fault = fault
@@ -142,6 +142,7 @@ class Case:
         self.absent = absent  # ids
         self.site = site  # (text, text instead)
         self.command = command  # options of doctor
+        self.unjudged = unjudged  # a pattern in all that could not be judged
 
 
 # What networkd keeps of an interface, and a process of its name.
@@ -381,6 +382,46 @@ nft 'add rule inet mine post ip6 saddr fd00:200::/32 tcp sport 1-65535 masquerad
 """, "^nft table inet mine, chain post: .*random$", machine="node"),
 
     snat("fixport's own table ahead of it mends it", CALICO, "^fixport-setup .* apply$", site=()),
+
+    snat("a gateway's rule for two nodes that use one port",
+         "iptables-nft -t nat -A POSTROUTING -o far -p tcp -j MASQUERADE", "-j MASQUERADE$",
+         machine="routed gateway"),
+
+    Case("SNAT: a rule that gives pods another address than the node's", "node", '''
+ip address add 192.168.31.99/24 dev lan
+nft 'table ip mine { chain p { type nat hook postrouting priority srcnat - 20;
+     ip saddr 10.200.0.0/16 snat to 192.168.31.99; }; }'
+''', ("address-changed", "error", "snat to 192.168.31.99$"), site=("mode = keep", "mode = confine")),
+    Case("SNAT: a rule that gives pods another address, and nothing else", "node", '''
+ip address add 192.168.31.99/24 dev lan
+nft 'table ip mine { chain p { type nat hook postrouting priority srcnat - 20;
+     ip saddr 10.200.0.0/16 snat to 192.168.31.99; }; }'
+''', ("address-changed", "error", r"left from 192\.168\.31\.99")),
+    Case("SNAT: nobody gives pods the node's address", "node", NO_TABLE,
+         ("address-changed", "error", "^fixport-setup .* apply$")),
+
+    # ---- rules for a part of what is promised ----
+    Case("a rule for some of the source ports", "gateway",
+         "iptables-nft -I FORWARD -p tcp --sport 62100:62200 -j DROP",
+         ("connections-lost", "error", "--sport 62100:62200 -j DROP")),
+    Case("a set of nft with one of the source ports", "gateway", """
+nft 'table inet mine { set s { type inet_service; elements = { 9, 62345 }; };
+     chain c { type filter hook forward priority -5; tcp sport @s drop; }; }'
+""", ("connections-lost", "error", "tcp sport @s drop")),
+    Case("a rule of policy routing for some of the source ports", "routed gateway",
+         "ip rule add pref 10 ipproto tcp sport 62500-62600 prohibit",
+         ("connections-refused", "error", "no route to 192.168.77.67 from 192.168.31.17 by lan")),
+    Case("a rule for one of many services", "gateway",
+         "ip6tables-nft -I FORWARD -p tcp --dport 40280 -j DROP",
+         ("connections-lost", "error", "--dport 40280 -j DROP"),
+         site=("60001-60005", ", ".join(str(40000 + 10 * i) for i in range(31)))),
+
+    # ---- what a twin cannot show ----
+    *(Case(f"not judged: {name}", "gateway", fault, unjudged=unjudged) for name, fault, unjudged in (
+        ("a table for bridges", "nft add table bridge mine", "tables for bridges.*table bridge mine"),
+        ("a rule that counts by time", "iptables-nft -A FORWARD -p tcp -m limit --limit 9999/s -j DROP",
+         "count packets by time.*--limit"),
+        ("of a log, nothing", "iptables-nft -A FORWARD -m limit --limit 9999/s -j LOG", "^$"))),
 
     # ---- ports ----
     Case("ports of the ephemeral range", "node",
@@ -945,6 +986,10 @@ def test_case(tap, machine, case):
     status = 2 if counted(list_) else 0
     good = not missing and not wrong and done.returncode == status and done.stdout[:1] == "{"
     good = good and well_formed(list_)
+    if case.unjudged:
+        notes = json.loads(done.stdout)["not-judged"]
+        good = good and re.search(case.unjudged, " ".join(f"{it['what']} {it['line']}"
+                                                          for it in notes)) is not None
     tap.point(good, case.name, *([] if good else [f"missing: {missing}", f"wrong: {wrong}",
                                                   told(done)]))
     if any(it["run"] for it in list_):
@@ -1129,6 +1174,13 @@ printf 'add rule ip mine post masquerade random comment "\\033[2J\\033]0;x\\007 
 """, options=())
     check(tap, done.returncode == 2 and "\033" not in done.stdout and "?[2J" in done.stdout,
           "hostile: control characters in a comment do not reach the terminal", done)
+    done = machine.run(COMMON + '''
+nft add table ip mine
+nft 'add chain ip mine c { type filter hook input priority 0; }'
+printf 'add rule ip mine c quota over 5 bytes drop comment "\\033[2J end"' | nft -f -
+''', argv=[SETUP, "twin", "true"])
+    check(tap, done.returncode == 0 and "\033" not in done.stderr and "?[2J end" in done.stderr,
+          "hostile: nor from what the twin's command says", done)
 
 
 def tests():

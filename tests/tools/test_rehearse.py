@@ -317,6 +317,21 @@ def test_others_forwarded(test):
         on.undo()
 
 
+def test_many_unknown(test):
+    """Where somebody comes from is asked of ip(8), for each anew: of thousands only the first."""
+    if not shutil.which("conntrack"):
+        test.tap.cannot("many whose way is not known", "conntrack is not installed")
+        return
+    on = Rehearsed(test, "gateway", BETWEEN)
+    listed = "".join(f"-I -s 172.30.{i}.1 -d 192.168.31.17 -p tcp --sport 40000 --dport 22 "
+                     "--state ESTABLISHED -t 600 -u SEEN_REPLY,ASSURED\n" for i in range(250))
+    with forwarding():
+        write(test.machine.config + ".tracked", listed)
+        run(["conntrack", "-R", test.machine.config + ".tracked"])
+        test.tap.equal(on.rehearsal()["not-tried"], 200, "of 250 whose way is not known 50 are asked for")
+        run(["conntrack", "-F"])
+
+
 NODE_PORT = {
     "iptables": """\
 *nat

@@ -8,6 +8,7 @@
  * What the real types do is tested with the real tools, in tests/tools/test_setup.py.
  */
 #include "../../tools/setup/engine/engine.h"
+#include "../../tools/setup/engine/rehearse.h"
 #include "../../tools/setup/resources/state.h"
 #include "../../tools/setup/roles/want.h"
 
@@ -183,6 +184,34 @@ int nodeports_check(const struct plan *plan, const struct portrange *ports,
 {
     (void)plan, (void)ports, (void)error;
     return 0;
+}
+
+/* What is rehearsed is no matter of these tests: nothing of theirs is about packets. */
+void rehearse(struct work *work)
+{
+    (void)work;
+}
+
+int rehearsal_refuses(const struct rehearsal *rehearsal, struct setup_error *error)
+{
+    (void)rehearsal, (void)error;
+    return 0;
+}
+
+void rehearsal_print(const struct rehearsal *rehearsal, bool all, FILE *out)
+{
+    (void)rehearsal, (void)all, (void)out;
+}
+
+json_t *rehearsal_json(const struct rehearsal *rehearsal)
+{
+    (void)rehearsal;
+    return json_null();
+}
+
+void rehearsal_free(struct rehearsal *rehearsal)
+{
+    (void)rehearsal;
 }
 
 void diff_print(const char *from, const char *to, FILE *out)

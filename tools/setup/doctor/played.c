@@ -19,6 +19,7 @@ static const char *const kept_ids[] = {
     [PROMISE_REFUSED] = "connections-refused",
     [PROMISE_MOVED] = "port-moved",
     [PROMISE_ELSEWHERE] = "connections-diverted",
+    [PROMISE_DISGUISED] = "address-changed",
     [PROMISE_PASSED] = "connections-let-through",
 };
 
@@ -28,6 +29,7 @@ static const char *const kept_words[] = {
     [PROMISE_REFUSED] = "refused",
     [PROMISE_MOVED] = "given another source port",
     [PROMISE_ELSEWHERE] = "sent to another address or port",
+    [PROMISE_DISGUISED] = "sent from another address than this node's",
     [PROMISE_PASSED] = "let through",
 };
 
@@ -44,6 +46,8 @@ static const char *const kept_whys[] = {
     [PROMISE_ELSEWHERE] =
         "the address that the program asked for is translated: it talks to somebody "
         "else, or to nobody",
+    [PROMISE_DISGUISED] =
+        "pods have to come under their node's address ([snat]): firewalls have no rule for others",
     [PROMISE_PASSED] = "the configuration does not allow them",
 };
 
@@ -82,7 +86,7 @@ static void play_promises(struct facts *facts)
     for (size_t i = 0; i < facts->promises.count; i++) {
         struct played *played = &facts->played[i];
         played->promise = &facts->promises.item[i];
-        played->play = promise_plays(played->promise, &played->count);
+        played->play = promise_plays(played->promise, &facts->twin, &played->count);
         all = state_grow(all, (count + played->count + 1) * sizeof(*all));
         for (size_t k = 0; k < played->count; k++) {
             if (played->play[k].group) /* of one promise only */
@@ -148,7 +152,8 @@ static void culprit_add(struct trial *trial, struct played *played, size_t k)
     struct blame blame = {.rule = NULL};
     progress_step(&progress, trial->blames, 0);
     if (kept != PROMISE_PASSED)
-        blame_play(&trial->facts->twin, &again, kept == PROMISE_MOVED || kept == PROMISE_ELSEWHERE,
+        blame_play(&trial->facts->twin, &again,
+                   kept == PROMISE_MOVED || kept == PROMISE_ELSEWHERE || kept == PROMISE_DISGUISED,
                    &blame);
     trial->blames++;
     progress_end(&progress);
@@ -261,6 +266,8 @@ static char *culprit_example(const struct culprit *culprit)
     if (culprit->kept == PROMISE_ELSEWHERE)
         return text_format("%s went to %s port %u", text, fact_address(play->seen_to),
                            play->seen_dport);
+    if (culprit->kept == PROMISE_DISGUISED)
+        return text_format("%s left from %s", text, fact_address(play->seen_from));
     if (culprit->kept == PROMISE_PASSED)
         return text_format("%s, %s", text, culprit->played->promise->rejected);
     return text_format("%s: %s", text, packets[play->packet]);
@@ -302,6 +309,12 @@ static void culprit_mend(const struct facts *facts, struct finding *finding,
     else if (!culprit->blame.is_rule)
         finding_mend(finding,
                      "see the line: it is no rule, but the kernel's routing or a setting of it");
+    else if (culprit->kept == PROMISE_DISGUISED)
+        finding_mend(finding,
+                     "%s must leave connections from %s to %s alone: their address is changed by "
+                     "the role node",
+                     whose ? whose->name : "whoever made this rule", promise->from_text,
+                     promise->to_text);
     else if (culprit->kept == PROMISE_MOVED)
         finding_mend(finding,
                      "%s must leave the source port of connections from %s to %s alone: no random "
@@ -492,13 +505,14 @@ static json_t *played_object(const struct played *played)
     const struct promise *promise = played->promise;
     const size_t *of = played->of;
     return json_pack(
-        "{s:s, s:i, s:s, s:s, s:s, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o}", "name",
+        "{s:s, s:i, s:s, s:s, s:s, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o}", "name",
         promise->name, "family", promise->family, "from", promise->from_text, "to",
         promise->to_text, "expected", promise->rejected ? "rejected" : "passes", "because",
         finding_string(promise->rejected), "tries", (json_int_t)played->count, "good",
         (json_int_t)of[PROMISE_KEPT], "lost", (json_int_t)of[PROMISE_LOST], "refused",
         (json_int_t)of[PROMISE_REFUSED], "moved", (json_int_t)of[PROMISE_MOVED], "diverted",
-        (json_int_t)of[PROMISE_ELSEWHERE], "passed", (json_int_t)of[PROMISE_PASSED], "unknown",
+        (json_int_t)of[PROMISE_ELSEWHERE], "readdressed",
+        (json_int_t)of[PROMISE_DISGUISED], "passed", (json_int_t)of[PROMISE_PASSED], "unknown",
         (json_int_t)of[PROMISE_UNKNOWN], "rule", finding_string(played->rule), "whose",
         finding_string(played->whose));
 }

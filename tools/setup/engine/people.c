@@ -39,6 +39,7 @@ struct looking {
     const struct site *site;
     struct people *people;
     size_t most; /* people, for now */
+    size_t lost; /* whose way was asked for in vain; each is a run of ip(8) */
     struct machine machine;
     struct block_list pods;
     struct peer peer[PEERS_MOST];
@@ -99,9 +100,11 @@ static void person_add(struct looking *look, enum person why, const uint8_t from
     for (size_t i = 0; i < people->count; i++)
         if (is_alike(&people->play[i], &play))
             return;
-    if (people->count >= look->most)
+    if (people->count >= look->most || look->lost >= MOST) {
         people->beyond++;
-    else if (find_way(look, &play)) {
+    } else if (!find_way(look, &play)) {
+        look->lost += !machine_has(&look->machine, from);
+    } else {
         people->play = state_grow(people->play, (people->count + 1) * sizeof(play));
         people->why = state_grow(people->why, (people->count + 1) * sizeof(why));
         people->play[people->count] = play;

@@ -132,11 +132,9 @@ static json_t *stop_json(const struct stop *stop)
 
 json_t *rehearsal_json(const struct rehearsal *rehearsal)
 {
-    json_t *stops = json_array(), *promises = json_array(), *notes = json_array();
-    if (!rehearsal) {
-        json_decref(stops);
+    if (!rehearsal)
         return json_null();
-    }
+    json_t *stops = json_array(), *promises = json_array(), *notes = json_array();
     for (size_t i = 0; i < rehearsal->stops; i++)
         json_array_append_new(stops, stop_json(&rehearsal->stop[i]));
     for (size_t i = 0; i < rehearsal->outlooks; i++) {

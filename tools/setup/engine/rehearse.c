@@ -119,7 +119,7 @@ static void round_add(struct round *round, const struct promise *promise, const 
 static void round_promise(struct round *round, const struct promise *promise)
 {
     size_t count;
-    struct play *play = promise_plays(promise, &count);
+    struct play *play = promise_plays(promise, NULL, &count);
     size_t some = count < PROMISE_MOST ? count : PROMISE_MOST;
     for (size_t i = 0; i < some; i++) {
         struct play *it = &play[some > 1 ? i * (count - 1) / (some - 1) : 0];

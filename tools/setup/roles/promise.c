@@ -11,10 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SAMPLES 24     /* ports of one end that are tried */
 #define ALL_PORTS 16   /* so few are all tried */
+#define NAMED_MOST 32  /* of those that rules name */
+#define SAMPLES (3 * PORTRANGE_MAX + NAMED_MOST) /* ports of one end that are tried */
 #define ENDS_MOST 48   /* addresses of one end */
-#define PLAYS_MOST 400 /* of one promise */
+#define PAIRS_MOST 200 /* of ports, or of addresses: all with all; of more, each with some */
 
 /* ---- ends ---- */
 
@@ -216,8 +217,14 @@ static void promise_pods_out(struct promising *work, enum side from, enum side t
         promise->dports = site->host_services;
         if (node && roles->snat == SNAT_CONFINE)
             promise->may = work->pool;
-        /* Behind one address a node's pool gives no port twice. */
-        promise->together = from == SIDE_PODS && (!node || roles->snat == SNAT_NONE);
+        if (node && from == SIDE_PODS && roles->snat != SNAT_NONE) {
+            const struct ends *as = side_ends(work, SIDE_OWN_NODE, family);
+            promise->as = ends_copy(as);
+            promise->ases = as->count;
+        }
+        /* Behind one address a node's pool gives no port twice; two nodes may have the same. */
+        promise->together =
+            from == SIDE_NODES || (from == SIDE_PODS && (!node || roles->snat == SNAT_NONE));
     }
     if (!judged)
         return;
@@ -315,6 +322,7 @@ void promises_free(struct promises *promises)
     for (size_t i = 0; i < promises->count; i++) {
         free(promises->item[i].from);
         free(promises->item[i].to);
+        free(promises->item[i].as);
     }
     free(promises->item);
     *promises = (struct promises){.count = 0};
@@ -330,18 +338,41 @@ static bool ports_few(const struct portset *set)
     return all <= ALL_PORTS;
 }
 
-/* All if they are few; else the edges of each range and its middle. Of "any": @any. */
-static size_t ports_sample(const struct portset *set, const uint16_t any[3], uint16_t port[SAMPLES])
+static bool port_is_new(const uint16_t *port, size_t count, uint32_t other)
 {
-    size_t count = 0;
+    for (size_t i = 0; i < count; i++)
+        if (port[i] == other)
+            return false;
+    return true;
+}
+
+/* All if they are few; else the edges of each range and its middle, and what rules name, spread
+ * over all of it. Of "any": @any. */
+static size_t ports_sample(const struct portset *set, const uint16_t any[3], const struct twin *twin,
+                           uint16_t port[SAMPLES])
+{
+    size_t count = 0, named = 0, seen = 0;
     bool few = ports_few(set);
     for (size_t i = 0; !set->count && i < 3; i++)
         port[count++] = any[i];
     for (uint32_t i = 0; i < set->count; i++) {
         uint32_t lo = set->range[i].lo, hi = set->range[i].hi;
         uint32_t steps = few ? hi - lo : hi - lo > 1 ? 2 : hi - lo;
-        for (uint32_t k = 0; k <= steps && count < SAMPLES; k++)
+        for (uint32_t k = 0; k <= steps; k++)
             port[count++] = (uint16_t)(k == steps ? hi : lo + k * ((hi - lo) / steps));
+    }
+    for (int pass = 0; twin && !few && pass < 2; pass++) {
+        size_t before = count;
+        for (uint32_t p = 1; p <= 65535; p++) {
+            if (!twin_names(twin, (uint16_t)p) ||
+                !(set->count ? portset_overlaps(set, (uint16_t)p, (uint16_t)p) : true) ||
+                !port_is_new(port, before, p))
+                continue;
+            if (pass == 0)
+                named++;
+            else if (seen++ * NAMED_MOST / named >= count - before && count < before + NAMED_MOST)
+                port[count++] = (uint16_t)p;
+        }
     }
     return count;
 }
@@ -354,7 +385,7 @@ struct playing {
 static void play_add(struct playing *playing, const struct promise_end *from,
                      const struct promise_end *to, uint16_t sport, uint16_t dport, unsigned group)
 {
-    if (playing->count == PLAYS_MOST || (from->here && to->here))
+    if (from->here && to->here)
         return;
     playing->play = state_grow(playing->play, (playing->count + 1) * sizeof(*playing->play));
     struct play *play = &playing->play[playing->count++];
@@ -368,33 +399,56 @@ static void play_add(struct playing *playing, const struct promise_end *from,
     }
 }
 
+/* Of how many pairs: each with each, or in turns each of one with some of the other. */
+static size_t pairs_count(size_t one, size_t other)
+{
+    return one * other <= PAIRS_MOST ? one * other : 2 * (one > other ? one : other);
+}
+
+static void pair_choose(size_t k, size_t one, size_t other, size_t *first, size_t *second)
+{
+    size_t most = one > other ? one : other;
+    *first = one * other <= PAIRS_MOST ? k / other : k % one;
+    /* The second turn meets others than the first did. */
+    *second = one * other <= PAIRS_MOST ? k % other : (k + k / most * (other / 2)) % other;
+}
+
 /*
  * Every pair of addresses, and every pair of ports between the first of them; so a rule for some of
  * the addresses is met as well as one for some of the ports.
  */
-struct play *promise_plays(const struct promise *promise, size_t *count)
+struct play *promise_plays(const struct promise *promise, const struct twin *twin, size_t *count)
 {
     static const uint16_t any_source[] = {32768, 46883, 60999}, any_service[] = {80, 443, 8080};
     uint16_t sport[SAMPLES], dport[SAMPLES];
-    size_t sports = ports_sample(&promise->sports, any_source, sport);
-    size_t dports = ports_sample(&promise->dports, any_service, dport);
+    size_t sports = ports_sample(&promise->sports, any_source, twin, sport), one, other;
+    size_t dports = ports_sample(&promise->dports, any_service, twin, dport);
     struct playing playing = {.count = 0};
-    for (size_t s = 0; s < sports; s++)
-        for (size_t d = 0; d < dports; d++)
-            play_add(&playing, &promise->from[0], &promise->to[0], sport[s], dport[d], 0);
-    for (size_t f = 0; f < promise->froms; f++)
-        for (size_t t = 0; t < promise->tos; t++) {
-            size_t k = f * promise->tos + t;
-            if (k)
-                play_add(&playing, &promise->from[f], &promise->to[t], sport[k % sports],
-                         dport[k % dports], 0);
-        }
+    for (size_t k = 0; k < pairs_count(sports, dports); k++) {
+        pair_choose(k, sports, dports, &one, &other);
+        play_add(&playing, &promise->from[0], &promise->to[0], sport[one], dport[other], 0);
+    }
+    for (size_t k = 0; k < pairs_count(promise->froms, promise->tos); k++) {
+        pair_choose(k, promise->froms, promise->tos, &one, &other);
+        if (one || other)
+            play_add(&playing, &promise->from[one], &promise->to[other], sport[k % sports],
+                     dport[k % dports], 0);
+    }
     if (promise->together && promise->froms > 1)
         for (size_t f = 0; f < 2; f++)
             play_add(&playing, &promise->from[f * (promise->froms - 1)], &promise->to[0],
                      sport[sports / 2], dport[0], 1);
     *count = playing.count;
     return playing.play;
+}
+
+/* Whether it left from an address that it may have then. */
+static bool play_is_known(const struct promise *promise, const struct play *play)
+{
+    bool known = !play->arrived || !promise->ases;
+    for (size_t i = 0; i < promise->ases && !known; i++)
+        known = memcmp(promise->as[i].addr, play->seen_from, 16) == 0;
+    return known;
 }
 
 enum promise_kept promise_judge(const struct promise *promise, const struct play *play)
@@ -409,6 +463,8 @@ enum promise_kept promise_judge(const struct promise *promise, const struct play
     if (play->arrived && !promise->any_source && play->seen_sport != play->sport &&
         !portset_overlaps(&promise->may, play->seen_sport, play->seen_sport))
         return PROMISE_MOVED;
+    if (!play_is_known(promise, play))
+        return PROMISE_DISGUISED;
     return play->result == PLAY_PASSED    ? PROMISE_KEPT
            : play->result == PLAY_REFUSED ? PROMISE_REFUSED
                                           : PROMISE_LOST;

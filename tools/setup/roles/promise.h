@@ -30,6 +30,8 @@ struct promise {
     bool
         any_source; /* its source port may be changed: no firewall looks at it after this machine */
     struct portset may; /* if not empty: it may be changed, into one of these */
+    struct promise_end *as; /* its source address must be one of these after this machine; none: any */
+    size_t ases;
     bool together;      /* two with one source port, to one address, at the same time */
 };
 
@@ -49,9 +51,12 @@ int roles_promise(const struct site *site, unsigned roles, const char *config_pa
 /** promises_free - give back; zeros are fine. */
 void promises_free(struct promises *promises);
 
-/** promise_plays - the single connections with which to try one. Return: malloc'd; @count may be 0.
+/**
+ * promise_plays - the single connections with which to try one.
+ * @twin: ports that its rules name are tried, too; NULL: there is none.
+ * Return: malloc'd; @count may be 0.
  */
-struct play *promise_plays(const struct promise *promise, size_t *count);
+struct play *promise_plays(const struct promise *promise, const struct twin *twin, size_t *count);
 
 enum promise_kept {
     PROMISE_KEPT,
@@ -60,6 +65,7 @@ enum promise_kept {
     PROMISE_REFUSED,   /* by this machine */
     PROMISE_MOVED,     /* it left from another source port */
     PROMISE_ELSEWHERE, /* it went to another address or port */
+    PROMISE_DISGUISED, /* it left from an address that the next firewall does not know */
     PROMISE_PASSED,    /* and must not have */
 };
 

@@ -410,10 +410,15 @@ static void blame_route(const struct watch *watch, const struct play *play, bool
     struct text from_text = text_begin(from, sizeof(from)), to_text = text_begin(to, sizeof(to));
     address_print(&from_text, back ? play->to : play->from);
     address_print(&to_text, back ? play->from : play->to);
-    char *argv[] = {"ip",  watch->six ? "-6" : "-4",  "route", "get", to, "from", from,
-                    "iif", (char *)(uintptr_t)device, NULL};
+    char sport[8], dport[8]; /* rules of policy routing look at them, too */
+    snprintf(sport, sizeof(sport), "%u", back ? play->dport : play->sport);
+    snprintf(dport, sizeof(dport), "%u", back ? play->sport : play->dport);
+    char *argv[] = {"ip",      watch->six ? "-6" : "-4", "route", "get",   to,
+                    "from",    from,                     "sport", sport,   "dport",
+                    dport,     "ipproto",                "tcp",   "iif",   (char *)(uintptr_t)device,
+                    NULL};
     if (!*device)
-        argv[7] = NULL;
+        argv[13] = NULL;
     struct run_result result;
     int status = twin_tool(watch->twin, argv, NULL, &result);
     const char *answer = result.errors ? strstr(result.errors, "answers: ") : NULL;

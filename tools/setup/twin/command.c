@@ -4,11 +4,13 @@
  * doctor asks.
  */
 #include "../../common/say.h"
+#include "../doctor/doctor.h"
 #include "../setup.h"
 #include "twin.h"
 
 #include <errno.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -34,10 +36,14 @@ int setup_twin(const struct setup_options *options)
         return say_error(SETUP_ERROR, "%s", error.text);
     for (size_t i = 0; i < twin.notes; i++) {
         const struct twin_note *note = &twin.note[i];
-        fprintf(stderr, "note: %s", note->what);
-        if (note->line)
-            fprintf(stderr, " (%zu, the first is: %s)", note->count, note->line);
+        char *what = text_clean(note->what, say_utf8());
+        char *line = text_clean(note->line ? note->line : "", say_utf8());
+        fprintf(stderr, "note: %s", what);
+        if (*line)
+            fprintf(stderr, " (%zu, the first is: %s)", note->count, line);
         fputc('\n', stderr);
+        free(what);
+        free(line);
     }
     pid_t pid = fork();
     if (pid == 0)

@@ -22,6 +22,8 @@
 #define QUEUE                                                                                      \
     "rules that leave the verdict to a program (NFQUEUE) cannot be judged: it is not asked"
 #define BRIDGE "rules that look at the ports of a bridge cannot be judged: in the twin it has none"
+#define RATE                                                                                       \
+    "rules that count packets by time cannot be judged: those that are tried come all at once"
 #define MAC                                                                                        \
     "rules that look at hardware addresses cannot be judged: neighbours have none in the twin"
 #define SOCKET                                                                                     \
@@ -42,6 +44,7 @@ static const struct lack {
         {"-j SET", HISTORY},       {"-m nfacct", HISTORY},    {"-m physdev", BRIDGE},
         {"-m mac", MAC},           {"-m socket", SOCKET},     {"-j TPROXY", SOCKET},
         {"-j NFQUEUE", QUEUE},     {"-j SYNPROXY", SYNPROXY}, {"-m bpf", PROGRAM},
+        {"-m limit", RATE},        {"-m hashlimit", RATE},    {"-m connbytes", HISTORY},
         {"-m policy", IPSEC},      {"--mode random", CHANCE}, {NULL, NULL},
 },
   of_nft[] = {
@@ -50,6 +53,7 @@ static const struct lack {
       {"socket cgroupv2", OWNER},
       {"meta cgroup", OWNER},
       {"ct count", HISTORY},
+      {"limit rate", RATE},
       {"quota", HISTORY},
       {"update @", HISTORY},
       {"add @", HISTORY},
@@ -104,6 +108,20 @@ static bool line_is_rule(char *line, bool is_nft)
     return is_nft || strncmp(line, "-A ", 3) == 0;
 }
 
+/* Whether what a rule does comes to nothing for TCP: it writes a log, or is for others. */
+static bool rule_is_idle(const char *rule, bool is_nft)
+{
+    static const char *const verdicts[] = {"accept", "drop", "reject", "return", NULL};
+    if (!is_nft)
+        return strstr(rule, "-j LOG") || strstr(rule, "-j NFLOG") || strstr(rule, "-p icmp ") ||
+               strstr(rule, "-p ipv6-icmp ") || strstr(rule, "-p udp ");
+    bool idle = rule_has(rule, "log") && !strstr(rule, "jump ") && !strstr(rule, "goto ");
+    for (int i = 0; verdicts[i]; i++)
+        idle = idle && !rule_has(rule, verdicts[i]);
+    return idle || strncmp(rule, "icmp", 4) == 0 || strstr(rule, " icmp") ||
+           strncmp(rule, "udp ", 4) == 0;
+}
+
 static void rules_note(struct twin *twin, const char *text, const struct lack *lacks, bool is_nft)
 {
     const char *line;
@@ -114,7 +132,8 @@ static void rules_note(struct twin *twin, const char *text, const struct lack *l
         char *whole = strndup(line, length), *rule = strndup(line, length);
         bool is_rule = line_is_rule(rule, is_nft);
         for (const struct lack *lack = lacks; is_rule && lack->words; lack++)
-            if (rule_has(rule, lack->words))
+            if (rule_has(rule, lack->words) &&
+                !(strcmp(lack->what, RATE) == 0 && rule_is_idle(rule, is_nft)))
                 twin_note(twin, whole, "%s", lack->what);
         free(whole);
         free(rule);
@@ -268,6 +287,20 @@ static void nat_note(struct twin *twin, const struct ruleset *ruleset)
     }
 }
 
+/* What crosses a bridge meets rules of its own (also ebtables-nft's), and in the twin no bridge. */
+static void bridge_note(struct twin *twin, const struct ruleset *ruleset)
+{
+    const char *line, *at = ruleset->tables;
+    size_t length;
+    while ((line = state_line(&at, &length))) {
+        char *copy = strndup(line, length);
+        if (strncmp(copy, "table bridge ", 13) == 0 || strncmp(copy, "table arp ", 10) == 0)
+            twin_note(twin, copy,
+                      "tables for bridges and ARP cannot be judged: in the twin there are neither");
+        free(copy);
+    }
+}
+
 void lacks_note(struct twin *twin, const struct ruleset *ruleset)
 {
     static const uint32_t types[] = {TCX_INGRESS, TCX_EGRESS, NETKIT_PRIMARY, NETKIT_PEER};
@@ -275,6 +308,7 @@ void lacks_note(struct twin *twin, const struct ruleset *ruleset)
         rules_note(twin, ruleset->text[i / 2][i % 2], of_iptables, false);
     rules_note(twin, ruleset->text[TWIN_NFT][0], of_nft, true);
     nat_note(twin, ruleset);
+    bridge_note(twin, ruleset);
     ipvs_note(twin);
     for (size_t i = 0; i < twin->devices; i++)
         for (size_t k = 0; k < sizeof(types) / sizeof(*types); k++)

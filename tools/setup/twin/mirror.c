@@ -508,6 +508,8 @@ static void mirror_lines(struct twin *twin, int family, char *object, const char
     const char *add = strcmp(object, "route") == 0 ? "route append" : NULL;
     struct lines want, have;
     char command[40];
+    if (here && strcmp(object, "rule") == 0)
+        twin_name(twin, here);
     lines_read(here, &want);
     lines_read(there, &have);
     FILE *out = state_open(&text);

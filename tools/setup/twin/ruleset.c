@@ -364,6 +364,7 @@ static void load_ipsets(struct twin *twin, const struct ruleset *ruleset)
     if (!named)
         return;
     char *text = tool_output(twin, save);
+    twin_name(twin, text);
     if (*text)
         load(twin, restore, text, "ipset's sets");
     free(text);
@@ -373,6 +374,9 @@ void ruleset_mirror(struct twin *twin, void (*tick)(void *arg), void *arg)
 {
     struct ruleset ruleset;
     ruleset_save(twin, &ruleset);
+    for (int i = 0; i <= TWIN_NFT; i++)
+        for (int family = 0; family < 2; family++)
+            twin_name(twin, ruleset.text[i][family]);
     if (tick)
         tick(arg);
     /* The lock of iptables-legacy is one file for all namespaces: the twin's namespace is its own.

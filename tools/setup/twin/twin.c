@@ -41,6 +41,28 @@ void twin_note(struct twin *twin, const char *line, const char *format, ...)
         (struct twin_note){.what = text, .line = state_copy(line), .count = line != NULL};
 }
 
+/* ---- ports that rules name ---- */
+
+bool twin_names(const struct twin *twin, uint16_t port)
+{
+    return twin->names[port / 8] >> port % 8 & 1;
+}
+
+/* A number by itself, or an end of a range: "60001", "60001:60005", "60001-60005,". */
+void twin_name(struct twin *twin, const char *text)
+{
+    static const char around[] = " \t\n:-,{}=";
+    for (const char *at = text; *at;) {
+        size_t length = strspn(at, "0123456789");
+        unsigned long number = length && length < 6 ? strtoul(at, NULL, 10) : 0;
+        if (number && number <= 65535 && (at == text || strchr(around, at[-1])) &&
+            strchr(around, at[length]))
+            for (unsigned long port = number - 1; port <= number + 1 && port <= 65535; port++)
+                twin->names[port / 8] |= (uint8_t)(1 << port % 8);
+        at += length ? length : 1;
+    }
+}
+
 /* ---- in and out ---- */
 
 void twin_enter(const struct twin *twin)

@@ -63,6 +63,7 @@ struct twin {
     bool uses[TWIN_NFT + 1]; /* backends in which this machine has rules */
     struct twin_note *note;
     size_t notes;
+    uint8_t names[8192]; /* a bit for each port that its rules name, and for those beside it */
 };
 
 /* ---- twin.c: to make one and to use it ---- */
@@ -101,6 +102,12 @@ void twin_note(struct twin *twin, const char *line, const char *format, ...)
 
 /** twin_device - by name, or NULL. */
 const struct twin_device *twin_device(const struct twin *twin, const char *name);
+
+/** twin_names - whether the machine's rules name a port, or the one before or after it. */
+bool twin_names(const struct twin *twin, uint16_t port);
+
+/** twin_name - take in the numbers of @text that may be ports. */
+void twin_name(struct twin *twin, const char *text);
 
 /* ---- mirror.c, ruleset.c, lacks.c: what twin_make() is made of ---- */
 
