@@ -44,7 +44,7 @@ _fixport_value()
         mapfile -t COMPREPLY < <(compgen -W "$(kubectl config get-contexts -o name 2>/dev/null)" -- "$cur")
         ;;
     --tries) _fixport_words "1 2 3 4 5" ;;
-    -p | --ports | -t | --to | --port | --holder) COMPREPLY=() ;;
+    -p | --ports | -t | --to | --port | --holder | --owner) COMPREPLY=() ;;
     --address | --count | --timeout | --wait) COMPREPLY=() ;;
     *) return 1 ;;
     esac
@@ -108,10 +108,10 @@ _fixport_setup()
     fi
     _fixport_value && return
     case $command in
-    plan) options+=" -c --config --role --no-rehearsal" ;;
+    plan) options+=" -c --config --role --owner --no-rehearsal" ;;
     doctor) options+=" -c --config --role" ;;
-    apply) options+=" -c --config --role --confirm --no-rehearsal --force" ;;
-    undo) options+=" --force" ;;
+    apply) options+=" -c --config --role --owner --confirm --no-rehearsal --force" ;;
+    undo) options+=" --owner --force" ;;
     discover)
         options="-c --config --write --kubectl --kubeconfig --context --timeout --pod-cidrs --json"
         [[ $cur == -* ]] || { _fixport_files && return; }

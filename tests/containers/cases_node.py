@@ -192,7 +192,7 @@ def case_reload(tap, node):
               "a change of the ConfigMap: a program that runs leaves from the new range",
               first, second)
     configure(node, "[node node1]\naddress = 192.168.31.17\n[pool]\n", "discovered.conf")
-    said = nodes.wait_for(lambda: "fixport.conf.d/discovered.conf: line 3: " in
+    said = nodes.wait_for(lambda: "ConfigMap, key discovered.conf: line 3: " in
                           node.logs("fixport-node-pool"))
     tap.point(said and not is_ready(node, "fixport-node-pool"),
               "discovered.conf is read as a part of it: a mistake is said with its line",

@@ -73,7 +73,7 @@ static void check_ports(const struct site *site)
 {
     const struct portrange *range = &site->node_ports;
     struct portset pool;
-    check(site_pool_ports(&site->config.policy, &pool) == 0 && portset_valid(&pool));
+    check(site_pool_ports(&site->config.policy, &site->config.slices, &pool) == 0 && portset_valid(&pool));
     check(range->lo <= range->hi);
     check(!range->lo || !portset_overlaps(&pool, range->lo, range->hi));
     check(!site->pod_services.count || portset_valid(&site->pod_services));

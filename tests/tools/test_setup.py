@@ -1608,6 +1608,34 @@ def test_empty_machine(test):
     subprocess.run(["iptables-nft-restore"], input=RULES, text=True, check=True)
 
 
+def test_owners(test):
+    """A machine has one who sets it up: neither takes away what is the other's."""
+    machine = test.machine
+    daemon = ("--owner", "the DaemonSet fixport-setup")
+    by_hand = r"set up by hand, for role gateway, node, control-plane from .*site\.conf"
+    by_daemon = r"set up by the DaemonSet fixport-setup, for role node from"
+    test.expect(machine("apply"), 0, "by hand, all roles: apply")
+    hand = machine.state()
+    machine.roles = "node"
+    for command in ("plan", "apply", "undo"):
+        test.expect(machine(command, *daemon), 1, f"{command} by a DaemonSet is refused, and says who was first", by_hand)
+    test.unchanged("what was applied by hand stays", hand)
+    test.expect(machine("undo"), 0, "undo by hand")
+    test.expect(machine("apply", *daemon), 0, "then the DaemonSet may")
+    test.expect(machine("status"), 0, "status says who", r"^Applied .* for role node, by the DaemonSet fixport-setup\.", "stdout")
+    applied = machine.state()
+    machine.roles = "control-plane"
+    for command in ("plan", "apply", "undo"):
+        test.expect(machine(command), 1, f"{command} by hand is refused, and says who was first", by_daemon)
+    test.unchanged("what the DaemonSet applied stays", applied)
+    machine.roles = "node"
+    test.expect(machine("apply", *daemon), 0, "the DaemonSet applies again", "Nothing to change", "stdout")
+    journal = read(machine.root + JOURNAL)
+    test.tap.point('"owner": "the DaemonSet fixport-setup"' in journal, "the journal says whose it is")
+    test.expect(machine("undo", "--force"), 0, "undo --force by hand")
+    test.expect(machine("apply", "--owner", "a" * 48), 1, "an owner's name that is too long", "--owner: a name of at most 47")
+
+
 RESERVED = "net.ipv4.ip_local_reserved_ports"
 
 

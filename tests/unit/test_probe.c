@@ -312,6 +312,27 @@ Test(verdict, only_ports_inside_of_the_range_count)
     cr_assert(strstr(found.note[0], "as it should be"));
 }
 
+Test(verdict, nothing_is_to_be_done_if_all_is_well)
+{
+    add(KIND_INSIDE, 61001, END_ANSWERED, "192.168.31.17", 61001);
+    add(KIND_OUTSIDE, 40000, END_SILENT, NULL, 0);
+    judge(VERDICT_KEPT, CAUSE_NONE, PROBE_OK);
+    cr_assert(strstr(advice_head(&facts, &found), "Nothing to do, unless"));
+    cr_assert(strstr(advice_head(&facts, &found), "as long as the pod lives"));
+    add(KIND_INSIDE, 61002, END_ANSWERED, "192.168.31.17", 40000);
+    judge(VERDICT_CHANGED, CAUSE_TAKEN, PROBE_BAD);
+    cr_assert_str_eq(advice_head(&facts, &found), "To do:");
+}
+
+Test(verdict, a_range_that_nothing_confines_on_loopback)
+{
+    facts.to = dest("127.0.0.1", 12345);
+    add(KIND_INSIDE, 61001, END_ANSWERED, "127.0.0.1", 61001);
+    add(KIND_OUTSIDE, 40000, END_ANSWERED, "127.0.0.1", 40000);
+    facts.try[0].own = dest("127.0.0.1", 61001);
+    judge(VERDICT_NO_SNAT, CAUSE_NONE, PROBE_OK);
+}
+
 Test(verdict, a_port_that_is_in_the_range_by_chance_shows_no_gap)
 {
     add(KIND_INSIDE, 61001, END_ANSWERED, "192.168.31.17", 61001);
@@ -320,7 +341,7 @@ Test(verdict, a_port_that_is_in_the_range_by_chance_shows_no_gap)
     judge(VERDICT_KEPT, CAUSE_NONE, PROBE_OK);
     cr_assert(strstr(found.note[0], "as it should be"), "%s", found.note[0]);
     add(KIND_OUTSIDE, 40002, END_ANSWERED, "192.168.31.17", 40002);
-    judge(VERDICT_KEPT, CAUSE_NONE, PROBE_OK);
+    judge(VERDICT_KEPT, CAUSE_NONE, PROBE_BAD);
     cr_assert(strstr(found.note[0], "get through, too"), "%s", found.note[0]);
 }
 

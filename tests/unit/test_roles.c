@@ -622,11 +622,25 @@ Test(roles, node)
            "\t\tip saddr 10.200.1.0/24 ip daddr { 192.168.31.65-192.168.31.66, "
            "192.168.31.128/25 } tcp sport 60001-60999 masquerade to :60001-60999 "
            "comment \"fixport: keep the port\"\n"
+           "\t\tip saddr 192.168.31.17 ip daddr { 192.168.31.65-192.168.31.66, "
+           "192.168.31.128/25 } tcp sport 60001-60999 snat to 192.168.31.17:60001-60999 "
+           "comment \"fixport: keep the node's own\"\n"
            "\t}\n}\n");
     expect("sysctl", "net.ipv4.ip_local_reserved_ports", "60001-60999");
     expect("pool", "/run/fixport/pool", "1 default 60001-60999 3 192.168.31.66 120000");
     cr_assert_null(wanted("routes", "ipv4"));
     cr_assert_str_eq(wants.item[wants.count - 1].type->name, "sysctl");
+}
+
+Test(roles, node_keeps_the_ports_of_slices)
+{
+    own[0] = "192.168.31.17";
+    want("[pool]\nports = 61001-61899\nslices = 61900-61999\n" NODES
+         "[hosts]\naddresses = 192.168.31.67\n",
+         ROLE_NODE);
+    cr_assert(strstr(wanted("nft", "ip"), "tcp sport 61001-61999 masquerade to :61001-61999"));
+    expect("sysctl", "net.ipv4.ip_local_reserved_ports", "61001-61999");
+    expect("pool", "/run/fixport/pool", "1 default 61001-61899 1 192.168.31.67 120000");
 }
 
 Test(roles, node_confines_in_a_routed_site)
@@ -683,7 +697,9 @@ Test(roles, one_arm)
            "\t}\n\tchain postrouting {\n"
            "\t\ttype nat hook postrouting priority srcnat - 10; policy accept;\n"
            "\t\tip saddr 10.200.1.0/24 ip daddr 192.168.31.67 meta l4proto "
-           "tcp snat to ip saddr comment \"fixport: as it is\"\n\t}\n}\n");
+           "tcp snat to ip saddr comment \"fixport: as it is\"\n"
+           "\t\tip saddr 192.168.31.17 ip daddr 192.168.31.67 tcp sport 60001-60999 snat to "
+           "192.168.31.17:60001-60999 comment \"fixport: keep the node's own\"\n\t}\n}\n");
     want(POOL NODES HOSTS PODS GATEWAY "[setup]\nmark = 0x200\n", ROLE_NODE);
     expect("rule", "ipv4", "5: from 10.200.1.0/24 fwmark 0x200/0x200 lookup 161\n");
     refused(

@@ -642,12 +642,21 @@ Test(site, ports_of_all_rules)
 {
     struct portset set;
     take("[rule a]\nports = 5-6, 65535\n[rule b]\nports = 1, 7-9, 100\n[rule c]\nports = 8-12\n");
-    cr_assert_eq(site_pool_ports(&site.config.policy, &set), 0);
+    cr_assert_eq(site_pool_ports(&site.config.policy, &site.config.slices, &set), 0);
     cr_expect(portset_valid(&set));
     expect_ports(&set, "1,5-12,100,65535");
     take("[rule a]\nports = 1-65535\n");
-    cr_assert_eq(site_pool_ports(&site.config.policy, &set), 0);
+    cr_assert_eq(site_pool_ports(&site.config.policy, &site.config.slices, &set), 0);
     expect_ports(&set, "1-65535");
+    take("slices = 61000-61049, 62000\n");
+    cr_assert_eq(site_pool_ports(&site.config.policy, &site.config.slices, &set), 0);
+    expect_ports(&set, "60001-61049,62000");
+    cr_assert_eq(site_pool_ports(&site.config.policy, NULL, &set), 0);
+    expect_ports(&set, "60001-60999");
+    cr_expect(strstr(refused("[pool]\nports = 61001-61899\nslices = 61899-61949\n"),
+                     "[pool] slices = \"61899-61949\": overlaps with the ports of [pool]"));
+    cr_expect(strstr(refused("[pool]\nports = 61001\nslices = 60001-80001\n"),
+                     "80001 is not a port"));
 }
 
 /* ---- the gateway ---- */

@@ -163,6 +163,12 @@ static const char *lanes_read(const char *text, struct config *config)
     return NULL;
 }
 
+static const char *slices_read(const char *text, struct config *config)
+{
+    static struct parse_reason why;
+    return portset_parse(text, &config->slices, &why) ? why.text : NULL;
+}
+
 /* ---- putting it together ---- */
 
 static void config_begin(struct config *config)
@@ -182,7 +188,7 @@ static int pool_values(const struct config_file *file, const struct config_secti
         const char *(*read)(const char *text, struct config *config);
     } readers[] = {
         {KEY_PATH, path_read},   {KEY_QUARANTINE, quarantine_read}, {KEY_MODE, mode_read},
-        {KEY_GROUP, group_read}, {KEY_LANES, lanes_read},
+        {KEY_GROUP, group_read}, {KEY_LANES, lanes_read},           {KEY_SLICES, slices_read},
     };
     for (size_t i = 0; i < sizeof(readers) / sizeof(readers[0]); i++) {
         const struct config_value *value = config_section_value(section, readers[i].key);
@@ -333,6 +339,22 @@ static int rules_add(const struct config_file *file, const struct defaults *defa
     return 0;
 }
 
+/* Two pools that give out one port is what slices are there to prevent. */
+static int slices_check(const struct config_file *file, const struct config_section *pool,
+                        const struct config *config)
+{
+    const struct config_value *value = config_section_value(pool, KEY_SLICES);
+    for (uint32_t i = 0; i < config->policy.rule_count; i++)
+        for (uint32_t k = 0; k < config->slices.count; k++)
+            if (portset_overlaps(&config->policy.rule[i].ports, config->slices.range[k].lo,
+                                 config->slices.range[k].hi))
+                return config_file_refuse_value(
+                    file, pool, value,
+                    "overlaps with the ports of [pool] or a [rule NAME]: a slice's ports are for "
+                    "pools of pods' own alone");
+    return 0;
+}
+
 int config_build(const struct config_file *file, struct config *config)
 {
     const struct config_section *pool = config_file_section(file, SECTION_POOL);
@@ -349,6 +371,8 @@ int config_build(const struct config_file *file, struct config *config)
     else if (!error)
         error = config_file_refuse(file, -EINVAL,
                                    "it has no [pool]: [pool] and ports = LO-HI are needed");
+    if (!error)
+        error = slices_check(file, pool, &made);
     if (error)
         return error;
     snprintf(made.path, sizeof(made.path), "%s", file->path);

@@ -13,6 +13,7 @@
  *   mode = 0666                       0600 to 0666
  *   group = NAME or number            whose group the pool is
  *   lanes = 256                       2 to 4096
+ *   slices = 61900-61999              ports that pools elsewhere give out; none of the rules'
  *   [rule NAME]                       in order: the first that matches a destination decides
  *   to = 192.168.31.0/24:5432, !192.168.31.9
  *   ports = 60001-60499
@@ -44,6 +45,7 @@ struct config {
     char path[PATH_MAX];              /* of the file, as it was given; empty if there is none */
     char pool_path[CONFIG_POOL_PATH]; /* empty: not said, the caller's default */
     struct policy policy;             /* policy_valid() */
+    struct portset slices;            /* let through like the policy's, and not in this pool */
     struct pool_options options;
     bool mode_said;                   /* options.mode is not the default */
 };

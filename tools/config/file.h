@@ -44,6 +44,7 @@ enum config_key {
     KEY_MODE,
     KEY_GROUP,
     KEY_LANES,
+    KEY_SLICES,
     KEY_ROLES,
     KEY_ADDRESS,
     KEY_PODS,

@@ -50,6 +50,7 @@ static const struct {
     [KEY_MODE] = {"mode", IN(POOL) | IN(SNAT)},
     [KEY_GROUP] = {"group", IN(POOL)},
     [KEY_LANES] = {"lanes", IN(POOL)},
+    [KEY_SLICES] = {"slices", IN(POOL)},
     [KEY_ROLES] = {"roles", IN(MACHINE)},
     [KEY_ADDRESS] = {"address", IN(NODE) | IN(GATEWAY)},
     [KEY_PODS] = {"pods", IN(NODE)},

@@ -158,7 +158,7 @@ static int check_ports(const struct draft *draft)
     const struct config_section *section = config_file_section(draft->file, SECTION_CONTROL_PLANE);
     const struct config_value *value = config_section_value(section, KEY_NODE_PORTS);
     struct portset pool;
-    if (site_pool_ports(&site->config.policy, &pool) < 0)
+    if (site_pool_ports(&site->config.policy, &site->config.slices, &pool) < 0)
         return config_file_refuse(draft->file, -EINVAL,
                                   "the rules' ports are more than 32 ranges together: a firewall "
                                   "is made for at most 32");

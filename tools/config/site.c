@@ -526,11 +526,13 @@ static void port_mark(const struct portrange *range, void *arg)
         used[port] = true;
 }
 
-int site_pool_ports(const struct policy *policy, struct portset *set)
+int site_pool_ports(const struct policy *policy, const struct portset *slices, struct portset *set)
 {
     bool used[65536 + 1] = {false}; /* the last is never set: it ends a range */
     struct portset found = {.count = 0};
     policy_each_range(policy, port_mark, used);
+    for (uint32_t i = 0; slices && i < slices->count; i++)
+        port_mark(&slices->range[i], used);
     for (uint32_t port = 1; port < 65536; port++) {
         if (!used[port])
             continue;

@@ -203,10 +203,11 @@ const char *site_role_name(enum site_role role);
 
 /**
  * site_pool_ports - the union of all rules' ports of a policy, sorted.
+ * @slices: further ports; NULL: none. With a configuration's slices it is all that is let through.
  * @set: the result; neighbouring ranges are joined. Return: 0, or -E2BIG if more than
  * PORTRANGE_MAX.
  */
-int site_pool_ports(const struct policy *policy, struct portset *set);
+int site_pool_ports(const struct policy *policy, const struct portset *slices, struct portset *set);
 
 /** block_is_v4 - whether a block is IPv4. */
 bool block_is_v4(const struct block *block);

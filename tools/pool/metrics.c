@@ -84,6 +84,9 @@ static void metrics_rules(const struct snapshot *snapshot, const struct tally *t
     for (uint32_t i = 0; i < policy->rule_count; i++)
         metric_rule("fixport_rule_busiest_leases", &policy->rule[i],
                     tally_sum(&tally->rule[i].busiest));
+    metric_head("fixport_rule_busiest_used", "gauge", "Of these, the ones in use.");
+    for (uint32_t i = 0; i < policy->rule_count; i++)
+        metric_rule("fixport_rule_busiest_used", &policy->rule[i], tally->rule[i].busiest.used);
 }
 
 static void metric_holder(const struct snapshot *snapshot, uint32_t slot, const char *name,

@@ -181,3 +181,15 @@ unsigned advice_find(const struct probe_facts *facts, const struct verdict_found
     }
     return list.count;
 }
+
+/* If all is well, what is left is for the other direction, and good as long as the address is. */
+const char *advice_head(const struct probe_facts *facts, const struct verdict_found *found)
+{
+    if (found->verdict != VERDICT_NO_SNAT && found->verdict != VERDICT_KEPT)
+        return "To do:";
+    return facts->host.configured
+               ? "Nothing to do, unless hosts are to connect to pods by their own addresses:"
+               : "Nothing to do, unless hosts are to connect to pods by their own addresses. This "
+                 "one is the pod's\nas long as the pod lives; 'fixport-setup discover' finds the "
+                 "node's whole block:";
+}

@@ -55,7 +55,7 @@ static void range_of(const struct policy *policy, const struct dest *to, struct 
     struct policy_verdict verdict;
     if (policy_match(policy, to, &verdict))
         *set = verdict.ports;
-    else if (site_pool_ports(policy, set) != 0)
+    else if (site_pool_ports(policy, NULL, set) != 0)
         set->count = 0;
 }
 

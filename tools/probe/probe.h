@@ -231,6 +231,9 @@ struct advice {
 unsigned advice_find(const struct probe_facts *facts, const struct verdict_found *found,
                      struct advice advice[ADVICE_MOST]);
 
+/** advice_head - what stands above it for people, without a newline at the end. */
+const char *advice_head(const struct probe_facts *facts, const struct verdict_found *found);
+
 /* ---- wire.c: the words between the two sides ---- */
 
 #define WIRE_LINE 512 /* bytes of a line, with its newline */

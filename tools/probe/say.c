@@ -133,7 +133,7 @@ void say_result(const struct probe_facts *facts, const struct verdict_found *fou
     for (unsigned i = 0; i < found->notes; i++)
         printf("%s\n", found->note[i]);
     if (count)
-        printf("\nTo do:\n");
+        printf("\n%s\n", advice_head(facts, found));
     for (unsigned i = 0; i < count; i++)
         advice_print(&advice[i]);
 }

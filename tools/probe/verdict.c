@@ -319,6 +319,7 @@ static void say_unanswered(const struct probe_facts *facts, const struct probe_t
 
 /* ---- what else should be known ---- */
 
+/* A range that nothing confines is half of the work; but on loopback nobody would. */
 static void note_outside(const struct probe_facts *facts, struct verdict_found *found)
 {
     unsigned tried = 0, answered = 0, moved = 0;
@@ -336,8 +337,11 @@ static void note_outside(const struct probe_facts *facts, struct verdict_found *
         note(found, "Ports outside of the range are moved into it on the way.");
     else if (tried && found->good && !answered)
         note(found, "Ports outside of the range do not get through, as it should be.");
-    else if (answered)
+    else if (answered) {
         note(found, "Ports outside of the range get through, too: no firewall confines them here.");
+        if (!addr_is_loopback(facts->to.addr))
+            found->status = PROBE_BAD;
+    }
 }
 
 /* Which ports programs have in this pod. */

@@ -29,6 +29,7 @@ enum takes {
     TAKES_CONFIG = 1 << 5, /* --config alone */
     TAKES_WHEN = 1 << 8,
     TAKES_REHEARSAL = 1 << 10, /* --no-rehearsal */
+    TAKES_OWNER = 1 << 11, /* --owner */
     NEEDS_ROOT = 1 << 7, /* who is not root is told so before anything else */
     TAKES_COMMAND = 1 << 9, /* all that follows it is a command */
     TAKES_CLUSTER = 1 << 6, /* --kubectl, --kubeconfig, --context, --pod-cidrs, --write, files */
@@ -46,15 +47,15 @@ static int command_help(const struct setup_options *options);
 static int command_version(const struct setup_options *options);
 
 static const struct setup_command commands[] = {
-    {"plan", "[--config FILE] [--role ROLE[,ROLE]] [--no-rehearsal] [--json]",
+    {"plan", "[--config FILE] [--role ROLE[,ROLE]] [--owner NAME] [--no-rehearsal] [--json]",
      "show what apply would do, and change nothing (the default)",
-     TAKES_SITE | TAKES_ROOT | TAKES_AS_JSON | TAKES_REHEARSAL, setup_plan},
+     TAKES_SITE | TAKES_ROOT | TAKES_AS_JSON | TAKES_REHEARSAL | TAKES_OWNER, setup_plan},
     {"apply",
-     "[--config FILE] [--role ROLE[,ROLE]] [--confirm SECONDS] [--no-rehearsal] [--force]\n"
-     "           [--json]",
+     "[--config FILE] [--role ROLE[,ROLE]] [--owner NAME] [--confirm SECONDS]\n"
+     "           [--no-rehearsal] [--force] [--json]",
      "do it, all or nothing",
      TAKES_SITE | TAKES_ROOT | TAKES_AS_JSON | TAKES_FORCING | TAKES_CONFIRM | TAKES_REHEARSAL |
-         NEEDS_ROOT,
+         TAKES_OWNER | NEEDS_ROOT,
      setup_apply},
     {"confirm", "[--json]", "keep what apply --confirm has done",
      TAKES_ROOT | TAKES_AS_JSON | NEEDS_ROOT, setup_confirm},
@@ -62,8 +63,9 @@ static const struct setup_command commands[] = {
      TAKES_WHEN | NEEDS_ROOT, setup_expire},
     {"status", "[--json]", "compare what is with what was applied",
      TAKES_ROOT | TAKES_AS_JSON | NEEDS_ROOT, setup_status},
-    {"undo", "[--force] [--json]", "put everything back to what it was before the first apply",
-     TAKES_ROOT | TAKES_AS_JSON | TAKES_FORCING | NEEDS_ROOT, setup_undo},
+    {"undo", "[--owner NAME] [--force] [--json]",
+     "put everything back to what it was before the first apply",
+     TAKES_ROOT | TAKES_AS_JSON | TAKES_FORCING | TAKES_OWNER | NEEDS_ROOT, setup_undo},
     {"boot", "[--json]", "set again what does not outlast a reboot; for the systemd unit",
      TAKES_ROOT | TAKES_AS_JSON | NEEDS_ROOT, setup_boot},
     {"doctor", "[--config FILE] [--role ROLE[,ROLE]] [--json]",
@@ -111,6 +113,7 @@ enum {
     OPTION_JSON,
     OPTION_FORCE,
     OPTION_CONFIRM,
+    OPTION_OWNER,
     OPTION_NO_REHEARSAL,
     OPTION_KUBECTL,
     OPTION_KUBECONFIG,
@@ -127,6 +130,7 @@ static const struct option long_options[] = {
     {"json", no_argument, NULL, OPTION_JSON},
     {"force", no_argument, NULL, OPTION_FORCE},
     {"confirm", required_argument, NULL, OPTION_CONFIRM},
+    {"owner", required_argument, NULL, OPTION_OWNER},
     {"no-rehearsal", no_argument, NULL, OPTION_NO_REHEARSAL},
     {"kubectl", required_argument, NULL, OPTION_KUBECTL},
     {"kubeconfig", required_argument, NULL, OPTION_KUBECONFIG},
@@ -154,6 +158,19 @@ static int parse_role(struct setup_options *options)
         return say_error(SETUP_ERROR, "--role is given twice: several are --role host,gateway");
     options->roles = site_roles_parse(optarg, &why);
     return options->roles ? 0 : say_error(SETUP_ERROR, "--role '%s': %s", optarg, why.text);
+}
+
+/* It is printed to people, and goes into the journal. */
+static int parse_owner(struct setup_options *options)
+{
+    int status = line_text("--owner", &options->owner);
+    if (status)
+        return status;
+    for (const char *at = optarg; *at; at++)
+        if (at - optarg > JOURNAL_OWNER - 2 || *at < ' ' || *at > '~')
+            return say_error(SETUP_ERROR, "--owner: a name of at most %d printable ASCII characters is needed",
+                             JOURNAL_OWNER - 1);
+    return 0;
 }
 
 /* What only discover takes. */
@@ -205,6 +222,9 @@ static int parse_option(int option, struct parse *parse, char **argv)
         parse->given |= TAKES_REHEARSAL;
         parse->options.no_rehearsal = true;
         return 0;
+    case OPTION_OWNER:
+        parse->given |= TAKES_OWNER;
+        return parse_owner(&parse->options);
     case OPTION_CONFIRM:
         parse->given |= TAKES_CONFIRM;
         return line_number("--confirm", CONFIRM_LEAST, CONFIRM_MOST, " seconds",
@@ -230,6 +250,7 @@ static int parse_fits(const struct setup_command *command, const struct parse *p
         {TAKES_FORCING, "--force"},
         {TAKES_CONFIRM, "--confirm"},
         {TAKES_REHEARSAL, "--no-rehearsal"},
+        {TAKES_OWNER, "--owner"},
         {TAKES_CONFIG, "--config"},
         {TAKES_CLUSTER, "--kubectl, --kubeconfig, --context, --timeout, --pod-cidrs and --write"},
         {0, NULL},

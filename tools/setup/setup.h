@@ -46,6 +46,7 @@ struct setup_options {
     bool json;
     bool force;
     bool no_rehearsal;
+    const char *owner; /* who applies or undoes; NULL: somebody by hand */
     unsigned confirm; /* seconds, 0: not asked for */
     int64_t when; /* expire: of the apply that it is about */
     const struct discover_options *discover; /* setup/discover/discover.h */

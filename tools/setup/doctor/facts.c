@@ -89,7 +89,7 @@ static void ports_add(struct facts *facts, const char *name, const struct policy
     ports->name = name;
     if (set)
         ports->set = *set;
-    else if (site_pool_ports(policy, &ports->set) < 0)
+    else if (site_pool_ports(policy, NULL, &ports->set) < 0)
         return;
     facts->port_sets += ports->set.count > 0;
 }

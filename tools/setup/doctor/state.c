@@ -91,7 +91,7 @@ static void pool_outdated(const struct facts *facts, struct findings *findings,
                           const struct snapshot *snapshot)
 {
     struct portset now;
-    if (!facts->has_site || !facts->port_sets || site_pool_ports(&snapshot->policy, &now) < 0)
+    if (!facts->has_site || !facts->port_sets || site_pool_ports(&snapshot->policy, NULL, &now) < 0)
         return;
     const struct fact_ports *ports = &facts->ports[facts->port_sets - 1];
     if (strcmp(fact_set(&now), fact_set(&ports->set)) == 0)

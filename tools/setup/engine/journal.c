@@ -79,7 +79,7 @@ struct journal_entry *journal_find(const struct journal *journal, const struct r
 
 bool journal_equal(const struct journal *a, const struct journal *b)
 {
-    bool equal = a->phase == b->phase && a->roles == b->roles && a->persist == b->persist &&
+    bool equal = strcmp(a->owner, b->owner) == 0 && a->phase == b->phase && a->roles == b->roles && a->persist == b->persist &&
                  a->iptables == b->iptables && a->count == b->count &&
                  strcmp(a->config, b->config) == 0;
     for (size_t i = 0; equal && i < a->count; i++) {
@@ -89,6 +89,19 @@ bool journal_equal(const struct journal *a, const struct journal *b)
                 state_equal(one->wanted, other->wanted);
     }
     return equal;
+}
+
+int journal_owned(const struct journal *journal, const char *owner, struct setup_error *error)
+{
+    bool hand = strcmp(journal->owner, JOURNAL_HAND) == 0;
+    if (!*journal->owner || strcmp(journal->owner, owner ? owner : JOURNAL_HAND) == 0)
+        return 0;
+    return setup_fail(error,
+                      "this machine was set up %s%s, for role %s from %s, and has one who does so: "
+                      "what another wants would take that away. Have it undone there first, or give "
+                      "it the other role there",
+                      hand ? "by hand" : "by ", hand ? "" : journal->owner,
+                      text_roles(journal->roles), journal->config);
 }
 
 int journal_use(const struct journal *journal, struct setup_error *error)
@@ -120,7 +133,8 @@ json_t *journal_to_json(const struct journal *journal)
             return NULL;
         }
     }
-    return json_pack("{s:i, s:s, s:o, s:s, s:I, s:I, s:s, s:s, s:o}", "format", JOURNAL_FORMAT,
+    return json_pack("{s:i, s:s, s:s, s:o, s:s, s:I, s:I, s:s, s:s, s:o}", "format", JOURNAL_FORMAT,
+                     "owner", journal->owner,
                      "phase", phase_names[journal->phase], "roles", json_roles(journal->roles),
                      "config", journal->config, "when", (json_int_t)journal->when, "deadline",
                      (json_int_t)journal->deadline, "persist", persist_names[journal->persist],
@@ -235,19 +249,22 @@ static int journal_from_json(json_t *json, struct journal *journal)
     int format;
     json_int_t when, deadline;
     json_t *roles, *entries;
-    const char *phase, *config, *persist, *iptables;
-    if (json_unpack_ex(json, NULL, JSON_STRICT, "{s:i, s:s, s:o, s:s, s:I, s:I, s:s, s:s, s:o}",
-                       "format", &format, "phase", &phase, "roles", &roles, "config", &config,
+    const char *phase, *config, *persist, *iptables, *owner = ""; /* 0.1.0 had no owner */
+    if (json_unpack_ex(json, NULL, JSON_STRICT,
+                       "{s:i, s?s, s:s, s:o, s:s, s:I, s:I, s:s, s:s, s:o}", "format", &format,
+                       "owner", &owner, "phase", &phase, "roles", &roles, "config", &config,
                        "when", &when, "deadline", &deadline, "persist", &persist, "iptables",
                        &iptables, "entries", &entries) < 0)
         return -1;
     journal->when = when;
     journal->deadline = deadline;
     if (format != JOURNAL_FORMAT || strlen(config) >= sizeof(journal->config) ||
+        strlen(owner) >= sizeof(journal->owner) ||
         journal_words(journal, phase, persist, iptables) < 0 ||
         roles_from_json(roles, &journal->roles) < 0)
         return -1;
     memcpy(journal->config, config, strlen(config) + 1);
+    memcpy(journal->owner, owner, strlen(owner) + 1);
     return entries_from_json(entries, journal);
 }
 

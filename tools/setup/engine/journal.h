@@ -12,6 +12,9 @@
 #include <limits.h>
 #include <stdint.h>
 
+#define JOURNAL_OWNER 48 /* bytes, with the NUL */
+#define JOURNAL_HAND "hand" /* the owner if none is named: somebody by hand */
+
 enum journal_phase {
     JOURNAL_APPLYING, /* an apply was under way: status says it was interrupted */
     JOURNAL_UNCONFIRMED, /* applied, waits for "confirm" until .deadline */
@@ -34,6 +37,7 @@ struct journal_entry {
 struct journal {
     enum journal_phase phase;
     unsigned roles;
+    char owner[JOURNAL_OWNER]; /* who applied it; empty: a version that did not say it */
     char config[PATH_MAX]; /* the file it was made from */
     int64_t when; /* seconds since 1970 */
     int64_t deadline; /* JOURNAL_UNCONFIRMED: seconds since 1970 */
@@ -92,6 +96,12 @@ int journal_earlier(const struct journal *journal, struct journal *earlier,
 
 /** journal_restore - put back what .earlier says: that journal, or none. On failure as journal_save(). */
 int journal_restore(const struct journal *journal, struct setup_error *error);
+
+/**
+ * journal_owned - refuse what is another owner's to change: it would take that one's away.
+ * @owner: of --owner; NULL: by hand. @journal: may be empty. Return: 0; -1: @error says whose it is.
+ */
+int journal_owned(const struct journal *journal, const char *owner, struct setup_error *error);
 
 /** journal_use - choose the iptables backend that the entries were made with, if there are any. */
 int journal_use(const struct journal *journal, struct setup_error *error);

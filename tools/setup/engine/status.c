@@ -129,7 +129,9 @@ static void status_heading(const struct status *status)
                                      "has put back."
                                    : ".");
     else
-        printf("Applied %s from %s for role %s.\n", when, journal->config, roles);
+        printf("Applied %s from %s for role %s%s%s.\n", when, journal->config, roles,
+               *journal->owner && strcmp(journal->owner, JOURNAL_HAND) != 0 ? ", by " : "",
+               strcmp(journal->owner, JOURNAL_HAND) != 0 ? journal->owner : "");
     if (journal->phase == JOURNAL_UNCONFIRMED)
         status_keeper(status);
 }

@@ -298,6 +298,8 @@ int setup_undo(const struct setup_options *options)
     if (result == 0)
         result = journal_begin(&journal, &has, &error);
     size_t resources = journal.count;
+    if (result == 0 && has && !options->force)
+        result = journal_owned(&journal, options->owner, &error);
     if (result == 0 && has)
         result = undo_run(&journal, options->force, &changed, &error);
     if (result == 0 && journal.deadline)

@@ -255,7 +255,8 @@ static int work_machine(struct work *work, struct setup_error *error)
     int result = journal_load(&work->old, error);
     work->has_old = result == 1;
     work->guessed = result < 0 && journal_hidden();
-    if ((result < 0 && !work->guessed) || work_backend(work, error) < 0)
+    if ((result < 0 && !work->guessed) || journal_owned(&work->old, work->next.owner, error) < 0 ||
+        work_backend(work, error) < 0)
         return -1;
     const struct journal *old = work->has_old ? &work->old : NULL;
     work->next.persist = work->site.persist;
@@ -277,6 +278,8 @@ int work_begin(struct work *work, const struct setup_options *options)
     if (work_config(work, options->config) || work_roles(work, options->roles))
         return SETUP_ERROR;
     say_clean(work->config, PATH_MAX, true, work->next.config, PATH_MAX); /* JSON is UTF-8 */
+    snprintf(work->next.owner, sizeof(work->next.owner), "%s",
+             options->owner ? options->owner : JOURNAL_HAND);
     if (work_machine(work, &error) < 0 || work_plan(work, &error) < 0)
         return say_error(SETUP_ERROR, "%s", error.text);
     if (journal_has_iptables(&work->next)) /* AUTO was decided by now */

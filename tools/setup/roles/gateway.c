@@ -706,7 +706,7 @@ int gateway_want(struct roles *roles)
     struct portset pool;
     if (gateway_check(roles) < 0 || iptables_choose(roles->site->iptables, roles->error) < 0)
         return -1;
-    if (site_pool_ports(&roles->site->config.policy, &pool) < 0)
+    if (site_pool_ports(&roles->site->config.policy, &roles->site->config.slices, &pool) < 0)
         return role_refuse(roles, "[pool] and [rule] have more than %d ranges of ports together",
                            PORTRANGE_MAX);
     /* On a node the CNI has made the routes to all pods already. */

@@ -15,6 +15,9 @@
  *   confine  keep, and any other port of a pod is moved into the range, so that programs without
  *            the shim get through the firewall too. One rule can give one range only: the longest,
  *            because it runs out last
+ * In each mode the node's own addresses keep their ports of the pool as well: a program in the
+ * node's network that asks for a Service which is a host is marked by kube-proxy to be masqueraded,
+ * and would get a random port (tried). The address is named, so that it stays, too.
  *
  * prerouting, where the way to the hosts is not by the gateway anyway: the first packet of a
  * connection that a pod opens to a host, or a host to a pod's own address, puts a bit on the
@@ -66,12 +69,10 @@ static bool hosts_have_nodes(const struct roles *roles, int family)
     return false;
 }
 
-/* "ip saddr { pods } ip daddr { hosts } ", and if need be "ip daddr != { nodes } " */
-static void rule_begin(FILE *out, const struct roles *roles, int family)
+/* " ip daddr { hosts } ", and if need be "ip daddr != { nodes } " */
+static void rule_hosts(FILE *out, const struct roles *roles, int family)
 {
     const char *ip = family == 4 ? "ip" : "ip6";
-    fprintf(out, "%s saddr ", ip);
-    nft_addresses(out, pods_here(roles), family);
     fprintf(out, " %s daddr ", ip);
     nft_addresses(out, &roles->hosts, family);
     fputc(' ', out);
@@ -80,6 +81,31 @@ static void rule_begin(FILE *out, const struct roles *roles, int family)
     fprintf(out, "%s daddr != ", ip);
     nft_addresses(out, &roles->nodes, family);
     fputc(' ', out);
+}
+
+/* "ip saddr { pods } ip daddr { hosts } ", and if need be "ip daddr != { nodes } " */
+static void rule_begin(FILE *out, const struct roles *roles, int family)
+{
+    fprintf(out, "%s saddr ", family == 4 ? "ip" : "ip6");
+    nft_addresses(out, pods_here(roles), family);
+    rule_hosts(out, roles, family);
+}
+
+/* What the node itself, and pods in its network, have bound. */
+static void rule_keep_own(FILE *out, const struct roles *roles, struct portrange range, int family)
+{
+    const struct address_pair *own = &roles->self->address;
+    char addr[ADDR_TEXT];
+    if (!(family == 4 ? own->has4 : own->has6))
+        return;
+    addr_print(family == 4 ? own->addr4 : own->addr6, addr, sizeof(addr));
+    fprintf(out, "\t\t%s saddr %s", family == 4 ? "ip" : "ip6", addr);
+    rule_hosts(out, roles, family);
+    fputs("tcp sport ", out);
+    range_print(out, range);
+    fprintf(out, family == 4 ? " snat to %s:" : " snat to [%s]:", addr);
+    range_print(out, range);
+    fputs(" comment \"fixport: keep the node's own\"\n", out);
 }
 
 static void rule_keep(FILE *out, const struct roles *roles, struct portrange range, int family)
@@ -108,6 +134,8 @@ static void rules_snat(FILE *out, const struct roles *roles, const struct portse
         for (uint32_t i = 0; i < ports->count; i++)
             rule_keep(out, roles, ports->range[i], family);
     }
+    for (uint32_t i = 0; i < ports->count; i++)
+        rule_keep_own(out, roles, ports->range[i], family);
     if (roles->snat == SNAT_CONFINE) {
         fputs("\t\t", out);
         rule_begin(out, roles, family);
@@ -372,7 +400,7 @@ int node_want(struct roles *roles)
     if (node_check(roles) < 0 || node_routes(roles) < 0)
         return -1;
     note_translators(roles);
-    if (site_pool_ports(&roles->site->config.policy, &ports) < 0)
+    if (site_pool_ports(&roles->site->config.policy, &roles->site->config.slices, &ports) < 0)
         return role_refuse(roles, "[pool] and [rule] have more than %d ranges of ports together",
                            PORTRANGE_MAX);
     role_reserve(roles, &ports);

@@ -340,7 +340,7 @@ int roles_promise(const struct site *site, unsigned roles, const char *config_pa
     if (!look)
         return -1;
     work.roles = look;
-    int result = site_pool_ports(&site->config.policy, &work.pool);
+    int result = site_pool_ports(&site->config.policy, &site->config.slices, &work.pool);
     if (result < 0)
         role_refuse(look, "[pool] and [rule] have more than %d ranges of ports together",
                     PORTRANGE_MAX);

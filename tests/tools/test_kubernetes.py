@@ -1,0 +1,616 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""What is shipped for Kubernetes against the API's own rules, as far as no server is needed: each
+template that kubectl kustomize makes, and each pod. The rules are those of the API server's validation
+(pkg/apis/core/validation) for what is used here; that the check finds what it is there for is tried on
+manifests that break one rule each.
+
+    tests/tools/test_kubernetes.py
+"""
+
+import copy
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+import fptest  # noqa: E402
+
+SOURCE = Path(__file__).resolve().parent.parent.parent
+KUBERNETES = SOURCE / "contrib" / "kubernetes"
+KINDS = ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "CronJob")
+NAME = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+WORD = r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
+# net.ipv4.ip_local_reserved_ports is one from 1.27 on.
+SAFE_SYSCTLS = {"kernel.shm_rmid_forced", "net.ipv4.ip_local_port_range", "net.ipv4.tcp_syncookies",
+                "net.ipv4.ping_group_range", "net.ipv4.ip_unprivileged_port_start",
+                "net.ipv4.ip_local_reserved_ports"}
+FIELDS = {
+    "pod": """affinity automountServiceAccountToken containers enableServiceLinks hostIPC hostNetwork hostPID
+        imagePullSecrets initContainers nodeSelector priorityClassName restartPolicy securityContext
+        serviceAccountName terminationGracePeriodSeconds tolerations volumes dnsPolicy""",
+    "container": """args command env envFrom image imagePullPolicy lifecycle livenessProbe name ports
+        readinessProbe resources restartPolicy securityContext startupProbe volumeMounts workingDir""",
+    "volume": "name hostPath emptyDir configMap secret projected downwardAPI image",
+    "mount": "name mountPath readOnly subPath recursiveReadOnly",
+    "term": "labelSelector matchLabelKeys mismatchLabelKeys namespaceSelector namespaces topologyKey",
+}
+
+
+# ---- the rules ----
+
+def labels_faults(labels, where):
+    for key, value in labels.items():
+        prefix, _, name = key.rpartition("/")
+        if not re.fullmatch(WORD, name) or len(name) > 63 or not re.fullmatch(rf"({NAME}(\.{NAME})*)?", prefix):
+            yield f"{where}: label key {key!r}"
+        if not isinstance(value, str) or len(value) > 63 or not re.fullmatch(rf"({WORD})?", value):
+            yield f"{where}: label {key}: value {value!r}"
+
+
+def unknown_fields(kind, item, where):
+    for field in sorted(set(item) - set(FIELDS[kind].split())):
+        yield f"{where}: no field {field!r}"
+
+
+def selector_faults(selector, where):
+    yield from labels_faults(selector.get("matchLabels", {}), where)
+    for rule in selector.get("matchExpressions", []):
+        one_of = rule["operator"] in ("In", "NotIn")
+        if rule["operator"] not in ("In", "NotIn", "Exists", "DoesNotExist") or one_of != bool(rule.get("values")):
+            yield f"{where}: operator {rule['operator']} with values {rule.get('values')}"
+
+
+def term_faults(term, where):
+    """validatePodAffinityTerm, validateMatchLabelKeysAndMismatchLabelKeys."""
+    selector = term.get("labelSelector")
+    match, mismatch = term.get("matchLabelKeys", []), term.get("mismatchLabelKeys", [])
+    yield from unknown_fields("term", term, where)
+    yield from selector_faults(selector or {}, where)
+    yield from selector_faults(term.get("namespaceSelector", {}), where)
+    if not term.get("topologyKey"):
+        yield f"{where}: topologyKey is required"
+    if (match or mismatch) and selector is None:
+        yield f"{where}: matchLabelKeys without labelSelector"
+    selected = set((selector or {}).get("matchLabels", {})) | \
+        {rule["key"] for rule in (selector or {}).get("matchExpressions", [])}
+    for key in match:
+        if key in selected:
+            yield f"{where}: {key!r}: exists in both matchLabelKeys and labelSelector"
+        if key in mismatch:
+            yield f"{where}: {key!r}: exists in both matchLabelKeys and mismatchLabelKeys"
+
+
+def security_faults(own, pod, where):
+    added = own.get("capabilities", {}).get("add", [])
+    if own.get("allowPrivilegeEscalation") is False and (own.get("privileged") or
+                                                         {"SYS_ADMIN", "CAP_SYS_ADMIN"} & set(added)):
+        yield f"{where}: allowPrivilegeEscalation: false with privileged or SYS_ADMIN"
+    if own.get("runAsNonRoot", pod.get("runAsNonRoot")) and own.get("runAsUser", pod.get("runAsUser")) == 0:
+        yield f"{where}: runAsNonRoot as user 0"
+    if [name for name in added if name.startswith("CAP_")]:
+        yield f"{where}: a capability is named without CAP_"
+    if own.get("seccompProfile", {}).get("type", "RuntimeDefault") not in ("RuntimeDefault", "Unconfined", "Localhost"):
+        yield f"{where}: seccompProfile"
+
+
+def env_faults(container, where):
+    for item in container.get("env", []):
+        source = item.get("valueFrom")
+        if source and "value" in item:
+            yield f"{where}: {item['name']}: value and valueFrom"
+        if source and len(source) != 1:
+            yield f"{where}: {item['name']}: valueFrom has {len(source)} sources"
+        if "value" in item and not isinstance(item["value"], str):
+            yield f"{where}: {item['name']}: value is no string"
+        path = (source or {}).get("fieldRef", {}).get("fieldPath", "metadata.name")
+        if not re.fullmatch(r"metadata\.(name|namespace|uid)|metadata\.(labels|annotations)\['[^']+'\]|"
+                            r"spec\.(nodeName|serviceAccountName)|status\.(hostIPs?|podIPs?)", path):
+            yield f"{where}: {item['name']}: fieldPath {path}"
+
+
+def mount_faults(container, volumes, where):
+    paths = [mount["mountPath"] for mount in container.get("volumeMounts", [])]
+    for mount in container.get("volumeMounts", []):
+        yield from unknown_fields("mount", mount, where)
+        if mount["name"] not in volumes:
+            yield f"{where}: volumeMount {mount['name']!r}: not found"
+    if len(set(paths)) < len(paths) or [path for path in paths if ":" in path]:
+        yield f"{where}: mountPath: must be unique, and without ':'"
+
+
+def bytes_of(text):
+    number, unit = re.fullmatch(r"(\d+)([mMGK]i?)?", str(text)).groups()
+    return int(number) * {None: 1, "m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}[unit]
+
+
+def container_faults(container, pod, init, where):
+    yield from unknown_fields("container", container, where)
+    if not re.fullmatch(NAME, container["name"]) or len(container["name"]) > 63 or not container.get("image"):
+        yield f"{where}: name or image"
+    if init and container.get("restartPolicy") != "Always" and \
+            {"readinessProbe", "livenessProbe", "startupProbe", "lifecycle"} & set(container):
+        yield f"{where}: an init container has no probe"
+    for port in container.get("ports", []):
+        if len(port.get("name", "")) > 15 or not 0 < port["containerPort"] < 65536:
+            yield f"{where}: port {port}"
+        if pod.get("hostNetwork") and port.get("hostPort", port["containerPort"]) != port["containerPort"]:
+            yield f"{where}: with hostNetwork hostPort is containerPort"
+    limits = container.get("resources", {}).get("limits", {})
+    for name, value in container.get("resources", {}).get("requests", {}).items():
+        if name in limits and bytes_of(value) > bytes_of(limits[name]):
+            yield f"{where}: requests more {name} than its limit"
+    yield from security_faults(container.get("securityContext", {}), pod.get("securityContext", {}), where)
+    yield from env_faults(container, where)
+    yield from mount_faults(container, {volume["name"] for volume in pod.get("volumes", [])}, where)
+
+
+def volume_faults(volume, where):
+    yield from unknown_fields("volume", volume, where)
+    if len(volume) != 2 or not re.fullmatch(NAME, volume["name"]):
+        yield f"{where}: volume {volume['name']}: one source, and a name"
+    path = volume.get("hostPath")
+    if path and (".." in path["path"].split("/") or path.get("type", "") not in (
+            "", "DirectoryOrCreate", "Directory", "FileOrCreate", "File", "Socket")):
+        yield f"{where}: hostPath {path}"
+    if (volume.get("emptyDir") or {}).get("medium", "") not in ("", "Memory", "HugePages"):
+        yield f"{where}: emptyDir medium"
+
+
+def sysctl_faults(pod, where):
+    sysctls = pod.get("securityContext", {}).get("sysctls", [])
+    names = [item["name"] for item in sysctls]
+    if len(set(names)) < len(names) or [item for item in sysctls if not isinstance(item["value"], str)]:
+        yield f"{where}: sysctls: each once, with a string"
+    for name in names:
+        if name not in SAFE_SYSCTLS:
+            yield f"{where}: sysctl {name}: not one that is safe"
+        if pod.get("hostNetwork") and name.startswith("net."):
+            yield f"{where}: sysctl {name} with hostNetwork"
+
+
+def pod_faults(pod, where):
+    yield from unknown_fields("pod", pod, where)
+    containers = pod.get("initContainers", []) + pod["containers"]
+    for what, items in (("container", containers), ("volume", pod.get("volumes", []))):
+        names = [item["name"] for item in items]
+        if len(set(names)) < len(names):
+            yield f"{where}: {what} names: {names}"
+    for number, container in enumerate(containers):
+        yield from container_faults(container, pod, number < len(pod.get("initContainers", [])),
+                                    f"{where}/{container['name']}")
+    for volume in pod.get("volumes", []):
+        yield from volume_faults(volume, where)
+    yield from sysctl_faults(pod, where)
+    for kind in ("podAffinity", "podAntiAffinity"):
+        affinity = pod.get("affinity", {}).get(kind, {})
+        for term in affinity.get("requiredDuringSchedulingIgnoredDuringExecution", []):
+            yield from term_faults(term, f"{where}: {kind}")
+        for item in affinity.get("preferredDuringSchedulingIgnoredDuringExecution", []):
+            yield from term_faults(item["podAffinityTerm"], f"{where}: {kind}")
+
+
+def object_faults(item):
+    """Return: a list of what the API server would refuse, in its words or nearly."""
+    where, meta, spec = f"{item['kind']} {item['metadata']['name']}", item["metadata"], item.get("spec", {})
+    faults = [] if re.fullmatch(rf"{NAME}(\.{NAME})*", meta["name"]) and len(meta["name"]) < 254 else [f"{where}: name"]
+    faults += labels_faults(meta.get("labels", {}), where)
+    if item["kind"] == "Pod":
+        return faults + list(pod_faults(spec, where))
+    if item["kind"] not in KINDS:
+        return faults
+    spec = spec["jobTemplate"]["spec"] if item["kind"] == "CronJob" else spec
+    template = spec["template"]
+    labels = template.get("metadata", {}).get("labels", {})
+    faults += labels_faults(labels, where)
+    if not item["kind"].endswith("Job"):
+        chosen = spec["selector"]["matchLabels"]
+        if not chosen or not chosen.items() <= labels.items():
+            faults.append(f"{where}: selector does not match template labels")
+    policy = template["spec"].get("restartPolicy", "Always")
+    if (policy == "Always") == item["kind"].endswith("Job"):
+        faults.append(f"{where}: restartPolicy {policy}")
+    return faults + list(pod_faults(template["spec"], where))
+
+
+# ---- what they are tried on ----
+
+def workload(kind, label, slice_of="61900-61949"):
+    name, job = f"{kind.lower()}-{label}", kind.endswith("Job")
+    pod = {"containers": [{"name": "web", "image": "web", "env": [{"name": "KEPT", "value": "1"}]},
+                          {"name": "side", "image": "side"}]}
+    if job:
+        pod["restartPolicy"] = "Never"
+    spec = {"template": {"metadata": {"labels": {"app": name, "fixport-ports": slice_of}}, "spec": pod}}
+    if not job:
+        spec["selector"] = {"matchLabels": {"app": name}}
+    return {"apiVersion": "batch/v1" if job else "apps/v1", "kind": kind,
+            "metadata": {"name": name, "labels": {"fixport": label}},
+            "spec": {"jobTemplate": {"spec": spec}} if kind == "CronJob" else spec}
+
+
+def kustomize(folder, *resources, components=(), **more):
+    """Return: (the objects, what kubectl said)."""
+    with open(f"{folder}/kustomization.yaml", "w", encoding="utf-8") as file:
+        yaml.safe_dump({"resources": list(resources), **more,
+                        "components": [f"kubernetes/components/{name}" for name in components]}, file)
+    done = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, check=False)
+    return [item for item in yaml.safe_load_all(done.stdout) if item], done.stderr
+
+
+def all_faults(objects):
+    return [fault for item in objects for fault in object_faults(item)]
+
+
+def check_templates(tap, folder):
+    """Each component in each kind of workload, and the DaemonSets."""
+    for label, name in (("own-pool", "inject-own-pool"), ("node-pool", "inject-node-pool"), ("sysctl", "sysctl")):
+        with open(f"{folder}/apps.yaml", "w", encoding="utf-8") as file:
+            yaml.safe_dump_all([workload(kind, label) for kind in KINDS], file)
+        objects, said = kustomize(folder, "apps.yaml", components=[name])
+        tap.equal((len(objects), said), (len(KINDS), ""), f"{name}: kustomize makes each workload")
+        tap.equal(all_faults(objects), [], f"{name}: the API takes each")
+    objects, said = kustomize(folder, "kubernetes/base", components=["reclaim"])
+    tap.equal((len(objects), said, all_faults(objects)), (4, "", []), "base with reclaim: the API takes it")
+    objects, said = kustomize(folder, "kubernetes/base", components=["node-setup", "reclaim", "monitoring"])
+    tap.equal((len(objects), said, all_faults(objects)), (8, "", []), "base with all that is for nodes: the API takes it")
+    for name in ("node-setup", "node-undo"):
+        objects, said = kustomize(folder, "kubernetes/base", components=[name])
+        tap.equal(sorted(item["metadata"]["name"] for item in objects if item["kind"] == "DaemonSet"),
+                  ["fixport-node", "fixport-setup"], f"{name}: the two DaemonSets are there {said}")
+        tap.equal(all_faults(objects), [], f"base with {name}: the API takes it")
+        tap.equal({item["spec"]["template"]["spec"].get("priorityClassName") for item in objects
+                   if item["kind"] == "DaemonSet"}, {"system-node-critical"},
+                  f"base with {name}: what others wait for is not evicted first")
+    for path in sorted((KUBERNETES / "pods").iterdir()):
+        tap.equal(all_faults(yaml.safe_load_all(path.read_text(encoding="utf-8"))), [], f"pods/{path.name}: the API takes it")
+
+
+def kept_apart(one, other, known):
+    """Whether the scheduler refuses the pod of template @other beside @one's on a node. @known: whether
+    the API knows matchLabelKeys (1.31); one that does not drops it."""
+    term, = other["spec"]["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    wanted = dict(term["labelSelector"]["matchLabels"])
+    for key in term["matchLabelKeys"] if known else []:
+        if key in other["metadata"]["labels"]:
+            wanted[key] = other["metadata"]["labels"][key]
+    return wanted.items() <= one["metadata"]["labels"].items()
+
+
+def check_slices(tap, folder):
+    """podAntiAffinity of inject-own-pool."""
+    with open(f"{folder}/apps.yaml", "w", encoding="utf-8") as file:
+        yaml.safe_dump_all([workload("Deployment", "own-pool"), workload("StatefulSet", "own-pool"),
+                            workload("ReplicaSet", "own-pool", "61950-61999"),
+                            workload("DaemonSet", "node-pool")], file)
+    objects, _ = kustomize(folder, "apps.yaml", components=["inject-own-pool"])
+    pods = {item["kind"]: item["spec"]["template"] for item in objects}
+    for known, others in ((True, False), (False, True)):
+        api = "from 1.31 on" if known else "before 1.31"
+        tap.equal([kept_apart(pods["Deployment"], pods[kind], known) for kind in ("Deployment", "StatefulSet", "ReplicaSet")],
+                  [True, True, others], f"inject-own-pool: a slice is on a node once, {api}")
+        tap.point(not kept_apart(pods["DaemonSet"], pods["Deployment"], known),
+                  f"inject-own-pool: other pods are no matter, {api}")
+
+
+def broken(path, value):
+    """The pod template with one thing that the API refuses."""
+    item = copy.deepcopy(workload("Deployment", "x"))
+    pod = item["spec"]["template"]["spec"]
+    pod["affinity"] = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"labelSelector": {"matchLabels": {"a": "b"}}, "matchLabelKeys": ["c"], "topologyKey": "kubernetes.io/hostname"}]}}
+    pod["volumes"] = [{"name": "v", "emptyDir": {}}]
+    if value is None:
+        return item
+    at = pod
+    for step in path[:-1]:
+        at = at[step]
+    at[path[-1]] = value
+    return item
+
+
+def check_the_check(tap):
+    term = ["affinity", "podAntiAffinity", "requiredDuringSchedulingIgnoredDuringExecution", 0]
+    web = ["containers", 0]
+    tap.equal(all_faults([broken([], None)]), [], "the check finds nothing in a good manifest")
+    for path, value, fault in (
+            (term + ["labelSelector"], {"matchExpressions": [{"key": "c", "operator": "Exists"}]}, "'c': exists in both"),
+            (term + ["labelSelector"], {"matchLabels": {"c": "d"}}, "'c': exists in both"),
+            (term + ["labelSelector"], {"matchExpressions": [{"key": "x", "operator": "In"}]}, "operator In"),
+            (term + ["mismatchLabelKeys"], ["c"], "mismatchLabelKeys"),
+            (term + ["topologyKey"], "", "topologyKey"),
+            (term + ["matchLabelsKeys"], ["c"], "no field"),
+            (web + ["volumeMounts"], [{"name": "other", "mountPath": "/x"}], "not found"),
+            (web + ["volumeMounts"], [{"name": "v", "mountPath": "/x"}] * 2, "unique"),
+            (web + ["env"], [{"name": "X", "value": "1", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}], "valueFrom"),
+            (web + ["env"], [{"name": "X", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels"}}}], "fieldPath"),
+            (web + ["env"], [{"name": "X", "value": 1}], "no string"),
+            (web + ["name"], "side", "container names"),
+            (web + ["name"], "Web", "name or image"),
+            (web + ["securityContext"], {"privileged": True, "allowPrivilegeEscalation": False}, "allowPrivilegeEscalation"),
+            (web + ["securityContext"], {"runAsNonRoot": True, "runAsUser": 0}, "runAsNonRoot"),
+            (web + ["resources"], {"requests": {"memory": "2Mi"}, "limits": {"memory": "1Mi"}}, "its limit"),
+            (["initContainers"], [{"name": "i", "image": "i", "readinessProbe": {}}], "no probe"),
+            (["securityContext"], {"sysctls": [{"name": "net.core.somaxconn", "value": "1"}]}, "safe"),
+            (["volumes"], [{"name": "v", "hostPath": {"path": "/a/../b"}}], "hostPath"),
+            (["restartPolicy"], "Never", "restartPolicy")):
+        found = all_faults([broken(path, value)])
+        tap.point(any(fault in text for text in found), f"the check finds: {fault} ({path[-1]})")
+
+
+def check_namespaces(tap, folder):
+    """base beside a namespace transformer."""
+    Path(folder, "apps.yaml").write_text(yaml.safe_dump(workload("Deployment", "node-pool")), encoding="utf-8")
+    objects, said = kustomize(folder, "apps.yaml", "kubernetes/base", namespace="shop")
+    tap.point(not objects and "fixport-stays-in-namespace-fixport.give-your-application-a-kustomization-of-its-own" in said,
+              "base in a kustomization with another namespace is refused, with what to do")
+    objects, _ = kustomize(folder, "apps.yaml", namespace="shop", components=["inject-node-pool"])
+    tap.equal([item["metadata"]["namespace"] for item in objects], ["shop"], "the application's own has its namespace")
+    objects, said = kustomize(folder, "kubernetes/base", components=["node-setup"])
+    tap.equal({item["metadata"].get("namespace", item["metadata"]["name"]) for item in objects}, {"fixport"},
+              f"base's own is in fixport alone {said}")
+
+
+# ---- what the shipped configuration makes of a node ----
+
+SERVER = """
+import socket
+server = socket.create_server(("", 60001))
+print("ready", flush=True)
+while True:
+    peer, where = server.accept()
+    peer.sendall(str(where[1]).encode())
+    peer.close()
+"""
+CLIENT = """
+import socket, sys
+for port in map(int, sys.argv[3:]):
+    client = socket.socket()
+    client.bind(("", port))
+    client.connect((sys.argv[1], int(sys.argv[2])))
+    print(client.recv(9).decode(), flush=True)
+"""
+NODE = """
+mount -t tmpfs none /run && mount -t tmpfs none /var/lib && mkdir -p /run/netns
+sysctl -qw net.ipv4.ip_forward=1
+for name in host pod next; do ip netns add $name; ip link add $name type veth peer name eth0 netns $name; ip link set $name up; done
+ip addr add 192.168.31.17/24 dev host; ip addr add 10.200.1.1/24 dev pod
+enter() { nsenter --net=/run/netns/$1 ip "${@:2}"; }
+enter host addr add 192.168.31.67/24 dev eth0; enter host link set eth0 up
+enter pod addr add 10.200.1.91/24 dev eth0; enter pod link set eth0 up; enter pod route add default via 10.200.1.1
+ip addr add 10.200.1.1/32 dev next; ip route add 10.200.1.92/32 dev next
+enter next addr add 10.200.1.92/32 dev eth0; enter next link set eth0 up
+enter next route add 10.200.1.1 dev eth0; enter next route add default via 10.200.1.1
+ip route add default via 192.168.31.67
+iptables -w -t nat -A OUTPUT -d 10.96.0.10 -j MARK --set-xmark 0x4000/0x4000
+iptables -w -t nat -A OUTPUT -d 10.96.0.10 -p tcp -j DNAT --to-destination 192.168.31.67:60001
+iptables -w -t nat -A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE --random-fully
+iptables -w -t nat -A POSTROUTING -s 10.200.0.0/16 -j MASQUERADE --random-fully
+"""
+
+
+def shipped_site():
+    """base/fixport.conf with what stands behind ";" in force, but for its rule."""
+    text = (KUBERNETES / "base" / "fixport.conf").read_text(encoding="utf-8")
+    return re.sub(r"^;", "", re.sub(r"^;\[rule.*\n;to.*\n", "", text, flags=re.M), flags=re.M)
+
+
+def ports_of(text):
+    """All ports of "61001-61010, 61020"."""
+    spans = [part.split("-") for part in re.split(r"[, ]+", text.strip())]
+    return {port for span in spans for port in range(int(span[0]), int(span[-1]) + 1)}
+
+
+def shipped_ports():
+    """Name of a component or pod, and the ports that it uses as it is shipped."""
+    for path in sorted(KUBERNETES.rglob("*.yaml")):
+        text = path.read_text(encoding="utf-8")
+        for found in re.findall(r"fixport-ports: ([\d-]+)", text):
+            yield f"{path.parent.name}/{path.name}", ports_of(found)
+        for low, high in re.findall(r"ip_local_port_range, value: (\d+) (\d+)", text):
+            yield f"{path.parent.name}/{path.name}", ports_of(f"{low}-{high}")
+
+
+def seen(where, address, port, sources):
+    """What the host saw, in a list. @where: a namespace, or "" for the node."""
+    argv = [sys.executable, "-c", CLIENT, address, str(port), *map(str, sources)]
+    done = subprocess.run(fptest.in_netns(where, *argv) if where else argv, capture_output=True, text=True,
+                          check=False, timeout=60)
+    return [int(word) for word in done.stdout.split()] or done.stderr
+
+
+def node_checks(tap, folder):
+    """In namespaces of its own: the node is this one."""
+    subprocess.run(["bash", "-ec", NODE], check=True)
+    Path(folder, "site.conf").write_text(shipped_site(), encoding="utf-8")
+    with subprocess.Popen(fptest.in_netns("host", sys.executable, "-c", SERVER), stdout=subprocess.PIPE) as server:
+        server.stdout.readline()
+        tries = {"a pod": ("pod", "192.168.31.67", 60001), "the node, by a Service": ("", "10.96.0.10", 80)}
+        before = {name: seen(*way, range(61001, 61005)) for name, way in tries.items()}
+        tap.point(all(ports != list(range(61001, 61005)) for ports in before.values()),
+                  "the node's rules change ports, as a CNI's and kube-proxy's do")
+        done = subprocess.run([os.path.join(fptest.BUILD, "tools", "fixport-setup"), "apply", "--config",
+                               f"{folder}/site.conf", "--role", "node"], capture_output=True, text=True, check=False)
+        tap.equal(done.returncode, 0, f"fixport-setup takes the shipped configuration {done.stderr if done.returncode else ''}")
+        used, followed = set(range(61001, 61005)), {}
+        for name, ports in shipped_ports():
+            first = {}
+            for who, way in tries.items():
+                free = sorted(ports - used)  # each once: the host remembers, and so does the node
+                sources = free[:2] + free[-2:]
+                used.update(sources)
+                first[who] = sources
+                tap.equal(seen(*way, sources), sources, f"{name}: its ports leave {who} as they are")
+            followed[name] = first["a pod"]
+            tap.equal(ports - ports_of("61001-61999"), set(), f"{name}: all of them are in the documented range")
+        # At last, as they are moved to whatever is free. The kernel's own timeouts: the node remembers the
+        # connections of the pods before.
+        for name, sources in followed.items():
+            follower = seen("next", "192.168.31.67", 60001, sources)
+            tap.point(len(follower) == len(sources) and set(follower) <= ports_of("61001-61999"),
+                      f"{name}: a pod that follows another with its ports stays in the range", follower)
+        server.kill()
+
+
+IDLE = """
+import socket, sys
+server = socket.create_server(("127.0.0.1", 0))
+for _ in range(20):
+    client = socket.create_connection(server.getsockname())
+    peer = server.accept()[0]
+    peer.close()
+    client.close()
+kept = []
+try:
+    while len(kept) < int(sys.argv[1]):
+        kept.append(socket.create_connection(server.getsockname()))
+except OSError:
+    pass  # one too many
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def metrics_of(pool):
+    done = subprocess.run([fptest.POOL_TOOL, "metrics", "--pool", pool], capture_output=True, text=True, check=True)
+    return {name: float(value) for name, value in re.findall(r"^(\w+)(?:{rule=[^}]*})? (\S+)$", done.stdout, re.M)}
+
+
+def alarm(rule, before, now):
+    """Whether an alert's expression holds: "increase(A[..]) > N" or "A / B > N"."""
+    found = re.fullmatch(r"increase\((\w+)\[\w+\]\) > (\d+)", rule["expr"])
+    if found:
+        return now[found[1]] - before[found[1]] > float(found[2])
+    over, under, limit = re.fullmatch(r"(\w+) / (\w+) > ([\d.]+)", rule["expr"]).groups()
+    return now[over] / now[under] > float(limit)
+
+
+def check_alerts(tap, folder):
+    """A program that has let go all ports and idles raises no alert, and one that has them all does."""
+    objects, said = kustomize(folder, "kubernetes/base", components=["monitoring"])
+    tap.equal((len(objects), said), (6, ""), "monitoring: it goes with base")
+    found = {item["kind"]: item for item in objects}
+    node = found["DaemonSet"]["spec"]["template"]
+    port, = [port for item in node["spec"]["containers"] for port in item.get("ports", [])]
+    policy, monitor = found["NetworkPolicy"]["spec"], found["PodMonitor"]["spec"]
+    chosen = [item["matchLabels"].items() <= node["metadata"]["labels"].items()
+              for item in (policy["podSelector"], monitor["selector"])]
+    tap.equal((chosen, policy["ingress"][0]["ports"][0]["port"], monitor["podMetricsEndpoints"][0]["port"]),
+              ([True, True], port["containerPort"], port["name"]), "monitoring: it is about the pods and the port of base")
+    rules = {rule["alert"]: rule for rule in found["PrometheusRule"]["spec"]["groups"][0]["rules"]}
+    del rules["FixportPoolGone"]
+    for name, kept, expected in (("all ports let go", 0, []), ("all ports in use", 10, ["FixportPortsNearlyUsed"]),
+                                 ("a connection too many", 11, ["FixportNoPortLeft", "FixportPortsNearlyUsed"])):
+        pool = f"{folder}/pool-{kept}"
+        subprocess.run([fptest.POOL_TOOL, "create", "-p", "61001-61010", "-t", "127.0.0.0/8", "--pool", pool],
+                       check=True, capture_output=True)
+        before = metrics_of(pool)
+        with subprocess.Popen([sys.executable, "-c", IDLE, str(kept)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, env=fptest.environment(FIXPORT_POOL=pool)) as idle:
+            ready = idle.stdout.readline()
+            now = metrics_of(pool)
+            raised = sorted(alert for alert, rule in rules.items() if alarm(rule, before, now))
+            idle.stdin.close()
+        tap.equal((ready, raised), (b"ready\n", expected), f"alerts: {name}")
+        if not kept:
+            tap.equal(now["fixport_rule_busiest_leases"], 10, "alerts: there all ports have a lease")
+
+
+def check_reclaim(tap, folder):
+    """Ports that a pod has let go which idles, with the capabilities of the manifest and without."""
+    if os.geteuid() or not fptest.can_make_netns() or not shutil.which("setpriv"):
+        tap.cannot("reclaim", "namespaces and capabilities need root")
+        return
+    template = yaml.safe_load((KUBERNETES / "components/reclaim/reclaim.yaml").read_text(encoding="utf-8"))
+    container, = template["spec"]["template"]["spec"]["containers"]
+    added = container["securityContext"]["capabilities"]["add"]
+    pool = f"{folder}/pool-reclaim"
+    subprocess.run([fptest.POOL_TOOL, "create", "-p", "61001-61010", "-t", "127.0.0.0/8", "--pool", pool],
+                   check=True, capture_output=True)
+    env = dict(os.environ, FIXPORT_POOL=pool, FIXPORT_STATE=f"{folder}/reclaim",
+               PATH=f"{fptest.BUILD}/tools:{os.environ['PATH']}")
+    def helper(capabilities):
+        bounds = ",".join(["-all", *(f"+{name.lower()}" for name in capabilities)])
+        done = subprocess.run(["setpriv", f"--bounding-set={bounds}", "--inh-caps=-all",
+                               SOURCE / "contrib/docker/fixport-node", "once", "reclaim"], env=env,
+                              capture_output=True, text=True, check=False)
+        leases = subprocess.run([fptest.POOL_TOOL, "metrics", "--pool", pool], capture_output=True, text=True, check=True)
+        return done, re.search(r'leases{state="letgo"} (\d+)', leases.stdout)[1]
+    with subprocess.Popen(["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh",
+                           sys.executable, "-c", IDLE, "0"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          env=fptest.environment(FIXPORT_POOL=pool)) as idle:
+        idle.stdout.readline()
+        done, left = helper([])
+        tap.point(done.returncode == 1 and left == "10" and "cannot be entered" in done.stdout,
+                  "reclaim: without capabilities it fails, and says so", done.stdout, done.stderr)
+        done, left = helper(added)
+        tap.equal((done.returncode, done.stdout, left), (0, "", "0"),
+                  "reclaim: with those of the manifest an idle pod's ports come back")
+        idle.stdin.close()
+
+
+def check_words(tap, folder):
+    """What fixport-node says of a ConfigMap that cannot be taken, in the log and to the probe."""
+    config = Path(folder, "config")
+    config.mkdir()
+    env = dict(os.environ, FIXPORT_CONFIG=f"{config}/fixport.conf", FIXPORT_STATE=f"{folder}/state",
+               FIXPORT_POOL=f"{folder}/pool", PATH=f"{fptest.BUILD}/tools:{os.environ['PATH']}")
+    good = "[pool]\nports = 61001-61999\n"
+    for key, text, said in (
+            ("fixport.conf", "[pool]\nports = 60001-80001\n", 'ConfigMap, key fixport.conf: [pool] ports = "60001-80001": 80001 is not a port'),
+            ("fixport.conf", "[pool]\nports 61001\n", "ConfigMap, key fixport.conf: line 2: "),
+            ("discovered.conf", "[node a]\nadress = 192.168.31.17\n", "ConfigMap, key discovered.conf: [node a] adress")):
+        (config / "fixport.conf").write_text(good, encoding="utf-8")
+        (config / key).write_text(text, encoding="utf-8")
+        words = []
+        for argv in (["once", "pool"], ["ready", "pool"]):
+            done = subprocess.run([SOURCE / "contrib/docker/fixport-node", *argv], env=env, check=False, text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            words.append(done.stdout)
+            tap.point(done.returncode, f"fixport-node {argv[0]}: {text!r} in {key} is refused")
+        tap.point(all(said in word and folder not in word and "cmp:" not in word for word in words),
+                  f"and log and probe say: {said}", *words)
+    (config / "discovered.conf").unlink()
+    (config / "fixport.conf").write_text(good, encoding="utf-8")
+    done = [subprocess.run([SOURCE / "contrib/docker/fixport-node", word, "pool"], env=env, check=False,
+                           stdout=subprocess.DEVNULL).returncode for word in ("once", "ready")]
+    tap.equal(done, [0, 0], "fixport-node: a good one is taken, and it is ready")
+
+
+def check_node(tap, folder):
+    if os.geteuid() or not fptest.can_make_netns():
+        tap.cannot("a node", "namespaces need root")
+        return
+    child = [sys.executable, __file__, "--node", folder]
+    done = subprocess.run(["unshare", "--mount", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *child],
+                          capture_output=True, text=True, check=False, timeout=300)
+    lines = re.findall(r"^(ok|not ok) \d+ - (.*)((?:\n# .*)*)", done.stdout, re.M)
+    for word, name, more in lines:
+        tap.point(word == "ok", name, more.replace("\n# ", "\n").strip())
+    tap.point(len(lines) >= 12, "all of it was tried", done.stderr[-2000:] if len(lines) < 12 else "")
+
+
+def main():
+    tap = fptest.Tap()
+    if sys.argv[1:2] == ["--node"]:
+        node_checks(tap, sys.argv[2])
+        tap.end()
+    check_the_check(tap)
+    if not shutil.which("kubectl"):
+        tap.cannot("manifests", "there is no kubectl")
+        tap.end()
+    with tempfile.TemporaryDirectory(prefix="fixport-test-") as folder:
+        shutil.copytree(KUBERNETES, f"{folder}/kubernetes")
+        for check in (check_templates, check_slices, check_namespaces, check_alerts, check_reclaim, check_words, check_node):
+            check(tap, folder)
+    tap.end()
+
+
+if __name__ == "__main__":
+    main()
