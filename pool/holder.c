@@ -107,7 +107,7 @@ static void words_bury(const struct pool *pool, const struct slots *dead, uint64
 static void slot_clear(const struct pool *pool, uint32_t slot)
 {
     atomic_store(&pool->holder[slot].cookie, 0);
-    atomic_fetch_add_explicit(&pool->header->buried, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&pool->counters->buried, 1, memory_order_relaxed);
 }
 
 static void slot_bury(const struct pool *pool, uint32_t slot, uint64_t now)

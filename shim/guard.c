@@ -8,14 +8,19 @@
  * instruction fault again, so that the program dies as it would have.
  */
 #include "shim.h"
+#include "../pool/layout_size.h"
 
 #include <signal.h>
 
-static void give_up(struct shim_pool *at)
+/* Whether a fault was in those @size bytes; then they are zeros from now on. */
+static bool give_up(struct shim_pool *at, uintptr_t fault, const void *memory, size_t size)
 {
+    uintptr_t base = (uintptr_t)memory;
+    if (!base || fault < base || fault - base >= size)
+        return false;
     atomic_store(&at->broken, 1);
-    SYS(mmap, at->pool.header, at->pool.size, PROT_READ | PROT_WRITE,
-        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    SYS(mmap, base, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    return true;
 }
 
 static void on_sigbus(int number, siginfo_t *info, void *context)
@@ -23,11 +28,10 @@ static void on_sigbus(int number, siginfo_t *info, void *context)
     (void)context;
     uintptr_t address = (uintptr_t)info->si_addr;
     for (int i = 0; i < SHIM_POOLS && info->si_code > 0; i++) {
-        uintptr_t base = (uintptr_t)shim_pools[i].pool.header;
-        if (base && address >= base && address - base < shim_pools[i].pool.size) {
-            give_up(&shim_pools[i]);
+        struct shim_pool *at = &shim_pools[i];
+        if (give_up(at, address, at->pool.header, layout_pool_size()) ||
+            give_up(at, address, at->pool.counters, at->pool.shared_size))
             return;
-        }
     }
     struct sigaction fallback = {.sa_handler = SIG_DFL};
     sigaction(number, &fallback, NULL);

@@ -21,18 +21,6 @@ static _Atomic uint32_t pools_used;
 static _Atomic uint64_t tried_ms; /* to open a pool */
 static _Atomic uint64_t looked_ms; /* whether it is still the one at its path */
 
-bool shim_same_file(int fd, struct shim_pool *at, bool remember)
-{
-    struct stat st;
-    if (SYS(fstat, fd, &st) != 0)
-        return false;
-    if (remember) {
-        at->device = st.st_dev;
-        at->inode = st.st_ino;
-    }
-    return at->device == st.st_dev && at->inode == st.st_ino;
-}
-
 static int open_or_create(struct pool *pool, int *fd)
 {
     int result = pool_open(shim.path, pool, fd);
@@ -55,7 +43,6 @@ static void open_into(struct shim_pool *at)
         fault_set(shim.path, pool_strerror(result));
     } else {
         fault_clear();
-        shim_same_file(fd, at, true);
         netns_join_own(at, fd);
         SYS(close, fd);
         atomic_store_explicit(&shim.current, at, memory_order_release);
@@ -90,7 +77,7 @@ static bool replaced(const struct shim_pool *at)
 {
     struct stat st;
     return SYS(newfstatat, AT_FDCWD, shim.path, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
-           (at->device != st.st_dev || at->inode != st.st_ino);
+           (at->pool.device != st.st_dev || at->pool.inode != st.st_ino);
 }
 
 /* Whether a second has passed since *@last; then another one begins. For one of many threads. */

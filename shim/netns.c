@@ -127,23 +127,17 @@ static struct shim_netns *join_later(struct shim_pool *at, uint64_t cookie)
 {
     bool is_new = false;
     struct shim_netns *netns = NULL;
-    int fd = (int)SYS(openat, AT_FDCWD, shim.path,
-                      O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0);
+    int fd = pool_shares_open(shim.path, &at->pool, O_RDWR);
     if (fd < 0) {
         fault_set(shim.path, pool_strerror(fd));
         return NULL;
     }
-    if (!shim_same_file(fd, at, false)) {
-        atomic_store(&at->broken, 1);
-        fault_set(shim.path, "it was replaced");
-    } else {
-        long anchor = SYS(mmap, NULL, 1, PROT_NONE, MAP_SHARED, fd, 0);
-        bool mapped = anchor > 0 || anchor < -4095;
-        if (mapped)
-            netns = join(at, fd, cookie, &is_new);
-        if (!netns && mapped)
-            SYS(munmap, anchor, 1);
-    }
+    long anchor = SYS(mmap, NULL, 1, PROT_NONE, MAP_SHARED, fd, 0);
+    bool mapped = anchor > 0 || anchor < -4095;
+    if (mapped)
+        netns = join(at, fd, cookie, &is_new);
+    if (!netns && mapped)
+        SYS(munmap, anchor, 1);
     SYS(close, fd);
     if (netns && is_new && netns_is_own(netns))
         lease_reconcile(&at->pool, netns->slot, sys_now_ms());

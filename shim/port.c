@@ -506,12 +506,6 @@ static enum port_answer already_bound(struct attempt *attempt)
 
 /* ---- when no port is left ---- */
 
-static int reopen(void)
-{
-    return (int)SYS(openat, AT_FDCWD, shim.path,
-                    O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0);
-}
-
 /* Compares the namespace's leases with its sockets, if this thread can see them. */
 static int reconcile(const struct attempt *attempt, uint64_t now)
 {
@@ -530,11 +524,9 @@ static bool take_back(struct attempt *attempt)
     if (!lease_reconcile_due(pool, attempt->netns->slot, now))
         return false;
     int found = reconcile(attempt, now);
-    int fd = reopen();
+    int fd = pool_shares_open(shim.path, pool, O_RDWR);
     if (fd >= 0) {
-        /* Another file's locks would say that everybody is dead. */
-        if (shim_same_file(fd, attempt->at, false))
-            found += holder_bury_dead(pool, fd, now);
+        found += holder_bury_dead(pool, fd, now);
         SYS(close, fd);
     }
     return found > 0;
@@ -569,7 +561,7 @@ static bool wait_for_port(struct attempt *attempt)
         lease_wait(pool, attempt->netns->slot, attempt->lane, attempt->seen,
                    left < 200 ? left : 200);
     else
-        count(&pool->header->waited);
+        count(&pool->counters->waited);
     attempt->waiting = true;
     attempt->seen = lease_wait_begin(pool, attempt->netns->slot, attempt->lane);
     return true;
@@ -577,13 +569,13 @@ static bool wait_for_port(struct attempt *attempt)
 
 static enum port_answer exhausted(struct attempt *attempt)
 {
-    struct pool_header *header = attempt->at->pool.header;
-    count(&header->exhausted);
+    struct pool_counters *counters = attempt->at->pool.counters;
+    count(&counters->exhausted);
     shim_log("exhausted", &attempt->dest, 0);
     sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
     if (attempt->verdict.exhausted != POLICY_PASS)
         return no_port();
-    count(&header->passed);
+    count(&counters->passed);
     return PORT_PASS;
 }
 
@@ -770,7 +762,7 @@ static int connected(struct attempt *attempt)
     if (!lease_confirm(&attempt->at->pool, &attempt->lease, attempt->began)) {
         sock_disconnect(attempt->fd);
         sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
-        count(&attempt->at->pool.header->lost);
+        count(&attempt->at->pool.counters->lost);
         errno = EADDRNOTAVAIL;
         return -1;
     }

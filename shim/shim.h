@@ -78,7 +78,6 @@ struct shim_netns {
 /* One attachment to a pool file. Stays mapped: other threads may be in it. */
 struct shim_pool {
     struct pool pool;
-    uint64_t device, inode; /* of its file */
     _Atomic uint32_t broken; /* its file was truncated under it, or replaced */
     struct shim_netns netns[SHIM_NETNS];
 };
@@ -126,9 +125,6 @@ static inline struct shim_pool *shim_pool_peek(void)
 {
     return atomic_load_explicit(&shim.current, memory_order_acquire);
 }
-
-/** shim_same_file - whether @fd is the file that @at maps; @remember: from now on it is. */
-bool shim_same_file(int fd, struct shim_pool *at, bool remember);
 
 /* ---- netns.c ---- */
 

@@ -33,6 +33,9 @@ int place_open(const char *path, struct place *place);
 /** place_close - give the folder back. */
 void place_close(struct place *place);
 
+/** place_sweep - take away the shares of pools of that name, when there is none any more. */
+void place_sweep(const struct place *place);
+
 /**
  * place_clear - take away whatever has the pool's name: a damaged pool, a link, somebody's file. A
  * folder with something in it is renamed. Programs that have a damaged pool mapped leave it.
