@@ -159,6 +159,12 @@ static void slot_fill(struct pool_holder *holder, uint64_t cookie)
     atomic_store_explicit(&holder->cookie, cookie, memory_order_release);
 }
 
+void holder_restore(const struct pool *pool, uint32_t slot, uint64_t cookie)
+{
+    if (atomic_load(&pool->holder[slot].cookie) == 0)
+        slot_fill(&pool->holder[slot], cookie);
+}
+
 /* Joins the slot if it is this namespace's. -EAGAIN: somebody is just writing it. */
 static int slot_join(const struct pool *pool, int fd, uint32_t slot, uint64_t cookie)
 {

@@ -51,6 +51,9 @@ int holder_join(const struct pool *pool, int fd, uint64_t cookie, bool *is_new);
  */
 int holder_bury_dead(const struct pool *pool, int fd, uint64_t now);
 
+/** holder_restore - say again who has @slot, whose lock this process has: the shares were truncated. */
+void holder_restore(const struct pool *pool, uint32_t slot, uint64_t cookie);
+
 /** holder_alive - whether some process holds @slot's lock. @fd: another open of the pool file. */
 bool holder_alive(int fd, uint32_t slot);
 

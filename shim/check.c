@@ -88,7 +88,7 @@ static void answer(int fd)
     if (ready && at)
         describe_pool(&text, at);
     text_char(&text, '\n');
-    SYS(write, fd, buffer, text.length < sizeof(buffer) ? text.length : sizeof(buffer) - 1);
+    quiet_write(fd, buffer, text.length < sizeof(buffer) ? text.length : sizeof(buffer) - 1);
 }
 
 static bool is_pipe(int fd)

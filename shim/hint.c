@@ -67,8 +67,11 @@ void hint_let_go(struct hint hint)
     if (hint.kind < HINT_LEASED)
         return;
     struct shim_pool *at = shim_pool_peek();
-    if (at && atomic_load_explicit(&at->netns[hint.netns].cookie, memory_order_acquire))
-        lease_hint(&at->pool, at->netns[hint.netns].slot, hint.lane, hint.port);
+    if (!at || !atomic_load_explicit(&at->netns[hint.netns].cookie, memory_order_acquire))
+        return;
+    bool was_blocked = guard_begin();
+    lease_hint(&at->pool, at->netns[hint.netns].slot, hint.lane, hint.port);
+    guard_end(was_blocked);
 }
 
 void hint_range(unsigned first, unsigned last)

@@ -37,7 +37,7 @@ static void open_into(struct shim_pool *at)
 {
     int fd;
     atomic_store(&at->broken, 0); /* an earlier attempt may have failed here */
-    guard_install();
+    atomic_store(&at->torn, 0);
     int result = open_or_create(&at->pool, &fd);
     if (result) {
         fault_set(shim.path, pool_strerror(result));
@@ -47,7 +47,6 @@ static void open_into(struct shim_pool *at)
         SYS(close, fd);
         atomic_store_explicit(&shim.current, at, memory_order_release);
     }
-    guard_remove();
 }
 
 /* One attempt, by one thread. A used-up attachment cannot be used again: threads may be in it. */
@@ -55,6 +54,7 @@ static void try_open(void)
 {
     if (!netns_lock())
         return;
+    guard_install();
     uint32_t used = atomic_load(&pools_used);
     if (used >= SHIM_POOLS) {
         fault_set(shim.path, "it was replaced too often for this process");
@@ -66,8 +66,10 @@ static void try_open(void)
     netns_unlock();
 }
 
-static bool usable(const struct shim_pool *at)
+static bool usable(struct shim_pool *at)
 {
+    if (at && atomic_load_explicit(&at->torn, memory_order_relaxed) && !netns_mend(at))
+        return false;
     return at && !atomic_load_explicit(&at->broken, memory_order_relaxed) &&
            atomic_load_explicit(&at->pool.header->state, memory_order_relaxed) == POOL_LIVE;
 }

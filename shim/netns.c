@@ -15,9 +15,10 @@
 #include <sched.h>
 
 #define LOCK_YIELDS 1000 /* then by naps of 1 ms */
-#define LOCK_NAPS 5000 /* joining takes a few ms; somebody is stopped in the middle of it */
-#define FORK_NAPS 100
+#define LOCK_NAPS 100 /* joining takes a few ms; somebody is stopped in the middle of it */
+#define FORK_NAPS 20
 
+static uint64_t owner_mask; /* the signals that the owner had blocked */
 static _Atomic uint64_t owner; /* pid << 32 | tid of the thread that is joining; 0: nobody */
 static _Atomic uint32_t wanders; /* the process changes namespaces: ask every socket */
 static _Atomic uint64_t seen; /* the last fresh socket: tick << 9 | rule << 4 | entry */
@@ -28,11 +29,25 @@ enum holding { HELD_BY_OTHER, HELD_BY_ME, HELD_BY_OTHER_PROCESS };
 static enum holding holding(uint64_t now, uint64_t mine)
 {
     if (now == mine)
-        return HELD_BY_ME; /* a signal handler connects */
+        return HELD_BY_ME; /* a handler for a fault in the pool connects */
     return now >> 32 == mine >> 32 ? HELD_BY_OTHER : HELD_BY_OTHER_PROCESS;
 }
 
-bool netns_lock(void)
+/*
+ * Nothing may come in between while the lock is held: a handler that leaves by longjmp(), or a
+ * cancellation, would keep it for ever. A fault is no such thing.
+ */
+static uint64_t mask_all(void)
+{
+    uint64_t all = ~0ull, before = 0;
+    static const uint8_t faults[] = {SIGBUS, SIGSEGV, SIGILL, SIGFPE, SIGTRAP, SIGSYS};
+    for (size_t i = 0; i < sizeof(faults); i++)
+        all &= ~(1ull << (faults[i] - 1));
+    SYS(rt_sigprocmask, SIG_BLOCK, &all, &before, 8);
+    return before;
+}
+
+static bool lock(void)
 {
     uint64_t mine = (uint64_t)SYS(getpid) << 32 | (uint64_t)SYS(gettid);
     for (unsigned tries = 0;; tries++) {
@@ -54,9 +69,22 @@ bool netns_lock(void)
     }
 }
 
+bool netns_lock(void)
+{
+    uint64_t mask = mask_all();
+    if (lock()) {
+        owner_mask = mask;
+        return true;
+    }
+    SYS(rt_sigprocmask, SIG_SETMASK, &mask, NULL, 8);
+    return false;
+}
+
 void netns_unlock(void)
 {
+    uint64_t mask = owner_mask;
     atomic_store(&owner, 0);
+    SYS(rt_sigprocmask, SIG_SETMASK, &mask, NULL, 8);
 }
 
 static uint32_t unused_entry(const struct shim_pool *at)
@@ -103,6 +131,7 @@ static struct shim_netns *join(struct shim_pool *at, int fd, uint64_t cookie, bo
     atomic_store(&netns->by_bind, 0);
     atomic_store(&netns->stamps, 0);
     atomic_store(&netns->lingers, 0);
+    atomic_store(&netns->compared, 0);
     atomic_store_explicit(&netns->cookie, cookie, memory_order_release);
     return netns;
 }
@@ -113,6 +142,8 @@ static struct shim_netns *join(struct shim_pool *at, int fd, uint64_t cookie, bo
  */
 void netns_join_own(struct shim_pool *at, int fd)
 {
+    /* The lock must outlive the other mapping of this open file, if that is torn. */
+    SYS(mmap, NULL, 1, PROT_NONE, MAP_SHARED, fd, 0);
     bool is_new = false;
     uint64_t cookie = own_cookie();
     atomic_store(&seen, 0); /* entries of another pool */
@@ -142,6 +173,39 @@ static struct shim_netns *join_later(struct shim_pool *at, uint64_t cookie)
     if (netns && is_new && netns_is_own(netns))
         lease_reconcile(&at->pool, netns->slot, sys_now_ms());
     return netns;
+}
+
+static _Atomic uint64_t mended_ms;
+
+static void mend(struct shim_pool *at, int fd)
+{
+    uint64_t now = sys_now_ms(), before = atomic_load(&mended_ms);
+    atomic_store(&at->torn, 0); /* before: what tears it from now on says so again */
+    SYS(mmap, at->pool.counters, at->pool.shared_size, PROT_READ | PROT_WRITE,
+        MAP_SHARED | MAP_FIXED, fd, 0);
+    for (uint32_t i = 0; i < SHIM_NETNS && atomic_load(&at->netns[i].cookie); i++) {
+        holder_restore(&at->pool, at->netns[i].slot, atomic_load(&at->netns[i].cookie));
+        if (now - before >= 1000 && netns_is_own(&at->netns[i])) {
+            atomic_store(&mended_ms, now);
+            lease_reconcile(&at->pool, at->netns[i].slot, now);
+        }
+    }
+}
+
+bool netns_mend(struct shim_pool *at)
+{
+    if (!netns_lock())
+        return false;
+    int fd = atomic_load(&at->torn) ? pool_shares_open(shim.path, &at->pool, O_RDWR) : -EALREADY;
+    if (fd >= 0) {
+        mend(at, fd);
+        SYS(close, fd);
+    } else if (fd != -EALREADY) {
+        fault_set(shim.path, "its shares were truncated, and are out of reach");
+        atomic_store(&at->broken, 1);
+    }
+    netns_unlock();
+    return fd >= 0 || fd == -EALREADY;
 }
 
 static struct shim_netns *find(struct shim_pool *at, uint64_t cookie)

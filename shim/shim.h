@@ -31,6 +31,7 @@
 #include "../pool/pool.h"
 #include "../pool/sys.h"
 
+#include <signal.h>
 #include <stddef.h>
 #include <sys/socket.h>
 
@@ -54,11 +55,19 @@ struct real {
     int (*dup3)(int, int, int);
     int (*setns)(int, int);
     int (*unshare)(int);
+    int (*sigaction)(int, const struct sigaction *, struct sigaction *); /* these: NULL if not found */
+    void (*(*signal)(int, void (*)(int)))(int);
+    void (*(*__sysv_signal)(int, void (*)(int)))(int);
+    int (*sigprocmask)(int, const sigset_t *, sigset_t *);
+    int (*pthread_sigmask)(int, const sigset_t *, sigset_t *);
 };
 extern struct real real;
 
 /** real_init - look the next symbols up; what is missing stays the bare system call. Once. */
 void real_init(void);
+
+/** real_init_signals - the part of it for guard.c, which may be called before. */
+void real_init_signals(void);
 
 /* ---- init.c ---- */
 
@@ -69,6 +78,7 @@ struct shim_netns {
     _Atomic uint32_t by_bind; /* IP_LOCAL_PORT_RANGE does not work here: bind() instead */
     _Atomic uint32_t local; /* net.ipv4.ip_local_port_range: lo | hi << 16; 0: not read yet */
     _Atomic uint32_t stamps; /* second << 1 | net.ipv4.tcp_timestamps is 0, as it was read then */
+    _Atomic uint64_t compared; /* ms: when it was last compared with the kernel by this process */
     _Atomic uint32_t lingers; /* the last port that was used again had a TIME_WAIT on it */
 };
 
@@ -78,7 +88,8 @@ struct shim_netns {
 /* One attachment to a pool file. Stays mapped: other threads may be in it. */
 struct shim_pool {
     struct pool pool;
-    _Atomic uint32_t broken; /* its file was truncated under it, or replaced */
+    _Atomic uint32_t broken; /* its own file was truncated under it, or replaced */
+    _Atomic uint32_t torn; /* its shares were truncated under it: they are zeros, and to be mapped again */
     struct shim_netns netns[SHIM_NETNS];
 };
 
@@ -153,6 +164,12 @@ void netns_join_own(struct shim_pool *at, int fd);
 bool netns_is_own(const struct shim_netns *netns);
 
 /**
+ * netns_mend - map the shares of a pool again that were truncated under it, and say there what this
+ * process knows. Return: false if they are out of reach.
+ */
+bool netns_mend(struct shim_pool *at);
+
+/**
  * netns_lock - one thread at a time attaches to pools and joins namespaces.
  * Return: true: call netns_unlock(); false: this very thread has it, below a signal handler, or
  * somebody else for seconds.
@@ -166,6 +183,9 @@ void netns_unlock(void);
 void check_answer(void);
 
 /* ---- fault.c ---- */
+
+/** quiet_write - write(2) that raises no signal: not SIGPIPE, SIGXFSZ or SIGTTOU. */
+void quiet_write(int fd, const char *line, size_t length);
 
 /** fault_init - remember what stderr is, so that nothing else is ever written to. */
 void fault_init(void);
@@ -198,6 +218,11 @@ bool close_lingers(void);
 /** random_next - 32 unpredictable bits (RFC 6056, 3.2). Any thread. */
 uint32_t random_next(void);
 
+/**
+ * random_same_process - false in a child of vfork(2), which has its parent's memory. For rare calls.
+ */
+bool random_same_process(void);
+
 /* ---- sysctl.c ---- */
 
 /** sysctl_local_range - net.ipv4.ip_local_port_range, lo | hi << 16; 0 if it cannot be read. */
@@ -211,15 +236,15 @@ bool sysctl_reserved(uint16_t port);
 
 /* ---- guard.c ---- */
 
-/**
- * guard_install - survive the truncation of the pool file (SIGBUS), where the program has no handler
- * of its own. guard_remove() restores what was before, if it is still this library's.
- */
+/** guard_install - survive the truncation of a pool's files (SIGBUS) from now on. One thread. */
 void guard_install(void);
-void guard_remove(void);
 
-/** guard_once - guard_install() for good, at the first call only. */
-void guard_once(void);
+/**
+ * guard_begin - before a pool is looked at: let SIGBUS through to this thread. Usually one load.
+ * Return: what guard_end() takes, when that is done.
+ */
+bool guard_begin(void);
+void guard_end(bool was_blocked);
 
 /* ---- hint.c ---- */
 
@@ -301,7 +326,12 @@ struct attempt {
     uint32_t lane;
     uint32_t seen; /* for lease_wait() */
     uint32_t refusals; /* ports that the kernel has refused */
+    uint32_t lost; /* connections undone because their lease had passed to another holder */
+    uint32_t taken_back; /* comparisons with the kernel */
+    uint64_t budget; /* ns of this thread's CPU time at the first setback; 0: there was none */
     uint32_t rounds; /* searches made again because some of them come free soon */
+    bool once; /* the call carries data: it is not made twice */
+    bool undone; /* a connection was made and undone: the socket shows the port that it had */
     bool waiting;
     bool fresh; /* the socket was just made, as far as is known */
     bool sure; /* the namespace and its range were looked at in this very tick */

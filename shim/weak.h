@@ -20,7 +20,6 @@
 #pragma weak dlsym
 #pragma weak getauxval
 #pragma weak getenv
-#pragma weak sigaction
 #pragma weak syscall
 #pragma weak __errno_location
 

@@ -25,7 +25,6 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import fptest  # noqa: E402
 
 BEHAVE = fptest.program("shim", "behave")
-THREADS = fptest.program("shim", "threads")
 FAKE = fptest.program("fake", "libfake.so")
 BY_BIND, BY_RANGE = "61000-61799", "50000-50799"
 LOOPBACK = "127.0.0.0/8,::1"
@@ -403,15 +402,6 @@ print("survived")
                        fptest.environment(FIXPORT_POOL=path))
             tap.equal((done.returncode, done.stdout), (0, "in range True\nsurvived\n"),
                       f"the pool's shares cut to {size} bytes before a first close: it runs on")
-
-
-def check_guard_in_threads(tap, server, times):
-    """Other threads' short need of the handler must not end the lasting one's."""
-    with pool_folder() as folder:
-        path = make_pool(folder, server)
-        done = run([THREADS, str(times)], fptest.environment(FIXPORT_POOL=path))
-        tap.equal(done.stdout, "missing 0\n", f"{times} first connections beside a thread that binds: "
-                                              "the pool's handler stays")
 
 
 # ---- namespaces ----
@@ -804,7 +794,6 @@ def main():
     check_truncation(tap, server, str, "the pool file")
     check_truncation(tap, server, shares_of, "the file of its shares")
     check_truncation_before_close(tap, server)
-    check_guard_in_threads(tap, server, 200 if sanitized else 1000)
     check_setns(tap, server)
     check_between_namespaces(tap)
     check_fakes(tap, server)
