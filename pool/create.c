@@ -76,7 +76,7 @@ static uint32_t places_for(uint32_t used, uint32_t lanes)
 static uint64_t realtime(void)
 {
     struct timespec now = {.tv_sec = 0};
-    clock_gettime(CLOCK_REALTIME, &now);
+    SYS_CLOCK(CLOCK_REALTIME, &now);
     return (uint64_t)now.tv_sec;
 }
 

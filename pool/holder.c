@@ -29,7 +29,7 @@ uint64_t holder_netns(int fd)
     if (result == 0)
         return cookie;
     struct stat st;
-    if (result != -ENOPROTOOPT ||
+    if (result == -EBADF || result == -ENOTSOCK ||
         SYS(newfstatat, AT_FDCWD, "/proc/thread-self/ns/net", &st, 0) != 0)
         return 0;
     return st.st_ino | 1ull << 63;
@@ -145,7 +145,7 @@ static void slot_fill(struct pool_holder *holder, uint64_t cookie)
     struct utsname host = {.nodename = ""};
     struct timespec now = {.tv_sec = 0};
     SYS(uname, &host);
-    clock_gettime(CLOCK_REALTIME, &now);
+    SYS_CLOCK(CLOCK_REALTIME, &now);
     atomic_store(&holder->taken, 0);
     atomic_store(&holder->reconciled_ms, 0);
     holder->netns = netns_inode();

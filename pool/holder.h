@@ -26,8 +26,8 @@
 /**
  * holder_netns - the identity of a socket's network namespace.
  * @fd: a socket.
- * Return: SO_NETNS_COOKIE (socket(7), Linux 5.14), before that the inode of the caller's
- * /proc/thread-self/ns/net with bit 63 set; 0 if neither can be had.
+ * Return: SO_NETNS_COOKIE (socket(7), Linux 5.14), before that, or where a seccomp filter refuses it,
+ * the inode of the caller's /proc/thread-self/ns/net with bit 63 set; 0 if neither can be had.
  */
 uint64_t holder_netns(int fd);
 

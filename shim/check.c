@@ -118,7 +118,7 @@ void check_answer(void)
 {
     int in, out;
     char byte;
-    const char *asked = getenv ? getenv("FIXPORT_CHECK") : NULL;
+    const char *asked = getenv && !shim.secure ? getenv("FIXPORT_CHECK") : NULL;
     if (!asked || !two_numbers(asked, &in, &out) || !is_pipe(in) || !is_pipe(out))
         return;
     answer(out);

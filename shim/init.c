@@ -21,16 +21,31 @@ static _Atomic uint32_t pools_used;
 static _Atomic uint64_t tried_ms; /* to open a pool */
 static _Atomic uint64_t looked_ms; /* whether it is still the one at its path */
 
+/* Anybody can make a file in /dev/shm: it must be this user's alone, and have the rules asked for. */
+static int check_private(struct pool *pool, int fd)
+{
+    struct stat st;
+    uint32_t generation = atomic_load(&pool->header->generation);
+    if (SYS(newfstatat, AT_FDCWD, shim.path, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+        st.st_ino == pool->inode && st.st_uid == (uid_t)SYS(geteuid) && !(st.st_mode & 077) &&
+        st.st_nlink == 1 &&
+        memcmp(pool->policy[generation & 1], &shim.policy, sizeof(shim.policy)) == 0)
+        return 0;
+    pool_close(pool);
+    SYS(close, fd);
+    return -EPERM;
+}
+
 static int open_or_create(struct pool *pool, int *fd)
 {
     int result = pool_open(shim.path, pool, fd);
-    if (result != -ENOENT || !shim.has_policy)
-        return result;
-    struct pool_options options = {.mode = 0600, .group = (gid_t)-1};
-    result = pool_create(shim.path, &shim.policy, &options);
-    if (result && result != -EEXIST)
-        return result;
-    return pool_open(shim.path, pool, fd);
+    if (result == -ENOENT && shim.has_policy) {
+        struct pool_options options = {.mode = 0600, .group = (gid_t)-1};
+        result = pool_create(shim.path, &shim.policy, &options);
+        if (!result || result == -EEXIST)
+            result = pool_open(shim.path, pool, fd);
+    }
+    return !result && shim.private ? check_private(pool, *fd) : result;
 }
 
 static void open_into(struct shim_pool *at)
@@ -137,13 +152,27 @@ static bool copy_path(char *to, size_t size, const char *from)
     return false;
 }
 
-/* A user's own pool for what the environment asks: the same wish, the same pool. */
+/*
+ * A user's own pool for what the environment asks: the same wish, the same pool. In a folder that is
+ * the user's alone, if there is one.
+ */
 static void private_path(void)
 {
+    struct stat st;
+    uint64_t user = (uint64_t)SYS(geteuid);
     struct text text = text_begin(shim.path, sizeof(shim.path));
-    text_string(&text, "/dev/shm/fixport-");
-    text_number(&text, (uint64_t)SYS(geteuid), 10);
-    text_char(&text, '-');
+    text_string(&text, "/run/user/");
+    text_number(&text, user, 10);
+    if (SYS(newfstatat, AT_FDCWD, shim.path, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(st.st_mode) &&
+        st.st_uid == user && !(st.st_mode & 077)) {
+        text_string(&text, "/fixport-");
+    } else {
+        text = text_begin(shim.path, sizeof(shim.path));
+        text_string(&text, "/dev/shm/fixport-");
+        text_number(&text, user, 10);
+        text_char(&text, '-');
+    }
+    shim.private = true;
     text_number(&text, policy_checksum(&shim.policy), 16);
 }
 
@@ -209,12 +238,14 @@ static bool secure(void)
 static enum shim_phase start(void)
 {
     /* Weak symbols: where one is missing there is no C library to intercept. */
-    if (!syscall || !__errno_location || !clock_gettime || !getenv)
+    if (!syscall || !__errno_location || !getenv)
         return SHIM_INERT;
     int saved = errno;
+    clock_init();
     real_init();
     fault_init();
-    bool trusted = !secure();
+    shim.secure = secure();
+    bool trusted = !shim.secure;
     shim.stack_top = getauxval ? getauxval(AT_RANDOM) : 0;
     if (trusted && disabled()) {
         errno = saved;

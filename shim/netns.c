@@ -235,7 +235,13 @@ static struct shim_netns *find_or_join(struct shim_pool *at, uint64_t cookie)
 struct shim_netns *netns_of(struct shim_pool *at, int fd)
 {
     uint64_t cookie = holder_netns(fd);
-    return cookie ? find_or_join(at, cookie) : NULL;
+    if (cookie)
+        return find_or_join(at, cookie);
+    /* Nobody says; but a process that has not gone elsewhere is where it was when it started. */
+    if (atomic_load(&at->netns[0].cookie) && !atomic_load(&wanders))
+        return &at->netns[0];
+    fault_set("SO_NETNS_COOKIE", "the program may not ask in which network namespace a socket is");
+    return NULL;
 }
 
 /* What is remembered in @seen, without the entry. */

@@ -83,7 +83,8 @@ static enum port_answer no_port(void)
 static enum port_answer faulty(int fd, const struct dest *dest)
 {
     struct policy_verdict unused;
-    if (sock_tcp_state(fd) != TCP_CLOSE)
+    int state = sock_tcp_state(fd);
+    if (state != TCP_CLOSE && !sock_may_not(state))
         return PORT_PASS;
     fault_say();
     bool meant = shim.has_policy ? policy_match(&shim.policy, dest, &unused)
@@ -109,14 +110,19 @@ static void search_begin(struct attempt *attempt)
 }
 
 /* Whether the socket is a TCP socket that may be connected. A fresh one is, without asking. */
-static bool connectable(int fd)
+static enum port_answer connectable(int fd, const struct dest *dest)
 {
     struct hint hint = hint_get(fd);
-    if (sock_tcp_state(fd) != TCP_CLOSE)
-        return false;
+    int state = sock_tcp_state(fd);
+    if (sock_may_not(state)) {
+        fault_set("getsockopt()", "the program may not ask whether a socket is one of TCP's");
+        return faulty(fd, dest);
+    }
+    if (state != TCP_CLOSE)
+        return PORT_PASS;
     if (hint.kind == HINT_LEASED) /* that connection failed or was dissolved */
         hint_let_go(hint);
-    return true;
+    return PORT_READY;
 }
 
 /* The rule for the destination, in the pool that is there now. Return: READY, or what to do instead. */
@@ -155,8 +161,10 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
         return answer;
     struct hint hint = hint_get(fd);
     attempt->fresh = hint_is_fresh(hint, attempt->began);
-    if (!attempt->fresh && !connectable(fd))
-        return PORT_PASS;
+    if (!attempt->fresh)
+        answer = connectable(fd, &attempt->dest);
+    if (answer != PORT_READY)
+        return answer;
     attempt->fd = fd;
     attempt->sure = attempt->waiting = attempt->bound = attempt->again = false;
     attempt->held = attempt->recycled = attempt->soon = attempt->has_source = false;
@@ -437,7 +445,7 @@ static int put_by_bind(struct attempt *attempt)
 {
     int reuse = 0;
     int result = sock_get(attempt->fd, SOL_SOCKET, SO_REUSEADDR, &reuse);
-    if (result)
+    if (result && !sock_may_not(result))
         return result;
     result = reuse ? put_by_sharing(attempt) : put_alone(attempt);
     if (reuse && result == -EXDEV) {

@@ -31,7 +31,7 @@ static void get_key(void)
     uint64_t key[2] = {0, 0};
     if (SYS(getrandom, key, sizeof(key), GRND_NONBLOCK) != sizeof(key)) {
         struct timespec now = {.tv_sec = 0};
-        clock_gettime(CLOCK_MONOTONIC, &now);
+        SYS_CLOCK(CLOCK_MONOTONIC, &now);
         key[0] = (uint64_t)now.tv_nsec << 32 ^ (uintptr_t)&key;
         key[1] = (uint64_t)SYS(gettid);
     }

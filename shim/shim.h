@@ -14,7 +14,7 @@
  *   netns.c    which namespace a socket is in; joining it as holder; setns(), unshare()
  *   check.c    the answer to fixport-run --check
  *   fault.c    the one line on stderr, and the log
- *   guard.c    a pool file truncated under us
+ *   guard.c    a pool file truncated under us; sigaction(), signal() and kin for that
  *   real.c     the next connect(), close(), ... in line
  *   port.c     from a destination to a port on a socket: the heart; theory of operation on top
  *   connect.c  connect(), sendto(), sendmsg(), sendmmsg()
@@ -22,6 +22,7 @@
  *   close.c    close(), close_range(), closefrom(), dup2(), dup3(), socket(): hints
  *   hint.c     what is remembered about descriptors, never relied on
  *   sock.c     facts about sockets and addresses; sysctl.c about the namespace; random.c; mem.c
+ *   clock.c    the kernel's time
  */
 #ifndef FIXPORT_SHIM_H
 #define FIXPORT_SHIM_H
@@ -101,6 +102,8 @@ struct shim {
     char log[256]; /* FIXPORT_LOG; "" is none */
     uintptr_t stack_top; /* an address at the top of the first thread's stack; 0: not known */
     bool refuse; /* FIXPORT_ON_ERROR=fail */
+    bool secure; /* a setuid program, that the environment must not steer (ld.so.preload) */
+    bool private; /* path is that of the user's own pool for what the environment asks */
     bool has_policy; /* FIXPORT_PORTS is set and valid: policy says what it asks for */
     struct policy policy;
 };
@@ -212,6 +215,11 @@ void shim_log(const char *what, const struct dest *dest, uint32_t port);
 
 /** close_lingers - whether connections that this process closes may leave a TIME_WAIT. One load. */
 bool close_lingers(void);
+
+/* ---- clock.c ---- */
+
+/** clock_init - find the kernel's clock for shim_clock() (weak.h), which makes a system call until then. */
+void clock_init(void);
 
 /* ---- random.c ---- */
 
@@ -390,6 +398,9 @@ int sock_name(int fd, struct sockaddr_storage *address, socklen_t *length);
 
 /** sock_tcp_state - TCP_CLOSE...; -errno if it is no TCP or MPTCP socket. */
 int sock_tcp_state(int fd);
+
+/** sock_may_not - whether an answer of these is that of a seccomp filter. */
+bool sock_may_not(int result);
 
 /** sock_disconnect - connect(AF_UNSPEC): abort and make unconnected again. */
 void sock_disconnect(int fd);

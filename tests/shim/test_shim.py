@@ -664,6 +664,7 @@ FAKES = [
     # what fails, the range, whether ports must still be right
     ("setsockopt/0/51=92", BY_RANGE, True, "a kernel without IP_LOCAL_PORT_RANGE"),
     ("getsockopt/1/71=92", BY_RANGE, True, "a kernel without SO_NETNS_COOKIE"),
+    ("getsockopt/1/71=1", BY_RANGE, True, "SO_NETNS_COOKIE refused"),
     ("getrandom=38", BY_RANGE, True, "no getrandom"),
     ("fallocate=95", BY_RANGE, True, "a file system without fallocate"),
     ("linkat=1@1", BY_BIND, None, "a link that is not permitted"),
