@@ -116,6 +116,8 @@ int command_remove(const struct pool_request *request)
         error = damage ? damage : pool_remove(place.path);
     if (!status && (!error || (error == -ENOENT && request->any)))
         place_sweep(&place);
+    if (!status && !error)
+        place_leave(&place, path);
     place_close(&place);
     if (error)
         return say_pool_error(path, error);

@@ -123,6 +123,12 @@ void place_sweep(const struct place *place)
     place_sweep_in(place->folder, POOL_SHARED_FOLDER, place->name);
 }
 
+void place_leave(const struct place *place, const char *path)
+{
+    if (strncmp(path, "/run/fixport/", strlen("/run/fixport/")) == 0)
+        unlinkat(place->folder, POOL_SHARED_FOLDER, AT_REMOVEDIR); /* if nothing is in it */
+}
+
 int place_clear(const struct place *place)
 {
     char aside[NAME_MAX + 1];

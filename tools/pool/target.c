@@ -94,14 +94,16 @@ int target_snapshot(const struct pool_request *request, char path[PATH_MAX],
     return error ? say_pool_error(path, error) : status;
 }
 
-/* Only the default folder is made: it lies on a tmpfs that every boot empties. */
+/* Only the default folder is made, and one in it for the shares: it lies on a tmpfs that every boot empties. */
 static int target_place(const char *path, struct place *place)
 {
     static const char folder[] = "/run/fixport/";
     int error = place_open(path, place);
-    if (error == -ENOENT && strncmp(path, folder, strlen(folder)) == 0 &&
-        !strchr(path + strlen(folder), '/') && mkdir(folder, 0755) == 0)
+    bool ours = strncmp(path, folder, strlen(folder)) == 0 && !strchr(path + strlen(folder), '/');
+    if (error == -ENOENT && ours && mkdir(folder, 0755) == 0)
         error = place_open(path, place);
+    if (!error && ours) /* so that pods can have the one read-only, and the other not */
+        mkdirat(place->folder, POOL_SHARED_FOLDER, 0755);
     return error;
 }
 
