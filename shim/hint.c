@@ -74,6 +74,16 @@ void hint_let_go(struct hint hint)
     guard_end(was_blocked);
 }
 
+bool hint_has_netns(uint32_t netns)
+{
+    for (unsigned i = 0; i < HINTS; i++) {
+        struct hint hint = unpack(atomic_load_explicit(&hints[i], memory_order_relaxed));
+        if (hint.kind >= HINT_LEASED && hint.netns == netns)
+            return true;
+    }
+    return false;
+}
+
 void hint_range(unsigned first, unsigned last)
 {
     for (unsigned i = 0; i < HINTS; i++) {

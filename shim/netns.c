@@ -17,6 +17,8 @@
 #define LOCK_YIELDS 1000 /* then by naps of 1 ms */
 #define LOCK_NAPS 100 /* joining takes a few ms; somebody is stopped in the middle of it */
 #define FORK_NAPS 20
+#define IDLE_MS 60000 /* an entry without a connection ends after that */
+#define IDLE_FULL_MS 100 /* or after that, if all are taken */
 
 static uint64_t owner_mask; /* the signals that the owner had blocked */
 static _Atomic uint64_t owner; /* pid << 32 | tid of the thread that is joining; 0: nobody */
@@ -95,6 +97,25 @@ static uint32_t unused_entry(const struct shim_pool *at)
     return SHIM_NETNS;
 }
 
+/*
+ * An agent that enters one namespace after another would keep all of them alive as holders, also those
+ * that have ended. So who joins another one leaves those that it met later than its own, and has not
+ * been in for a while, and has no connection in that it knows of.
+ */
+static void leave_idle(struct shim_pool *at)
+{
+    uint64_t now = sys_now_ms();
+    uint64_t idle = unused_entry(at) == SHIM_NETNS ? IDLE_FULL_MS : IDLE_MS;
+    for (uint32_t i = 0; i < SHIM_NETNS; i++) {
+        struct shim_netns *netns = &at->netns[i];
+        if (!atomic_load(&netns->cookie) || !netns->anchor ||
+            now - atomic_load(&netns->used) < idle || hint_has_netns(i))
+            continue;
+        atomic_store(&netns->cookie, 0);
+        SYS(munmap, netns->anchor, 1);
+    }
+}
+
 /* The namespace that this thread is in; 0 if that cannot be found out. */
 static uint64_t own_cookie(void)
 {
@@ -112,11 +133,12 @@ bool netns_is_own(const struct shim_netns *netns)
 }
 
 /* Joins the namespace @cookie. @fd: an open pool file, kept open by a mapping of the caller's. */
-static struct shim_netns *join(struct shim_pool *at, int fd, uint64_t cookie, bool *is_new)
+static struct shim_netns *join(struct shim_pool *at, int fd, uint64_t cookie, uintptr_t anchor,
+                               bool *is_new)
 {
     uint32_t index = unused_entry(at);
     if (index == SHIM_NETNS) {
-        fault_set(shim.path, "one process uses more than 16 network namespaces");
+        fault_set(shim.path, "one process uses more than 16 network namespaces at a time");
         return NULL;
     }
     int slot = holder_join(&at->pool, fd, cookie, is_new);
@@ -127,6 +149,8 @@ static struct shim_netns *join(struct shim_pool *at, int fd, uint64_t cookie, bo
     }
     struct shim_netns *netns = &at->netns[index];
     netns->slot = (uint32_t)slot;
+    netns->anchor = anchor;
+    atomic_store(&netns->used, sys_now_ms());
     atomic_store(&netns->local, 0); /* read when it is needed */
     atomic_store(&netns->by_bind, 0);
     atomic_store(&netns->stamps, 0);
@@ -148,7 +172,7 @@ void netns_join_own(struct shim_pool *at, int fd)
     uint64_t cookie = own_cookie();
     atomic_store(&seen, 0); /* entries of another pool */
     /* If it cannot be found out, the first connection's socket will do. */
-    struct shim_netns *netns = cookie ? join(at, fd, cookie, &is_new) : NULL;
+    struct shim_netns *netns = cookie ? join(at, fd, cookie, 0, &is_new) : NULL;
     if (netns && (is_new || atomic_load(&shim.current)))
         lease_reconcile(&at->pool, netns->slot, sys_now_ms());
 }
@@ -158,6 +182,7 @@ static struct shim_netns *join_later(struct shim_pool *at, uint64_t cookie)
 {
     bool is_new = false;
     struct shim_netns *netns = NULL;
+    leave_idle(at);
     int fd = pool_shares_open(shim.path, &at->pool, O_RDWR);
     if (fd < 0) {
         fault_set(shim.path, pool_strerror(fd));
@@ -166,7 +191,7 @@ static struct shim_netns *join_later(struct shim_pool *at, uint64_t cookie)
     long anchor = SYS(mmap, NULL, 1, PROT_NONE, MAP_SHARED, fd, 0);
     bool mapped = anchor > 0 || anchor < -4095;
     if (mapped)
-        netns = join(at, fd, cookie, &is_new);
+        netns = join(at, fd, cookie, (uintptr_t)anchor, &is_new);
     if (!netns && mapped)
         SYS(munmap, anchor, 1);
     SYS(close, fd);
@@ -183,7 +208,9 @@ static void mend(struct shim_pool *at, int fd)
     atomic_store(&at->torn, 0); /* before: what tears it from now on says so again */
     SYS(mmap, at->pool.counters, at->pool.shared_size, PROT_READ | PROT_WRITE,
         MAP_SHARED | MAP_FIXED, fd, 0);
-    for (uint32_t i = 0; i < SHIM_NETNS && atomic_load(&at->netns[i].cookie); i++) {
+    for (uint32_t i = 0; i < SHIM_NETNS; i++) {
+        if (!atomic_load(&at->netns[i].cookie))
+            continue;
         holder_restore(&at->pool, at->netns[i].slot, atomic_load(&at->netns[i].cookie));
         if (now - before >= 1000 && netns_is_own(&at->netns[i])) {
             atomic_store(&mended_ms, now);
@@ -212,10 +239,10 @@ static struct shim_netns *find(struct shim_pool *at, uint64_t cookie)
 {
     for (uint32_t i = 0; i < SHIM_NETNS; i++) {
         uint64_t known = atomic_load_explicit(&at->netns[i].cookie, memory_order_acquire);
-        if (known == cookie)
-            return &at->netns[i];
-        if (!known)
-            break;
+        if (known != cookie)
+            continue;
+        atomic_store_explicit(&at->netns[i].used, sys_now_ms(), memory_order_relaxed);
+        return &at->netns[i];
     }
     return NULL;
 }
@@ -238,7 +265,7 @@ struct shim_netns *netns_of(struct shim_pool *at, int fd)
     if (cookie)
         return find_or_join(at, cookie);
     /* Nobody says; but a process that has not gone elsewhere is where it was when it started. */
-    if (atomic_load(&at->netns[0].cookie) && !atomic_load(&wanders))
+    if (atomic_load(&at->netns[0].cookie) && !at->netns[0].anchor && !atomic_load(&wanders))
         return &at->netns[0];
     fault_set("SO_NETNS_COOKIE", "the program may not ask in which network namespace a socket is");
     return NULL;

@@ -647,6 +647,7 @@ static enum port_answer search_again(struct attempt *attempt)
     const struct shim_pool *before = attempt->at;
     uint64_t now = sys_now_ms();
     attempt->sure = false;
+    atomic_store_explicit(&attempt->netns->used, now, memory_order_relaxed);
     enum port_answer answer = find_rule(attempt, attempt->fd, now);
     if (answer == PORT_READY && attempt->at != before) {
         attempt->netns = netns_of(attempt->at, attempt->fd);

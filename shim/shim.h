@@ -72,9 +72,11 @@ void real_init_signals(void);
 
 /* ---- init.c ---- */
 
-/* A network namespace that this process has joined as holder. Immutable once cookie is set. */
+/* A network namespace that this process has joined as holder. Immutable as long as cookie is set. */
 struct shim_netns {
     _Atomic uint64_t cookie; /* 0: unused entry */
+    _Atomic uint64_t used; /* ms: when it was last looked for */
+    uintptr_t anchor; /* the page that keeps its lock; 0: it is that of the start */
     uint32_t slot;
     _Atomic uint32_t by_bind; /* IP_LOCAL_PORT_RANGE does not work here: bind() instead */
     _Atomic uint32_t local; /* net.ipv4.ip_local_port_range: lo | hi << 16; 0: not read yet */
@@ -83,7 +85,7 @@ struct shim_netns {
     _Atomic uint32_t lingers; /* the last port that was used again had a TIME_WAIT on it */
 };
 
-#define SHIM_NETNS 16 /* network namespaces that one process can use */
+#define SHIM_NETNS 16 /* network namespaces that one process can use at a time */
 #define SHIM_POOLS 64 /* pools that one process can use, one after the other */
 
 /* One attachment to a pool file. Stays mapped: other threads may be in it. */
@@ -308,6 +310,9 @@ void hint_fresh(int fd, uint64_t now);
 
 /** hint_is_fresh - whether @hint says so of this very tick: later, much may have happened unseen. */
 bool hint_is_fresh(struct hint hint, uint64_t now);
+
+/** hint_has_netns - whether a connection of namespace @netns (an index) is known. For rare calls. */
+bool hint_has_netns(uint32_t netns);
 
 /** hint_range - let go of all descriptors first..last. */
 void hint_range(unsigned first, unsigned last);

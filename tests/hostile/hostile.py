@@ -396,6 +396,30 @@ def check_private(tap, server):
             os.unlink(name)
 
 
+WANDER = """
+import os, socket, sys, time, ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+for i in range(24):
+    assert libc.unshare(0x40000000) == 0, ctypes.get_errno()
+    os.system("ip link set lo up")
+    listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+    s = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+    print(s.getsockname()[1])
+    s.close(), listener.close()
+    time.sleep(0.11)
+"""
+
+
+def check_wandering(tap, server):
+    """One process in more namespaces than it has room for, one after the other."""
+    with pool_of(server) as pool:
+        done = subprocess.run([sys.executable, "-c", WANDER, str(server.ports[0])], env=pool.environment,
+                              capture_output=True, text=True, check=False, timeout=120)
+        inside = [LO <= int(port) <= HI for port in done.stdout.split()]
+        tap.point(inside == [True] * 24 and not done.stderr, "24 namespaces in one process' life", done.stdout,
+                  done.stderr)
+
+
 def compiled(folder):
     if not shutil.which("javac") or not shutil.which("java"):
         return None
@@ -422,6 +446,7 @@ def main():
         check_handlers(tap, server)
         check_pipes(tap, server)
         check_clock(tap, server)
+        check_wandering(tap, server)
         check_private(tap, server)
         check_attack(tap, server, java, "cut", cut, 0.3)
         check_attack(tap, server, java, "holders planted", planted_holders, 0.5)

@@ -26,7 +26,7 @@ bool target_has_config(void)
 
 void target_default(char path[PATH_MAX])
 {
-    if (geteuid() == 0 || access(POOL_DEFAULT_PATH, R_OK | W_OK) == 0)
+    if (geteuid() == 0 || access(POOL_DEFAULT_PATH, R_OK) == 0)
         snprintf(path, PATH_MAX, "%s", POOL_DEFAULT_PATH);
     else
         snprintf(path, PATH_MAX, "/dev/shm/fixport-%u", (unsigned)geteuid());
