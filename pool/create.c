@@ -148,6 +148,9 @@ struct making {
     const char *name; /* the pool's, in it */
     const struct policy *policy;
     const struct pool_options *options;
+    int shares; /* still without a name; -1: they have it */
+    int shares_folder;
+    bool named; /* not even for a moment without a name: there is no /proc to give it one */
     struct pool_header header;
 };
 
@@ -171,6 +174,23 @@ static int shares_fill(int fd, struct making *making)
     return result;
 }
 
+static const char *path_name(const char *path)
+{
+    size_t length = strlen(path);
+    while (length && path[length - 1] != '/')
+        length--;
+    return path + length;
+}
+
+static int link_unnamed(int fd, int folder, const char *name)
+{
+    char self[40];
+    struct text text = text_begin(self, sizeof(self));
+    text_string(&text, "/proc/self/fd/");
+    text_number(&text, (unsigned)fd, 10);
+    return (int)SYS(linkat, AT_FDCWD, self, folder, name, AT_SYMLINK_FOLLOW);
+}
+
 /* In the folder "shared" if there is one, else beside the pool. */
 static int shares_create(struct making *making)
 {
@@ -185,15 +205,29 @@ static int shares_create(struct making *making)
     text_string_n(&text, making->name, 32);
     text_char(&text, '.');
     text_number(&text, tag | 1ull << 63, 16); /* POOL_SHARED_DIGITS */
-    int fd = (int)SYS(openat, folder >= 0 ? folder : making->folder, making->header.shared + name,
+    making->shares_folder = folder;
+    folder = folder >= 0 ? folder : making->folder;
+    int fd = making->shares =
+        making->named ? -1 : (int)SYS(openat, folder, ".", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
+    if (fd < 0)
+        fd = (int)SYS(openat, folder, making->header.shared + name,
                       O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (folder >= 0)
-        SYS(close, folder);
     if (fd < 0)
         return fd;
     int result = shares_fill(fd, making);
-    SYS(close, fd);
+    if (making->shares < 0)
+        SYS(close, fd);
     return result;
+}
+
+/* At the last moment: who is killed before leaves nothing behind. */
+static int shares_link(const struct making *making)
+{
+    if (making->shares < 0)
+        return 0;
+    return making->shares_folder < 0
+               ? link_unnamed(making->shares, making->folder, making->header.shared)
+               : link_unnamed(making->shares, making->shares_folder, path_name(making->header.shared));
 }
 
 static int file_fill(int fd, const struct making *making)
@@ -224,23 +258,6 @@ static int path_folder(const char *path, char folder[PATH_MAX])
     return 0;
 }
 
-static const char *path_name(const char *path)
-{
-    size_t length = strlen(path);
-    while (length && path[length - 1] != '/')
-        length--;
-    return path + length;
-}
-
-static int link_unnamed(int fd, const struct making *making)
-{
-    char self[40];
-    struct text text = text_begin(self, sizeof(self));
-    text_string(&text, "/proc/self/fd/");
-    text_number(&text, (unsigned)fd, 10);
-    return (int)SYS(linkat, AT_FDCWD, self, making->folder, making->name, AT_SYMLINK_FOLLOW);
-}
-
 static int create_unnamed(const struct making *making)
 {
     int fd = (int)SYS(openat, making->folder, ".", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
@@ -248,7 +265,9 @@ static int create_unnamed(const struct making *making)
         return fd;
     int result = file_fill(fd, making);
     if (!result)
-        result = link_unnamed(fd, making);
+        result = shares_link(making);
+    if (!result)
+        result = link_unnamed(fd, making->folder, making->name);
     SYS(close, fd);
     return result;
 }
@@ -268,7 +287,7 @@ static int create_named(const struct making *making)
         return fd;
     int result = file_fill(fd, making);
     if (!result)
-        result = link_unnamed(fd, making); /* the name may be another file's by now */
+        result = link_unnamed(fd, making->folder, making->name); /* the name may be another file's by now */
     if (result == -ENOENT) /* no /proc */
         result = (int)SYS(linkat, making->folder, name, making->folder, making->name, 0);
     SYS(unlinkat, making->folder, name, 0);
@@ -283,6 +302,19 @@ static void make_default_folder(const char *folder)
         SYS(mkdirat, AT_FDCWD, folder, 0755);
 }
 
+static int create_by_name(struct making *making)
+{
+    int result = 0;
+    if (making->shares >= 0) {
+        SYS(close, making->shares);
+        if (making->shares_folder >= 0)
+            SYS(close, making->shares_folder);
+        making->named = true;
+        result = shares_create(making);
+    }
+    return result ? result : create_named(making);
+}
+
 static int files_create(struct making *making)
 {
     struct stat st;
@@ -295,7 +327,7 @@ static int files_create(struct making *making)
     if (!result)
         result = create_unnamed(making);
     if (result == -EOPNOTSUPP || result == -EISDIR || result == -ENOENT || result == -EINVAL)
-        result = create_named(making);
+        result = create_by_name(making);
     if (result && making->header.shared[0])
         SYS(unlinkat, making->folder, making->header.shared, 0);
     return result;
@@ -304,7 +336,7 @@ static int files_create(struct making *making)
 int pool_create(const char *path, const struct policy *policy, const struct pool_options *options)
 {
     char folder[PATH_MAX];
-    struct making making = {.policy = policy, .options = options};
+    struct making making = {.policy = policy, .options = options, .shares = -1, .shares_folder = -1};
     int result = path_folder(path, folder);
     if (result)
         return result;
@@ -315,6 +347,10 @@ int pool_create(const char *path, const struct policy *policy, const struct pool
         return making.folder;
     result = files_create(&making);
     SYS(close, making.folder);
+    if (making.shares >= 0)
+        SYS(close, making.shares);
+    if (making.shares_folder >= 0)
+        SYS(close, making.shares_folder);
     return result;
 }
 
