@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The kernel's clock, whatever clock_gettime() the program has been given: a faked one that runs ahead
- * would have ports taken before they have rested, a frozen one a wait without an end. Read through the
- * vDSO (vdso(7)), without a system call; where that has no such function, by one.
+ * The kernel's clock, whatever clock_gettime() the program has been given: a faked one that runs
+ * ahead would have ports taken before they have rested, a frozen one a wait without an end. Read
+ * through the vDSO (vdso(7)), without a system call; where that has no such function, by one.
  *
- * The vDSO is an ELF image that the kernel has mapped and vouches for. Its table of symbols ends where
- * the table of their names begins.
+ * The vDSO is an ELF image that the kernel has mapped and vouches for. Its table of symbols ends
+ * where the table of their names begins.
  */
 #include "shim.h"
 
@@ -23,7 +23,7 @@
 
 static int (*vdso_clock)(clockid_t, struct timespec *);
 
-static const ElfW(Dyn) *dynamic_of(const char *image, uintptr_t *bias)
+static const ElfW(Dyn) * dynamic_of(const char *image, uintptr_t *bias)
 {
     const ElfW(Ehdr) *header = (const void *)image;
     const ElfW(Phdr) *program = (const void *)(image + header->e_phoff);
@@ -50,7 +50,8 @@ void clock_init(void)
         else if (dynamic->d_tag == DT_STRTAB)
             names = (const void *)(bias + dynamic->d_un.d_ptr);
     }
-    for (unsigned i = 0; symbol && i < SYMBOLS_MOST && (const char *)(symbol + 1) <= names; i++, symbol++)
+    for (unsigned i = 0; symbol && i < SYMBOLS_MOST && (const char *)(symbol + 1) <= names;
+         i++, symbol++)
         if (symbol->st_shndx != SHN_UNDEF && strcmp(names + symbol->st_name, CLOCK_NAME) == 0)
             vdso_clock = (__typeof__(vdso_clock))(bias + symbol->st_value);
 }

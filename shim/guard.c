@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The shares of a pool can be truncated by whoever may write them, and the next touch of their mapping
- * raises SIGBUS. Nothing but a handler helps: sealing needs a memfd, which has no path that pods could
- * share, and chattr(1) +a forbids the mapping too. So SIGBUS has a handler from the moment on that
- * a pool is opened, for good. For a fault in a pool it puts zeros there, and the pool is mapped again
- * when it is next asked for (init.c). What else comes is the program's: it goes to the handler that
- * the program has set, or restores the default, with which it comes again.
+ * The shares of a pool can be truncated by whoever may write them, and the next touch of their
+ * mapping raises SIGBUS. Nothing but a handler helps: sealing needs a memfd, which has no path that
+ * pods could share, and chattr(1) +a forbids the mapping too. So SIGBUS has a handler from the
+ * moment on that a pool is opened, for good. For a fault in a pool it puts zeros there, and the
+ * pool is mapped again when it is next asked for (init.c). What else comes is the program's: it
+ * goes to the handler that the program has set, or restores the default, with which it comes again.
  *
- * What the program sets for SIGBUS is remembered here, and is what it is told when it asks; its mask
- * and its flags are the kernel's to know. A child of vfork(2) sets handlers for itself, in its parent's
- * memory: its own go to the kernel as they are.
+ * What the program sets for SIGBUS is remembered here, and is what it is told when it asks; its
+ * mask and its flags are the kernel's to know. A child of vfork(2) sets handlers for itself, in its
+ * parent's memory: its own go to the kernel as they are.
  *
- * A thread that has SIGBUS blocked would be killed by it. Most programs never block it; where one has
- * (by sigprocmask(), pthread_sigmask(), or from the start), it is let through for the time that a pool
- * is looked at.
+ * A thread that has SIGBUS blocked would be killed by it. Most programs never block it; where one
+ * has (by sigprocmask(), pthread_sigmask(), or from the start), it is let through for the time that
+ * a pool is looked at.
  */
 #include "shim.h"
 #include "../pool/layout_size.h"
@@ -21,8 +21,8 @@
 #include <signal.h>
 
 #define BUS_BIT (1ull << (SIGBUS - 1)) /* in the kernel's set of signals */
-#define WITH_INFO (1ull << 63) /* the program's handler takes three arguments */
-#define ONCE (1ull << 62) /* and is for one time (SA_RESETHAND) */
+#define WITH_INFO (1ull << 63)         /* the program's handler takes three arguments */
+#define ONCE (1ull << 62)              /* and is for one time (SA_RESETHAND) */
 
 typedef void (*handler_one)(int);
 typedef void (*handler_three)(int, siginfo_t *, void *);
@@ -162,8 +162,8 @@ SHIM_EXPORT int sigaction(int number, const struct sigaction *action, struct sig
     return 0;
 }
 
-static handler_one set_simply(handler_one (*next)(int, handler_one), int number, handler_one handler,
-                              int flags)
+static handler_one set_simply(handler_one (*next)(int, handler_one), int number,
+                              handler_one handler, int flags)
 {
     struct sigaction action = {.sa_handler = handler, .sa_flags = flags};
     struct sigaction old;

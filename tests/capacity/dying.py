@@ -3,8 +3,8 @@
 live ones. Afterwards, the quarantine being over, every port is to be had again."""
 
 import os
-import re
 import random
+import re
 import signal
 import subprocess
 import time

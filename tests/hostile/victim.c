@@ -8,10 +8,12 @@
  *       blocked    has SIGBUS blocked in the thread that connects
  *       setting    another thread sets handlers for SIGBUS all the time
  *       nonblock   connects without blocking
- *       unmatched  the destination is one that no rule matches: what counts is a port outside LO..HI
+ *       unmatched  the destination is one that no rule matches: what counts is a port outside
+ * LO..HI
  *
- * Prints "in N out N failed N longest MS lost N": connections from LO..HI and from elsewhere, failed
- * ones, the longest call in ms of this thread's own CPU time, and handlers that were not what was set.
+ * Prints "in N out N failed N longest MS lost N": connections from LO..HI and from elsewhere,
+ * failed ones, the longest call in ms of this thread's own CPU time, and handlers that were not
+ * what was set.
  */
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -108,7 +110,8 @@ int main(int argc, char **argv)
         pthread_create(&setter, NULL, set_always, NULL);
     if (blocked)
         pthread_sigmask(SIG_BLOCK, &bus, NULL);
-    for (double end = seconds(CLOCK_MONOTONIC) + atoi(argv[2]) / 1e3; seconds(CLOCK_MONOTONIC) < end;) {
+    for (double end = seconds(CLOCK_MONOTONIC) + atoi(argv[2]) / 1e3;
+         seconds(CLOCK_MONOTONIC) < end;) {
         struct sockaddr_in name;
         socklen_t length = sizeof(name);
         int fd = socket(AF_INET, SOCK_STREAM | (nonblock ? SOCK_NONBLOCK : 0), 0);
