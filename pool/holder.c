@@ -29,7 +29,7 @@ uint64_t holder_netns(int fd)
     if (result == 0)
         return cookie;
     struct stat st;
-    if (result != -ENOPROTOOPT ||
+    if (result == -EBADF || result == -ENOTSOCK ||
         SYS(newfstatat, AT_FDCWD, "/proc/thread-self/ns/net", &st, 0) != 0)
         return 0;
     return st.st_ino | 1ull << 63;
@@ -107,7 +107,7 @@ static void words_bury(const struct pool *pool, const struct slots *dead, uint64
 static void slot_clear(const struct pool *pool, uint32_t slot)
 {
     atomic_store(&pool->holder[slot].cookie, 0);
-    atomic_fetch_add_explicit(&pool->header->buried, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&pool->counters->buried, 1, memory_order_relaxed);
 }
 
 static void slot_bury(const struct pool *pool, uint32_t slot, uint64_t now)
@@ -145,7 +145,7 @@ static void slot_fill(struct pool_holder *holder, uint64_t cookie)
     struct utsname host = {.nodename = ""};
     struct timespec now = {.tv_sec = 0};
     SYS(uname, &host);
-    clock_gettime(CLOCK_REALTIME, &now);
+    SYS_CLOCK(CLOCK_REALTIME, &now);
     atomic_store(&holder->taken, 0);
     atomic_store(&holder->reconciled_ms, 0);
     holder->netns = netns_inode();
@@ -157,6 +157,12 @@ static void slot_fill(struct pool_holder *holder, uint64_t cookie)
     text_string_n(&text, host.nodename, sizeof(host.nodename));
     command_name(holder->command, sizeof(holder->command));
     atomic_store_explicit(&holder->cookie, cookie, memory_order_release);
+}
+
+void holder_restore(const struct pool *pool, uint32_t slot, uint64_t cookie)
+{
+    if (atomic_load(&pool->holder[slot].cookie) == 0)
+        slot_fill(&pool->holder[slot], cookie);
 }
 
 /* Joins the slot if it is this namespace's. -EAGAIN: somebody is just writing it. */

@@ -26,8 +26,8 @@
 /**
  * holder_netns - the identity of a socket's network namespace.
  * @fd: a socket.
- * Return: SO_NETNS_COOKIE (socket(7), Linux 5.14), before that the inode of the caller's
- * /proc/thread-self/ns/net with bit 63 set; 0 if neither can be had.
+ * Return: SO_NETNS_COOKIE (socket(7), Linux 5.14), before that, or where a seccomp filter refuses it,
+ * the inode of the caller's /proc/thread-self/ns/net with bit 63 set; 0 if neither can be had.
  */
 uint64_t holder_netns(int fd);
 
@@ -50,6 +50,9 @@ int holder_join(const struct pool *pool, int fd, uint64_t cookie, bool *is_new);
  * Return: how many were buried.
  */
 int holder_bury_dead(const struct pool *pool, int fd, uint64_t now);
+
+/** holder_restore - say again who has @slot, whose lock this process has: the shares were truncated. */
+void holder_restore(const struct pool *pool, uint32_t slot, uint64_t cookie);
 
 /** holder_alive - whether some process holds @slot's lock. @fd: another open of the pool file. */
 bool holder_alive(int fd, uint32_t slot);

@@ -1,20 +1,25 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The shared format of a pool file: what processes of one node agree on.
+ * The format of a pool: what processes of one node agree on. Two files:
  *
- *   header | policy 0 | policy 1 | holders | lane keys | lanes | words
+ *   the pool      header | policy 0 | policy 1                   for its owner to write, for others to read
+ *   its shares    counters | holders | lane keys | lanes | words   for all that use the pool to write
  *
- * One file per node, mapped by every process that connects. Its size never changes after creation.
- * Everything in it may be written by any process that can open it, so readers treat each value as
- * a hint: sizes are taken once, checked against the file's size, and kept privately (struct pool in
- * pool.h); every index read later is checked at use.
+ * What steers a process lies in the first, which programs map read-only: that one is trusted, and
+ * checked for mistakes only. The second holds nothing to believe: whatever somebody writes there can
+ * cost others a retry or a port, and every index read from it is checked at use. The first names
+ * the second (header.shared), which lies beside it or in the folder "shared" there, so that a pod can
+ * have the one mounted read-only and the other not.
+ *
+ * Both sizes follow from the header, are bounded by POOL_SHARED_MAX, and never change. Shares that
+ * were cut short are made as long again by whoever opens them; zeros are what new ones have.
  *
  * Words. For each port of the policy's ranges and each lane there is one 64-bit word:
  *
  *   63..60 state | 59..48 holder (slot + 1) | 47..0 when, in ms of CLOCK_MONOTONIC
  *
  * A word gives one holder (a network namespace) the sole right to use that port towards the
- * lane's destinations. All zeros is a free word, so a new file needs no initialising.
+ * lane's destinations. All zeros is a free word, so new shares need no initialising.
  *
  * Word blocks. The port space is cut into 128 pages of 512 ports. Only pages that the policy
  * touches have words: pagemap gives each its place. words[(place * lanes + lane) * 512 + port % 512].
@@ -41,10 +46,11 @@
 #include "policy.h"
 
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define POOL_MAGIC 0x314c4f4f50504946ull /* "FIPPOOL1" */
-#define POOL_VERSION 1u
+#define POOL_VERSION 2u /* 1: fixport 0.1.0, one file */
 
 #define POOL_PAGE_PORTS 512u
 #define POOL_PORT_PAGES 128u
@@ -53,6 +59,10 @@
 #define POOL_LANES_MIN 2u
 #define POOL_LANES_MAX 4096u
 #define POOL_LANES_BUDGET (4u << 20) /* bytes of words that a new pool aims at */
+#define POOL_SHARED_MAX (128u << 20) /* bytes of shares that a pool may have */
+#define POOL_SHARED_FOLDER "shared" /* for the shares, if it is there beside the pool */
+#define POOL_SHARED_DIGITS 16u /* of the tag that tells a pool's shares from another's */
+#define POOL_SHARED_NAME 64u /* bytes of header.shared, with its NUL */
 #define POOL_SPARE_PLACES 4u /* pages that a reload may add */
 
 #define POOL_HOLDERS 1024u
@@ -101,7 +111,7 @@ struct pool_header {
     uint64_t magic;
     uint32_t version;
     uint32_t header_size; /* sizeof(struct pool_header): another layout is another version */
-    uint64_t file_size;
+    uint64_t file_size; /* of the pool, layout_pool_size() */
     uint32_t lanes; /* all lanes, POOL_LANES_MIN..POOL_LANES_MAX */
     uint32_t lanes_shared; /* the last of them, 1..lanes-1 */
     uint32_t places; /* pages of words there is room for, 1..POOL_PORT_PAGES */
@@ -110,12 +120,16 @@ struct pool_header {
     uint64_t created; /* CLOCK_REALTIME, seconds */
     uint8_t pagemap[POOL_PORT_PAGES]; /* port / 512 -> place, or POOL_NO_PLACE */
 
-    _Alignas(64) _Atomic uint32_t state; /* enum pool_state */
+    _Alignas(64) _Atomic uint32_t state; /* enum pool_state; where version 1 had it */
     _Atomic uint32_t generation; /* of the policy; policy[generation & 1] is the one */
-    uint64_t policy_checksum[2];
-    _Atomic uint64_t wanted; /* CLOCK_MONOTONIC ms of the last search that found no port: see lease.c */
+    uint64_t shared_inode; /* of the shares: no other file is taken for them */
+    char shared[POOL_SHARED_NAME]; /* their name in the pool's folder: "pool.1f3a", "shared/pool.1f3a" */
+};
 
-    _Alignas(64) _Atomic uint64_t exhausted; /* connects that found no port */
+/* The begin of the shares. Anybody's to write: for people, and to ask others for ports. */
+struct pool_counters {
+    _Atomic uint64_t wanted; /* CLOCK_MONOTONIC ms of the last search that found no port: see lease.c */
+    _Atomic uint64_t exhausted; /* connects that found no port */
     _Atomic uint64_t passed; /* of these, let through unbound (when-exhausted = pass) */
     _Atomic uint64_t waited; /* of these, waited first */
     _Atomic uint64_t retries; /* ports that the kernel refused, so that another was taken */
@@ -150,6 +164,7 @@ struct pool_lane {
     uint8_t reserved3[16];
 };
 
+_Static_assert(offsetof(struct pool_header, state) == 192, "version 1 can be told that it is retired");
 _Static_assert(sizeof(struct dest) == 18, "dest is part of the format");
 _Static_assert(sizeof(struct pool_lane) == 64, "one cache line a lane");
 _Static_assert(sizeof(struct pool_holder) == 128, "two cache lines a holder");

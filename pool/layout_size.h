@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Where the parts of a pool file lie: the arithmetic of layout.h, for pool.c and create.c.
+ * Where the parts of a pool's two files lie: the arithmetic of layout.h, for pool.c and create.c.
  * Offsets are in bytes from the file's begin. Callers pass sizes that were checked.
  */
 #ifndef FIXPORT_LAYOUT_SIZE_H
@@ -14,6 +14,7 @@
 #define POOL_HEADER_BYTES POOL_PAGE_BYTES
 
 _Static_assert(sizeof(struct pool_header) <= POOL_HEADER_BYTES, "the header has one page");
+_Static_assert(sizeof(struct pool_counters) <= POOL_PAGE_BYTES, "so have the counters");
 
 /** layout_round - @bytes rounded up to whole pages. */
 static inline size_t layout_round(size_t bytes)
@@ -27,10 +28,16 @@ static inline size_t layout_policy(unsigned which)
     return POOL_HEADER_BYTES + which * layout_round(sizeof(struct policy));
 }
 
+/** layout_pool_size - the size of the pool's own file. */
+static inline size_t layout_pool_size(void)
+{
+    return layout_policy(2);
+}
+
 /** layout_holders - where the table of holders lies. */
 static inline size_t layout_holders(void)
 {
-    return layout_policy(2);
+    return POOL_PAGE_BYTES;
 }
 
 /** layout_lane_keys - where the keys of the lanes lie. */
@@ -57,8 +64,8 @@ static inline size_t layout_place_bytes(uint32_t lanes)
     return (size_t)lanes * POOL_PAGE_PORTS * sizeof(uint64_t);
 }
 
-/** layout_size - the size of the whole file. */
-static inline size_t layout_size(uint32_t lanes, uint32_t places)
+/** layout_shared_size - the size of the shares. */
+static inline size_t layout_shared_size(uint32_t lanes, uint32_t places)
 {
     return layout_words(lanes) + places * layout_place_bytes(lanes);
 }

@@ -36,7 +36,7 @@
  * thread whose word has become LETGO or RESTING takes it back; if it has passed to
  * another holder, the connection is undone. Only processes inside a namespace can ask its kernel
  * table, so only they return its words (or its death does: holder.h). One that finds no port says
- * so in the pool's header; the processes of other namespaces see that when they next connect, and
+ * so in the pool's counters; the processes of other namespaces see that when they next connect, and
  * reconcile, twice at least until a word is at rest. A namespace that is alive and connects to
  * nothing cannot be reached so; "fixport-pool reclaim" visits it.
  *
@@ -58,7 +58,7 @@
  * several destinations share, ports that this namespace uses towards another.
  *
  * Fairness. A namespace that opens and closes all the time goes round the whole range, and what it
- * let go of is its own until it has rested. While another namespace finds no port (the header says
+ * let go of is its own until it has rested. While another namespace finds no port (the counters say
  * so) it leaves what rests alone as long as it has other ports, and begins at the same port each
  * time instead of going round: one connection at a time then keeps one port, and the others come
  * to rest.
@@ -94,7 +94,7 @@ static uint64_t age(uint64_t now, uint64_t when)
 
 static bool is_wanted(const struct pool *pool, uint32_t quarantine, uint64_t now)
 {
-    uint64_t wanted = atomic_load_explicit(&pool->header->wanted, memory_order_relaxed);
+    uint64_t wanted = atomic_load_explicit(&pool->counters->wanted, memory_order_relaxed);
     return wanted && age(now, wanted) < (uint64_t)quarantine + WANTED_MS;
 }
 
@@ -332,7 +332,7 @@ static void word_set_back(const struct pool *pool, const struct lease *lease, ui
     uint64_t taken = lease->word;
     if (at)
         atomic_compare_exchange_strong(at, &taken, word);
-    atomic_fetch_add_explicit(&pool->header->retries, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&pool->counters->retries, 1, memory_order_relaxed);
 }
 
 static bool was_let_go(const struct lease *lease)
@@ -432,7 +432,7 @@ uint32_t lease_wait_begin(const struct pool *pool, uint32_t slot, uint32_t lane)
 int lease_wait(const struct pool *pool, uint32_t slot, uint32_t lane, uint32_t seen, uint32_t ms)
 {
     struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
+    SYS_CLOCK(CLOCK_MONOTONIC, &until);
     until.tv_sec += ms / 1000;
     until.tv_nsec += ms % 1000 * 1000000L;
     if (until.tv_nsec >= 1000000000L) {
@@ -453,12 +453,12 @@ bool lease_reconcile_due(const struct pool *pool, uint32_t slot, uint64_t now)
 
 void lease_want(const struct pool *pool, uint64_t now)
 {
-    atomic_store_explicit(&pool->header->wanted, now, memory_order_relaxed);
+    atomic_store_explicit(&pool->counters->wanted, now, memory_order_relaxed);
 }
 
 bool lease_wanted(const struct pool *pool, uint32_t slot, uint64_t now)
 {
-    uint64_t wanted = atomic_load_explicit(&pool->header->wanted, memory_order_relaxed);
+    uint64_t wanted = atomic_load_explicit(&pool->counters->wanted, memory_order_relaxed);
     if (!wanted)
         return false;
     uint64_t last = atomic_load_explicit(&pool->holder[slot].reconciled_ms, memory_order_relaxed);
@@ -657,8 +657,8 @@ int lease_reconcile(const struct pool *pool, uint32_t slot, uint64_t now)
     result = sockdiag_dump(first, last, truth.buffer, truth_add, &truth);
     if (!result) {
         result = truth_apply(&truth, slot + 1, now);
-        atomic_fetch_add_explicit(&pool->header->reconciled, 1, memory_order_relaxed);
-        atomic_fetch_add_explicit(&pool->header->reclaimed, (unsigned)result, memory_order_relaxed);
+        atomic_fetch_add_explicit(&pool->counters->reconciled, 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(&pool->counters->reclaimed, (unsigned)result, memory_order_relaxed);
     }
     SYS(munmap, truth.buffer, truth.size);
     return result;

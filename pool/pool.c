@@ -4,13 +4,16 @@
  *
  * The file may be anything: somebody else's, truncated, garbled, of another version. Everything
  * that decides where memory is touched is taken from the header once, held against the file's
- * size, and from then on read from struct pool only.
+ * size, and from then on read from struct pool only. Its shares may be anything at any time.
  */
 #include "layout_size.h"
 #include "pool.h"
 #include "sys.h"
+#include "text.h"
 
+#include <limits.h>
 #include <string.h>
+#include <sys/resource.h>
 
 static bool sizes_fit(const struct pool_header *header)
 {
@@ -22,14 +25,12 @@ static bool sizes_fit(const struct pool_header *header)
 
 static int header_check(const struct pool_header *header, size_t size)
 {
-    if (size < POOL_HEADER_BYTES)
-        return header->magic == POOL_MAGIC && size >= sizeof(*header) ? -EBADMSG : -EMEDIUMTYPE;
-    if (header->magic != POOL_MAGIC)
+    if (size < sizeof(*header) || header->magic != POOL_MAGIC)
         return -EMEDIUMTYPE;
     if (header->version != POOL_VERSION || header->header_size != sizeof(*header))
         return -EPROTO;
-    if (!sizes_fit(header) || header->file_size != size ||
-        layout_size(header->lanes, header->places) != size)
+    if (!sizes_fit(header) || size != layout_pool_size() || header->file_size != size ||
+        layout_shared_size(header->lanes, header->places) > POOL_SHARED_MAX)
         return -EBADMSG;
     return 0;
 }
@@ -37,10 +38,7 @@ static int header_check(const struct pool_header *header, size_t size)
 static int policy_check(const struct pool *pool)
 {
     uint32_t slot = atomic_load(&pool->header->generation) & 1;
-    const struct policy *policy = pool->policy[slot];
-    if (policy_checksum(policy) != pool->header->policy_checksum[slot] || !policy_valid(policy))
-        return -EBADMSG;
-    return 0;
+    return policy_valid(pool->policy[slot]) ? 0 : -EBADMSG;
 }
 
 static void pages_mark(const struct portrange *range, void *arg)
@@ -66,102 +64,187 @@ static int pagemap_check(const struct pool *pool)
     return 0;
 }
 
-int pool_attach(void *memory, size_t size, struct pool *pool)
+int pool_check(const void *memory, size_t size, struct pool *pool)
 {
-    struct pool_header *header = memory;
-    char *base = memory;
-    if (size < sizeof(*header))
-        return -EMEDIUMTYPE;
+    const struct pool_header *header = memory;
+    const char *base = memory;
     int result = header_check(header, size);
     if (result)
         return result;
     struct pool view = {.header = header,
-                        .size = size,
+                        .policy = {(const void *)(base + layout_policy(0)),
+                                   (const void *)(base + layout_policy(1))},
+                        .shared_size = layout_shared_size(header->lanes, header->places),
                         .lanes = header->lanes,
                         .lanes_shared = header->lanes_shared,
                         .places = header->places,
                         .seed = header->seed};
-    /* The header may have changed between check and copy: check the copy. */
-    if (view.lanes > POOL_LANES_MAX || view.places > POOL_PORT_PAGES || view.lanes_shared < 1 ||
-        view.lanes_shared >= view.lanes || layout_size(view.lanes, view.places) != size)
-        return -EBADMSG;
-    view.policy[0] = (const void *)(base + layout_policy(0));
-    view.policy[1] = (const void *)(base + layout_policy(1));
-    view.holder = (void *)(base + layout_holders());
-    view.lane_key = (void *)(base + layout_lane_keys());
-    view.lane = (void *)(base + layout_lanes(view.lanes));
-    view.word = (void *)(base + layout_words(view.lanes));
     result = policy_check(&view);
     if (!result)
         result = pagemap_check(&view);
-    if (result)
-        return result;
-    *pool = view;
+    if (!result)
+        *pool = view;
+    return result;
+}
+
+void pool_share(struct pool *pool, void *memory)
+{
+    char *base = memory;
+    pool->counters = memory;
+    pool->holder = (void *)(base + layout_holders());
+    pool->lane_key = (void *)(base + layout_lane_keys());
+    pool->lane = (void *)(base + layout_lanes(pool->lanes));
+    pool->word = (void *)(base + layout_words(pool->lanes));
+}
+
+/*
+ * In a user namespace that does not map the owner, it shows as the overflow uid (user_namespaces(7));
+ * nobody has that uid there, but in the first namespace somebody can.
+ */
+static bool owner_is_unmapped(uid_t owner)
+{
+    static const char all[] = "         0          0 4294967295\n";
+    char map[64];
+    int fd = owner == 65534 ? (int)SYS(openat, AT_FDCWD, "/proc/self/uid_map", O_RDONLY | O_CLOEXEC, 0)
+                            : -ENOENT;
+    if (fd < 0)
+        return false;
+    long got = SYS(read, fd, map, sizeof(map));
+    SYS(close, fd);
+    return got > 0 && (got != sizeof(all) - 1 || memcmp(map, all, sizeof(all) - 1) != 0);
+}
+
+int pool_trusted(const struct stat *st)
+{
+    if (!S_ISREG(st->st_mode))
+        return S_ISDIR(st->st_mode) ? -EISDIR : -EINVAL;
+    if (st->st_uid != 0 && st->st_uid != (uid_t)SYS(geteuid) && !owner_is_unmapped(st->st_uid))
+        return -EPERM;
     return 0;
 }
 
 /* Opens without following a link or waiting for a FIFO's other end. */
-static int file_open(const char *path)
+static int file_open(const char *path, int flags)
 {
-    return (int)SYS(openat, AT_FDCWD, path, O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY,
-                    0);
+    return (int)SYS(openat, AT_FDCWD, path,
+                    flags | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0);
 }
 
-static int file_check(int fd, size_t *size)
+/* ftruncate() past RLIMIT_FSIZE would raise SIGXFSZ in a program that never asked for a file. */
+static int shares_lengthen(int fd, size_t size)
+{
+    struct rlimit limit;
+    if (SYS(prlimit64, 0, RLIMIT_FSIZE, NULL, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+        limit.rlim_cur < size)
+        return -EFBIG;
+    return (int)SYS(ftruncate, fd, size);
+}
+
+/* Whoever may write the shares can cut them short: then they are made as long again. */
+static int shares_check(int fd, const struct pool *pool, int flags)
 {
     struct stat st;
     int result = (int)SYS(fstat, fd, &st);
     if (result)
         return result;
-    if (!S_ISREG(st.st_mode))
-        return -EINVAL;
-    if (st.st_uid != 0 && st.st_uid != (uid_t)SYS(geteuid))
-        return -EPERM;
-    if (st.st_size < (off_t)sizeof(struct pool_header))
-        return -EMEDIUMTYPE;
-    *size = (size_t)st.st_size;
-    return *size > layout_size(POOL_LANES_MAX, POOL_PORT_PAGES) ? -EBADMSG : 0;
+    if (!S_ISREG(st.st_mode) || st.st_ino != pool->header->shared_inode)
+        return -ENOLINK;
+    if ((uint64_t)st.st_size < pool->shared_size && flags != O_RDONLY)
+        return shares_lengthen(fd, pool->shared_size);
+    return 0;
 }
 
-static int file_map(int fd, struct pool *pool)
+int pool_shares_open(const char *path, const struct pool *pool, int flags)
 {
-    size_t size = 0;
-    int result = file_check(fd, &size);
+    char name[PATH_MAX];
+    struct text text = text_begin(name, sizeof(name));
+    size_t folder = strlen(path);
+    while (folder && path[folder - 1] != '/')
+        folder--;
+    text_string_n(&text, path, folder);
+    text_string_n(&text, pool->header->shared, POOL_SHARED_NAME);
+    if (text.length >= sizeof(name))
+        return -ENAMETOOLONG;
+    int fd = file_open(name, flags);
+    if (fd < 0)
+        return fd == -ENOENT || fd == -ELOOP || fd == -ENOTDIR ? -ENOLINK : fd;
+    int result = shares_check(fd, pool, flags);
+    if (!result)
+        return fd;
+    SYS(close, fd);
+    return result;
+}
+
+static bool is_address(long result)
+{
+    return result > 0 || result < -4095;
+}
+
+/* @pool->header and then @pool->counters are known to the caller, whose SIGBUS handler may need it. */
+static int file_map(int file, struct pool *pool)
+{
+    struct stat st;
+    int result = (int)SYS(fstat, file, &st);
+    if (!result)
+        result = pool_trusted(&st);
+    if (!result && st.st_size < (off_t)sizeof(struct pool_header))
+        result = -EMEDIUMTYPE;
     if (result)
         return result;
-    long at = SYS(mmap, NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (at < 0 && at > -4096)
+    long at = SYS(mmap, NULL, layout_pool_size(), PROT_READ, MAP_SHARED, file, 0);
+    if (!is_address(at))
         return (int)at;
-    /* Known to the caller before it is touched: its SIGBUS handler may need it. */
-    *pool = (struct pool){.header = (void *)at, .size = size};
-    result = pool_attach((void *)at, size, pool);
+    pool->header = (const void *)at;
+    result = pool_check((const void *)at, (size_t)st.st_size, pool);
+    if (!result && st.st_mode & 022) /* after the version: 1 had such pools */
+        result = -EPERM;
     if (!result && atomic_load(&pool->header->state) != POOL_LIVE)
         result = -ESTALE;
-    if (result) {
-        *pool = (struct pool){.header = NULL};
-        SYS(munmap, (void *)at, size);
-    }
+    pool->device = st.st_dev;
+    pool->inode = st.st_ino;
     return result;
+}
+
+static int shares_map(const char *path, struct pool *pool, int *fd)
+{
+    *fd = pool_shares_open(path, pool, O_RDWR);
+    if (*fd < 0)
+        return *fd;
+    long at = SYS(mmap, NULL, pool->shared_size, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
+    if (is_address(at)) {
+        pool_share(pool, (void *)at);
+        return 0;
+    }
+    SYS(close, *fd);
+    return (int)at;
 }
 
 int pool_open(const char *path, struct pool *pool, int *fd)
 {
+    int shares;
     *pool = (struct pool){.header = NULL};
-    int file = file_open(path);
+    int file = file_open(path, O_RDONLY);
     if (file < 0)
         return file;
     int result = file_map(file, pool);
-    if (!result && fd)
-        *fd = file;
+    SYS(close, file);
+    if (!result)
+        result = shares_map(path, pool, &shares);
+    if (result)
+        pool_close(pool);
+    else if (fd)
+        *fd = shares;
     else
-        SYS(close, file);
+        SYS(close, shares);
     return result;
 }
 
 void pool_close(struct pool *pool)
 {
     if (pool->header)
-        SYS(munmap, pool->header, pool->size);
+        SYS(munmap, pool->header, layout_pool_size());
+    if (pool->counters)
+        SYS(munmap, pool->counters, pool->shared_size);
     *pool = (struct pool){.header = NULL};
 }
 
@@ -178,7 +261,12 @@ const char *pool_strerror(int error)
         {EINVAL, "it is not a regular file"},
         {ENXIO, "it is not a regular file"},
         {EAGAIN, "somebody holds a lease on it (fcntl F_SETLEASE)"},
-        {EPERM, "its owner is neither root nor this user"},
+        {EPERM, "its owner is neither root nor this user, or others may write it"},
+        {ENOLINK, "its shares are not there or not its own: the folder must be there, not the file "
+                  "alone; or remove it and create it again"},
+        {EMFILE, "the program has too many open files"},
+        {ENFILE, "the system has too many open files"},
+        {E2BIG, "so many lanes for so many ports would need more than 128 MiB"},
         {EMEDIUMTYPE, "it is not a fixport pool"},
         {EPROTO, "it is a pool of another version of fixport: remove it and create it again"},
         {EBADMSG, "it is damaged (truncated or overwritten): remove it and create it again"},
@@ -234,12 +322,12 @@ bool pool_any_rule(const struct pool *pool, struct pool_any *any)
 int pool_policy(const struct pool *pool, struct policy *copy)
 {
     for (int tries = 0; tries < 8; tries++) {
-        uint32_t slot = atomic_load(&pool->header->generation) & 1;
-        memcpy(copy, pool->policy[slot], sizeof(*copy));
-        if (policy_checksum(copy) == pool->header->policy_checksum[slot] && policy_valid(copy))
-            return 0;
+        uint32_t generation = atomic_load(&pool->header->generation);
+        memcpy(copy, pool->policy[generation & 1], sizeof(*copy));
+        if (atomic_load(&pool->header->generation) == generation)
+            break;
     }
-    return -EBADMSG;
+    return policy_valid(copy) ? 0 : -EBADMSG;
 }
 
 _Atomic uint64_t *pool_word(const struct pool *pool, uint32_t lane, uint16_t port)

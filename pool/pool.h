@@ -11,6 +11,7 @@
 
 #include "layout.h"
 
+#include <sys/stat.h>
 #include <sys/types.h>
 
 #define POOL_DEFAULT_PATH "/run/fixport/pool"
@@ -20,51 +21,70 @@
  * again the header's. Immutable after pool_open(), so any thread may use it.
  */
 struct pool {
-    struct pool_header *header; /* NULL: not open */
+    const struct pool_header *header; /* NULL: not open; of layout_pool_size() bytes */
     const struct policy *policy[2];
+    struct pool_counters *counters; /* the begin of the shares */
     struct pool_holder *holder;
     _Atomic uint64_t *lane_key;
     struct pool_lane *lane;
     _Atomic uint64_t *word;
-    size_t size; /* bytes mapped: the whole file */
+    size_t shared_size; /* bytes of the shares */
     uint32_t lanes;
     uint32_t lanes_shared;
     uint32_t places;
     uint64_t seed;
+    uint64_t device, inode; /* of the pool's file */
 };
 
 /* What pool_create() needs beyond the policy. */
 struct pool_options {
     uint32_t lanes; /* 0: as many as POOL_LANES_BUDGET gives */
-    mode_t mode; /* 0600..0666 */
+    mode_t mode; /* 0600..0666: of the shares; the pool itself is for its owner alone to write */
     gid_t group; /* (gid_t)-1: the creator's */
 };
 
 /**
- * pool_open - open, check and map a pool file.
+ * pool_open - open, check and map a pool.
  * @path: not followed if its last component is a symlink.
  * @pool: the result; pool->header is NULL on failure.
- * @fd: if not NULL, receives a descriptor of the very open file that is mapped, which the caller
- *      closes (holder_join() needs it); else it is closed.
+ * @fd: if not NULL, receives a descriptor of the very open file of the shares that is mapped, which the
+ *      caller closes (holder_join() needs it); else it is closed.
  *
  * Return: 0, or
  *   -ENOENT, -EACCES, ...  as open(2);
  *   -ELOOP     it is a symlink;
  *   -EISDIR    it is a directory; -EINVAL not a regular file;
- *   -EPERM     its owner is neither root nor this user;
+ *   -EPERM     its owner is neither root nor this user, or others may write it (pool_trusted());
  *   -EMEDIUMTYPE  no pool: no magic number, or too short for a header;
  *   -EPROTO    a pool of another version;
  *   -EBADMSG   truncated, or sizes or policy that do not fit;
+ *   -ENOLINK   its shares are not there, or another file is in their place;
  *   -ESTALE    retired (removed while it was being opened).
  * pool_strerror() says these in words.
  */
 int pool_open(const char *path, struct pool *pool, int *fd);
 
 /**
- * pool_attach - as pool_open() for a buffer: check @size bytes at @memory and fill @pool.
- * @pool is untouched on failure.
+ * pool_trusted - whether what a file says may steer this process: it is a regular file that nobody
+ * can write but root, this user, or whoever a user namespace does not know.
+ * Return: 0, -EISDIR, -EINVAL, -EPERM.
  */
-int pool_attach(void *memory, size_t size, struct pool *pool);
+int pool_trusted(const struct stat *st);
+
+/**
+ * pool_check - hold @size bytes of a pool's own file against the format and fill @pool but for its
+ * shares. @pool is untouched on failure. Return: as pool_open().
+ */
+int pool_check(const void *memory, size_t size, struct pool *pool);
+
+/** pool_share - the rest of it: the shares, pool->shared_size bytes at @memory. */
+void pool_share(struct pool *pool, void *memory);
+
+/**
+ * pool_shares_open - open the shares of a pool at @path; what was cut off of them is made up for.
+ * @flags: O_RDWR or O_RDONLY. Return: a descriptor; -ENOLINK, others of open(2).
+ */
+int pool_shares_open(const char *path, const struct pool *pool, int flags);
 
 /** pool_close - unmap. The locks that its open file anchors go with it. */
 void pool_close(struct pool *pool);
@@ -87,7 +107,7 @@ struct pool_any {
 /** pool_any_rule - ports for a socket whose rule is not known yet. Return: false if there are none. */
 bool pool_any_rule(const struct pool *pool, struct pool_any *any);
 
-/** pool_policy - a copy of the current policy, checksum verified. Return: 0 or -EBADMSG. */
+/** pool_policy - a copy of the current policy, checked. Return: 0 or -EBADMSG. */
 int pool_policy(const struct pool *pool, struct policy *copy);
 
 /**
@@ -105,27 +125,33 @@ _Atomic uint64_t *pool_word(const struct pool *pool, uint32_t lane, uint16_t por
 int pool_lane_find(const struct pool *pool, const struct dest *dest, bool insert);
 
 /**
- * pool_create - make a new pool file, whole or not at all.
- * @path: must not exist. A pool under /run/fixport gets that folder made (0755).
- * The file is filled under a temporary name and linked to its own, so nobody sees half a pool, and
- * its pages are allocated now: later writes cannot fail for lack of space.
+ * pool_create - make a new pool, whole or not at all.
+ * @path: must not exist. A pool under /run/fixport gets that folder made (0755). The files are filled before they have names, the pool's last, so nobody sees half a
+ * pool; and their pages are allocated now: later writes cannot fail for lack of space.
  *
- * Return: 0; -EEXIST; -ENOSPC; -EFBIG (RLIMIT_FSIZE); other errors of open(2), link(2).
+ * Return: 0; -EEXIST; -ENOSPC; -EFBIG (RLIMIT_FSIZE); -E2BIG (POOL_SHARED_MAX); other errors of
+ * open(2), link(2).
  */
 int pool_create(const char *path, const struct policy *policy, const struct pool_options *options);
 
 #define POOL_LOCK_MS 3000 /* how long a change waits for another one to end */
 
 /**
- * pool_reload - give a live pool another policy, in place.
- * @locked: under flock(2). Without, two who do it at once can leave a damaged pool.
- * Return: 0; 1 if it was the same already; -EWOULDBLOCK if somebody held the lock for POOL_LOCK_MS;
+ * pool_reload - give a live pool another policy, in place. For its owner: the lock lies in a file
+ * beside it that nobody else can open.
+ * Return: 0; 1 if it was the same already; -EWOULDBLOCK if another change took POOL_LOCK_MS;
  * -ENOSPC if its ports need more pages than the pool has room for (make a new pool then); errors of
  * pool_open().
  */
-int pool_reload(const char *path, const struct policy *policy, bool locked);
+int pool_reload(const char *path, const struct policy *policy);
 
-/** pool_remove - retire a pool and unlink its file. Return: 0 or an error of pool_open(). */
+/** pool_remove - retire a pool and unlink its files. Return: 0 or an error of pool_open(). */
 int pool_remove(const char *path);
+
+/**
+ * pool_retire - unlink what is at @path, whatever it is; if it is a pool, also one of version 1, tell the
+ * programs that use it that it is one no more, and unlink what belongs to it. Return: as unlink(2).
+ */
+int pool_retire(const char *path);
 
 #endif

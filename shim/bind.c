@@ -74,11 +74,8 @@ static bool choose_from_pool(int fd, struct sockaddr_storage name, socklen_t len
 
 static bool may_match(const struct shim_pool *at, const uint8_t addr[16])
 {
-    guard_install();
     uint32_t generation = atomic_load_explicit(&at->pool.header->generation, memory_order_acquire);
-    bool may = policy_may_match_address(at->pool.policy[generation & 1], addr);
-    guard_remove();
-    return may;
+    return policy_may_match_address(at->pool.policy[generation & 1], addr);
 }
 
 /* Whether a bind to @address may be followed by a connect that a rule matches. */
@@ -143,9 +140,9 @@ SHIM_EXPORT int getsockname(int fd, struct sockaddr *address, socklen_t *length)
         (name.ss_family != AF_INET && name.ss_family != AF_INET6) || address_port(&name) != 0 ||
         !is_deferred(fd))
         return real.getsockname(fd, address, length);
-    guard_install();
+    bool was_blocked = guard_begin();
     bool chosen = choose_from_pool(fd, name, name_length);
-    guard_remove();
+    guard_end(was_blocked);
     if (!chosen)
         choose_any(fd, &name, name_length);
     return real.getsockname(fd, address, length);

@@ -88,7 +88,7 @@ static void answer(int fd)
     if (ready && at)
         describe_pool(&text, at);
     text_char(&text, '\n');
-    SYS(write, fd, buffer, text.length < sizeof(buffer) ? text.length : sizeof(buffer) - 1);
+    quiet_write(fd, buffer, text.length < sizeof(buffer) ? text.length : sizeof(buffer) - 1);
 }
 
 static bool is_pipe(int fd)
@@ -118,7 +118,7 @@ void check_answer(void)
 {
     int in, out;
     char byte;
-    const char *asked = getenv ? getenv("FIXPORT_CHECK") : NULL;
+    const char *asked = getenv && !shim.secure ? getenv("FIXPORT_CHECK") : NULL;
     if (!asked || !two_numbers(asked, &in, &out) || !is_pipe(in) || !is_pipe(out))
         return;
     answer(out);

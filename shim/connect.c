@@ -9,12 +9,14 @@
 
 /*
  * Makes @call, an expression that does the real call, with a port put on @fd first if a rule says
- * so. errno is what the real call left, unless it never came to that.
+ * so. @data: it sends some with the first packet. errno is what the real call left, unless it never came to that.
  */
-#define WITH_PORT(fd, address, length, result, call)                                               \
+#define WITH_PORT(fd, address, length, data, result, call)                                         \
     do {                                                                                           \
         struct attempt attempt;                                                                    \
         int saved = errno;                                                                         \
+        bool was_blocked = guard_begin();                                                          \
+        attempt.once = (data);                                                                     \
         enum port_answer answer = port_begin(&attempt, (fd), (address), (length));                 \
         int again = answer == PORT_READY;                                                          \
         while (again) {                                                                            \
@@ -22,12 +24,15 @@
             answer = port_next(&attempt);                                                          \
             if (answer != PORT_READY)                                                              \
                 break;                                                                             \
+            guard_end(was_blocked);                                                                \
             (result) = (call);                                                                     \
+            was_blocked = guard_begin();                                                           \
             again = port_settle(&attempt, (result) < 0);                                           \
             if (again < 0)                                                                         \
                 (result) = -1;                                                                     \
             again = again > 0;                                                                     \
         }                                                                                          \
+        guard_end(was_blocked);                                                                    \
         if (answer == PORT_PASS)                                                                   \
             (result) = (call);                                                                     \
         else if (answer == PORT_REFUSE)                                                            \
@@ -47,7 +52,7 @@ SHIM_EXPORT int connect(int fd, const struct sockaddr *address, socklen_t length
     int result = -1;
     if (!ready())
         return real.connect(fd, address, length);
-    WITH_PORT(fd, address, length, result, real.connect(fd, address, length));
+    WITH_PORT(fd, address, length, false, result, real.connect(fd, address, length));
     return result;
 }
 
@@ -57,7 +62,7 @@ SHIM_EXPORT ssize_t sendto(int fd, const void *data, size_t size, int flags,
     ssize_t result = -1;
     if (!(flags & MSG_FASTOPEN) || !address || !ready())
         return real.sendto(fd, data, size, flags, address, length);
-    WITH_PORT(fd, address, length, result, real.sendto(fd, data, size, flags, address, length));
+    WITH_PORT(fd, address, length, true, result, real.sendto(fd, data, size, flags, address, length));
     return result;
 }
 
@@ -84,7 +89,7 @@ SHIM_EXPORT ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
     socklen_t length;
     if (!(flags & MSG_FASTOPEN) || !ready() || !message_address(message, &address, &length))
         return real.sendmsg(fd, message, flags);
-    WITH_PORT(fd, address, length, result, real.sendmsg(fd, message, flags));
+    WITH_PORT(fd, address, length, true, result, real.sendmsg(fd, message, flags));
     return result;
 }
 
@@ -97,6 +102,6 @@ SHIM_EXPORT int sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int f
     if (!(flags & MSG_FASTOPEN) || !count || !ready() ||
         !message_address(&messages->msg_hdr, &address, &length))
         return real.sendmmsg(fd, messages, count, flags);
-    WITH_PORT(fd, address, length, result, real.sendmmsg(fd, messages, count, flags));
+    WITH_PORT(fd, address, length, true, result, real.sendmmsg(fd, messages, count, flags));
     return result;
 }

@@ -9,8 +9,8 @@
 #include "shim.h"
 #include "../pool/text.h"
 
+#include <signal.h>
 #include <string.h>
-#include <sys/uio.h>
 
 static struct {
     char line[400];
@@ -65,6 +65,21 @@ static bool stderr_is_the_same(void)
            st.st_ino == fault.inode;
 }
 
+void quiet_write(int fd, const char *line, size_t length)
+{
+    static const uint64_t signals = 1ull << (SIGPIPE - 1) | 1ull << (SIGXFSZ - 1) | 1ull << (SIGTTOU - 1);
+    uint64_t before = 0, pending = 0;
+    SYS(rt_sigprocmask, SIG_BLOCK, &signals, &before, 8);
+    SYS(rt_sigpending, &pending, 8);
+    long result = SYS(write, fd, line, length);
+    uint64_t ours = (result == -EPIPE  ? 1ull << (SIGPIPE - 1)
+                     : result == -EFBIG ? 1ull << (SIGXFSZ - 1)
+                                        : 0) & ~pending;
+    if (ours) /* it has come to this thread, and waits */
+        SYS(rt_sigtimedwait, &ours, NULL, &(struct timespec){.tv_sec = 0}, 8);
+    SYS(rt_sigprocmask, SIG_SETMASK, &before, NULL, 8);
+}
+
 void fault_say(void)
 {
     char line[512];
@@ -75,7 +90,7 @@ void fault_say(void)
     text_string(&text, fault.line);
     text_string(&text, shim.refuse ? "; connections are refused (FIXPORT_ON_ERROR=fail)\n"
                                    : "; source ports are not restricted\n");
-    SYS(write, 2, line, text.length < sizeof(line) ? text.length : sizeof(line) - 1);
+    quiet_write(2, line, text.length < sizeof(line) ? text.length : sizeof(line) - 1);
 }
 
 /* Said once: a log that stays empty says that there is nothing to say. */
@@ -89,14 +104,14 @@ static void log_failed(void)
     text_string(&text, "fixport: FIXPORT_LOG=");
     append_clean(&text, shim.log);
     text_string(&text, ": it cannot be opened; nothing is logged\n");
-    SYS(write, 2, line, text.length < sizeof(line) ? text.length : sizeof(line) - 1);
+    quiet_write(2, line, text.length < sizeof(line) ? text.length : sizeof(line) - 1);
 }
 
 static void log_write(const char *line, size_t length)
 {
     if (strcmp(shim.log, "stderr") == 0) {
         if (stderr_is_the_same())
-            SYS(write, 2, line, length);
+            quiet_write(2, line, length);
         return;
     }
     int fd = (int)SYS(openat, AT_FDCWD, shim.log,
@@ -106,7 +121,7 @@ static void log_write(const char *line, size_t length)
         log_failed();
         return;
     }
-    SYS(write, fd, line, length);
+    quiet_write(fd, line, length);
     SYS(close, fd);
 }
 

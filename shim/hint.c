@@ -67,8 +67,21 @@ void hint_let_go(struct hint hint)
     if (hint.kind < HINT_LEASED)
         return;
     struct shim_pool *at = shim_pool_peek();
-    if (at && atomic_load_explicit(&at->netns[hint.netns].cookie, memory_order_acquire))
-        lease_hint(&at->pool, at->netns[hint.netns].slot, hint.lane, hint.port);
+    if (!at || !atomic_load_explicit(&at->netns[hint.netns].cookie, memory_order_acquire))
+        return;
+    bool was_blocked = guard_begin();
+    lease_hint(&at->pool, at->netns[hint.netns].slot, hint.lane, hint.port);
+    guard_end(was_blocked);
+}
+
+bool hint_has_netns(uint32_t netns)
+{
+    for (unsigned i = 0; i < HINTS; i++) {
+        struct hint hint = unpack(atomic_load_explicit(&hints[i], memory_order_relaxed));
+        if (hint.kind >= HINT_LEASED && hint.netns == netns)
+            return true;
+    }
+    return false;
 }
 
 void hint_range(unsigned first, unsigned last)

@@ -21,46 +21,47 @@ static _Atomic uint32_t pools_used;
 static _Atomic uint64_t tried_ms; /* to open a pool */
 static _Atomic uint64_t looked_ms; /* whether it is still the one at its path */
 
-bool shim_same_file(int fd, struct shim_pool *at, bool remember)
+/* Anybody can make a file in /dev/shm: it must be this user's alone, and have the rules asked for. */
+static int check_private(struct pool *pool, int fd)
 {
     struct stat st;
-    if (SYS(fstat, fd, &st) != 0)
-        return false;
-    if (remember) {
-        at->device = st.st_dev;
-        at->inode = st.st_ino;
-    }
-    return at->device == st.st_dev && at->inode == st.st_ino;
+    uint32_t generation = atomic_load(&pool->header->generation);
+    if (SYS(newfstatat, AT_FDCWD, shim.path, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+        st.st_ino == pool->inode && st.st_uid == (uid_t)SYS(geteuid) && !(st.st_mode & 077) &&
+        st.st_nlink == 1 &&
+        memcmp(pool->policy[generation & 1], &shim.policy, sizeof(shim.policy)) == 0)
+        return 0;
+    pool_close(pool);
+    SYS(close, fd);
+    return -EPERM;
 }
 
 static int open_or_create(struct pool *pool, int *fd)
 {
     int result = pool_open(shim.path, pool, fd);
-    if (result != -ENOENT || !shim.has_policy)
-        return result;
-    struct pool_options options = {.mode = 0600, .group = (gid_t)-1};
-    result = pool_create(shim.path, &shim.policy, &options);
-    if (result && result != -EEXIST)
-        return result;
-    return pool_open(shim.path, pool, fd);
+    if (result == -ENOENT && shim.has_policy) {
+        struct pool_options options = {.mode = 0600, .group = (gid_t)-1};
+        result = pool_create(shim.path, &shim.policy, &options);
+        if (!result || result == -EEXIST)
+            result = pool_open(shim.path, pool, fd);
+    }
+    return !result && shim.private ? check_private(pool, *fd) : result;
 }
 
 static void open_into(struct shim_pool *at)
 {
     int fd;
     atomic_store(&at->broken, 0); /* an earlier attempt may have failed here */
-    guard_install();
+    atomic_store(&at->torn, 0);
     int result = open_or_create(&at->pool, &fd);
     if (result) {
         fault_set(shim.path, pool_strerror(result));
     } else {
         fault_clear();
-        shim_same_file(fd, at, true);
         netns_join_own(at, fd);
         SYS(close, fd);
         atomic_store_explicit(&shim.current, at, memory_order_release);
     }
-    guard_remove();
 }
 
 /* One attempt, by one thread. A used-up attachment cannot be used again: threads may be in it. */
@@ -68,6 +69,7 @@ static void try_open(void)
 {
     if (!netns_lock())
         return;
+    guard_install();
     uint32_t used = atomic_load(&pools_used);
     if (used >= SHIM_POOLS) {
         fault_set(shim.path, "it was replaced too often for this process");
@@ -79,8 +81,10 @@ static void try_open(void)
     netns_unlock();
 }
 
-static bool usable(const struct shim_pool *at)
+static bool usable(struct shim_pool *at)
 {
+    if (at && atomic_load_explicit(&at->torn, memory_order_relaxed) && !netns_mend(at))
+        return false;
     return at && !atomic_load_explicit(&at->broken, memory_order_relaxed) &&
            atomic_load_explicit(&at->pool.header->state, memory_order_relaxed) == POOL_LIVE;
 }
@@ -90,7 +94,7 @@ static bool replaced(const struct shim_pool *at)
 {
     struct stat st;
     return SYS(newfstatat, AT_FDCWD, shim.path, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
-           (at->device != st.st_dev || at->inode != st.st_ino);
+           (at->pool.device != st.st_dev || at->pool.inode != st.st_ino);
 }
 
 /* Whether a second has passed since *@last; then another one begins. For one of many threads. */
@@ -148,13 +152,27 @@ static bool copy_path(char *to, size_t size, const char *from)
     return false;
 }
 
-/* A user's own pool for what the environment asks: the same wish, the same pool. */
+/*
+ * A user's own pool for what the environment asks: the same wish, the same pool. In a folder that is
+ * the user's alone, if there is one.
+ */
 static void private_path(void)
 {
+    struct stat st;
+    uint64_t user = (uint64_t)SYS(geteuid);
     struct text text = text_begin(shim.path, sizeof(shim.path));
-    text_string(&text, "/dev/shm/fixport-");
-    text_number(&text, (uint64_t)SYS(geteuid), 10);
-    text_char(&text, '-');
+    text_string(&text, "/run/user/");
+    text_number(&text, user, 10);
+    if (SYS(newfstatat, AT_FDCWD, shim.path, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(st.st_mode) &&
+        st.st_uid == user && !(st.st_mode & 077)) {
+        text_string(&text, "/fixport-");
+    } else {
+        text = text_begin(shim.path, sizeof(shim.path));
+        text_string(&text, "/dev/shm/fixport-");
+        text_number(&text, user, 10);
+        text_char(&text, '-');
+    }
+    shim.private = true;
     text_number(&text, policy_checksum(&shim.policy), 16);
 }
 
@@ -220,12 +238,14 @@ static bool secure(void)
 static enum shim_phase start(void)
 {
     /* Weak symbols: where one is missing there is no C library to intercept. */
-    if (!syscall || !__errno_location || !clock_gettime || !getenv)
+    if (!syscall || !__errno_location || !getenv)
         return SHIM_INERT;
     int saved = errno;
+    clock_init();
     real_init();
     fault_init();
-    bool trusted = !secure();
+    shim.secure = secure();
+    bool trusted = !shim.secure;
     shim.stack_top = getauxval ? getauxval(AT_RANDOM) : 0;
     if (trusted && disabled()) {
         errno = saved;

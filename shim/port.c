@@ -66,6 +66,12 @@
 #define REFUSALS_MANY 256 /* a connect that met so many looks no further */
 #define ROUND_NAP_NS 50000 /* before it looks once more; then twice as long, and so on */
 #define ROUNDS 6 /* 3 ms in all */
+#define BUDGET_NS 10000000 /* of our own work in one connect, once it has met with setbacks */
+#define BUDGET_EVERY 16 /* refusals: a look at the clock is a system call */
+#define COMPARE_MS 100 /* at most so often, whatever the pool says of the last time */
+#define COMPARE_TIMES 3 /* in one connect that does not wait */
+#define LOST_TIMES 4 /* leases in one connect */
+#define OVER_NAP_MS 50 /* between the searches of one that waits, and has used its budget up */
 
 static enum port_answer no_port(void)
 {
@@ -77,7 +83,8 @@ static enum port_answer no_port(void)
 static enum port_answer faulty(int fd, const struct dest *dest)
 {
     struct policy_verdict unused;
-    if (sock_tcp_state(fd) != TCP_CLOSE)
+    int state = sock_tcp_state(fd);
+    if (state != TCP_CLOSE && !sock_may_not(state))
         return PORT_PASS;
     fault_say();
     bool meant = shim.has_policy ? policy_match(&shim.policy, dest, &unused)
@@ -103,26 +110,28 @@ static void search_begin(struct attempt *attempt)
 }
 
 /* Whether the socket is a TCP socket that may be connected. A fresh one is, without asking. */
-static bool connectable(int fd)
+static enum port_answer connectable(int fd, const struct dest *dest)
 {
     struct hint hint = hint_get(fd);
-    if (sock_tcp_state(fd) != TCP_CLOSE)
-        return false;
+    int state = sock_tcp_state(fd);
+    if (sock_may_not(state)) {
+        fault_set("getsockopt()", "the program may not ask whether a socket is one of TCP's");
+        return faulty(fd, dest);
+    }
+    if (state != TCP_CLOSE)
+        return PORT_PASS;
     if (hint.kind == HINT_LEASED) /* that connection failed or was dissolved */
         hint_let_go(hint);
-    return true;
+    return PORT_READY;
 }
 
 /* The rule for the destination, in the pool that is there now. Return: READY, or what to do instead. */
 static enum port_answer find_rule(struct attempt *attempt, int fd, uint64_t now)
 {
-    if (shim_pool_peek())
-        guard_once();
     do {
         attempt->at = shim_pool(now);
         if (!attempt->at)
             return faulty(fd, &attempt->dest);
-        guard_once(); /* it may have been opened just now */
         if (!pool_match(&attempt->at->pool, &attempt->dest, &attempt->verdict)) {
             port_pass(fd);
             return PORT_PASS;
@@ -152,13 +161,16 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
         return answer;
     struct hint hint = hint_get(fd);
     attempt->fresh = hint_is_fresh(hint, attempt->began);
-    if (!attempt->fresh && !connectable(fd))
-        return PORT_PASS;
+    if (!attempt->fresh)
+        answer = connectable(fd, &attempt->dest);
+    if (answer != PORT_READY)
+        return answer;
     attempt->fd = fd;
     attempt->sure = attempt->waiting = attempt->bound = attempt->again = false;
     attempt->held = attempt->recycled = attempt->soon = attempt->has_source = false;
-    attempt->asked = false;
-    attempt->refusals = attempt->rounds = 0;
+    attempt->asked = attempt->undone = false;
+    attempt->refusals = attempt->rounds = attempt->lost = attempt->taken_back = 0;
+    attempt->budget = 0;
     if (!find_netns(attempt, fd))
         return faulty(fd, &attempt->dest);
     attempt->lane = (uint32_t)pool_lane_find(&attempt->at->pool, &attempt->dest, true);
@@ -433,7 +445,7 @@ static int put_by_bind(struct attempt *attempt)
 {
     int reuse = 0;
     int result = sock_get(attempt->fd, SOL_SOCKET, SO_REUSEADDR, &reuse);
-    if (result)
+    if (result && !sock_may_not(result))
         return result;
     result = reuse ? put_by_sharing(attempt) : put_alone(attempt);
     if (reuse && result == -EXDEV) {
@@ -506,12 +518,6 @@ static enum port_answer already_bound(struct attempt *attempt)
 
 /* ---- when no port is left ---- */
 
-static int reopen(void)
-{
-    return (int)SYS(openat, AT_FDCWD, shim.path,
-                    O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0);
-}
-
 /* Compares the namespace's leases with its sockets, if this thread can see them. */
 static int reconcile(const struct attempt *attempt, uint64_t now)
 {
@@ -521,20 +527,37 @@ static int reconcile(const struct attempt *attempt, uint64_t now)
     return found > 0 ? found : 0;
 }
 
+/* Anybody can have others do more than they would, by what he writes to the pool; but not for ever. */
+static bool over_budget(struct attempt *attempt)
+{
+    struct timespec used = {.tv_sec = 0};
+    SYS(clock_gettime, CLOCK_THREAD_CPUTIME_ID, &used);
+    uint64_t now = (uint64_t)used.tv_sec * 1000000000 + (uint64_t)used.tv_nsec;
+    if (!attempt->budget)
+        attempt->budget = now;
+    return now - attempt->budget > BUDGET_NS;
+}
+
+static bool comparison_due(const struct attempt *attempt, uint64_t now)
+{
+    uint64_t before = atomic_load_explicit(&attempt->netns->compared, memory_order_relaxed);
+    return now - before >= COMPARE_MS &&
+           lease_reconcile_due(&attempt->at->pool, attempt->netns->slot, now) &&
+           atomic_compare_exchange_strong(&attempt->netns->compared, &before, now);
+}
+
 /* Looks for ports that are free and not known to be. Return: whether to search once more. */
 static bool take_back(struct attempt *attempt)
 {
     const struct pool *pool = &attempt->at->pool;
     uint64_t now = sys_now_ms();
     lease_want(pool, now);
-    if (!lease_reconcile_due(pool, attempt->netns->slot, now))
+    if ((!attempt->waiting && attempt->taken_back++ >= COMPARE_TIMES) || !comparison_due(attempt, now))
         return false;
     int found = reconcile(attempt, now);
-    int fd = reopen();
+    int fd = pool_shares_open(shim.path, pool, O_RDWR);
     if (fd >= 0) {
-        /* Another file's locks would say that everybody is dead. */
-        if (shim_same_file(fd, attempt->at, false))
-            found += holder_bury_dead(pool, fd, now);
+        found += holder_bury_dead(pool, fd, now);
         SYS(close, fd);
     }
     return found > 0;
@@ -565,11 +588,13 @@ static bool wait_for_port(struct attempt *attempt)
     uint32_t left = wait_left(attempt);
     if (attempt->verdict.exhausted != POLICY_WAIT || !left || !blocking(attempt->fd))
         return false;
-    if (attempt->waiting)
+    if (attempt->waiting && over_budget(attempt)) /* whoever wakes all waiters would keep them busy */
+        SYS(nanosleep, &(struct timespec){.tv_nsec = OVER_NAP_MS * 1000000l}, NULL);
+    else if (attempt->waiting)
         lease_wait(pool, attempt->netns->slot, attempt->lane, attempt->seen,
                    left < 200 ? left : 200);
     else
-        count(&pool->header->waited);
+        count(&pool->counters->waited);
     attempt->waiting = true;
     attempt->seen = lease_wait_begin(pool, attempt->netns->slot, attempt->lane);
     return true;
@@ -577,13 +602,13 @@ static bool wait_for_port(struct attempt *attempt)
 
 static enum port_answer exhausted(struct attempt *attempt)
 {
-    struct pool_header *header = attempt->at->pool.header;
-    count(&header->exhausted);
+    struct pool_counters *counters = attempt->at->pool.counters;
+    count(&counters->exhausted);
     shim_log("exhausted", &attempt->dest, 0);
     sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
     if (attempt->verdict.exhausted != POLICY_PASS)
         return no_port();
-    count(&header->passed);
+    count(&counters->passed);
     return PORT_PASS;
 }
 
@@ -610,7 +635,7 @@ static bool has_port(const struct attempt *attempt)
 {
     struct sockaddr_storage name;
     socklen_t length;
-    return sock_name(attempt->fd, &name, &length) == 0 && address_port(&name) != 0;
+    return !attempt->undone && sock_name(attempt->fd, &name, &length) == 0 && address_port(&name) != 0;
 }
 
 /*
@@ -622,6 +647,7 @@ static enum port_answer search_again(struct attempt *attempt)
     const struct shim_pool *before = attempt->at;
     uint64_t now = sys_now_ms();
     attempt->sure = false;
+    atomic_store_explicit(&attempt->netns->used, now, memory_order_relaxed);
     enum port_answer answer = find_rule(attempt, attempt->fd, now);
     if (answer == PORT_READY && attempt->at != before) {
         attempt->netns = netns_of(attempt->at, attempt->fd);
@@ -641,12 +667,15 @@ static enum port_answer search_again(struct attempt *attempt)
 /* Takes the next port. Return: false: there is none; @instead: what to do. */
 static bool search_next(struct attempt *attempt, enum port_answer *instead)
 {
-    while (lease_search_next(&attempt->search, &attempt->lease) != 0) {
+    bool over = attempt->refusals % BUDGET_EVERY == BUDGET_EVERY - 1 && over_budget(attempt);
+    while (over || lease_search_next(&attempt->search, &attempt->lease) != 0) {
         if (has_port(attempt)) {
             *instead = already_bound(attempt); /* and needs none */
             return false;
         }
-        bool again = take_back(attempt) || try_again(attempt) || wait_for_port(attempt);
+        over = over_budget(attempt);
+        bool again = (!over && (take_back(attempt) || try_again(attempt))) || wait_for_port(attempt);
+        over = false;
         *instead = again ? search_again(attempt) : exhausted(attempt);
         if (*instead != PORT_READY)
             return false;
@@ -723,7 +752,7 @@ static int other_port(struct attempt *attempt, uint16_t port)
         return 0;
     }
     sock_disconnect(attempt->fd);
-    attempt->by_bind = true;
+    attempt->by_bind = attempt->undone = true;
     return 1;
 }
 
@@ -732,7 +761,7 @@ static void give_back(const struct attempt *attempt)
 {
     const struct pool *pool = &attempt->at->pool;
     if (lease_wanted(pool, attempt->netns->slot, attempt->began) &&
-        lease_reconcile_due(pool, attempt->netns->slot, attempt->began))
+        comparison_due(attempt, attempt->began))
         reconcile(attempt, attempt->began);
 }
 
@@ -762,18 +791,37 @@ static uint16_t port_in_doubt(const struct attempt *attempt)
     return 0;
 }
 
+/*
+ * The lease has passed to another holder, as somebody has it: another port a few times, then what the
+ * rule says. Return: as port_settle().
+ */
+static int lost(struct attempt *attempt)
+{
+    count(&attempt->at->pool.counters->lost);
+    bool again = !attempt->once && !attempt->bound &&
+                 (attempt->lost++ < LOST_TIMES || wait_for_port(attempt));
+    if (!again && attempt->verdict.exhausted == POLICY_PASS) {
+        count(&attempt->at->pool.counters->passed);
+        shim_log("passed", &attempt->dest, attempt->lease.port);
+        hint_set(attempt->fd, (struct hint){.kind = HINT_NONE});
+        return 0;
+    }
+    sock_disconnect(attempt->fd);
+    sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
+    attempt->undone = true;
+    if (again)
+        return 1;
+    errno = EADDRNOTAVAIL;
+    return -1;
+}
+
 static int connected(struct attempt *attempt)
 {
     uint16_t other = port_in_doubt(attempt);
     if (other)
         return other_port(attempt, other);
-    if (!lease_confirm(&attempt->at->pool, &attempt->lease, attempt->began)) {
-        sock_disconnect(attempt->fd);
-        sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
-        count(&attempt->at->pool.header->lost);
-        errno = EADDRNOTAVAIL;
-        return -1;
-    }
+    if (!lease_confirm(&attempt->at->pool, &attempt->lease, attempt->began))
+        return lost(attempt);
     if (must_share(attempt))
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
     remember(attempt, HINT_LEASED);

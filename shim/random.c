@@ -20,7 +20,8 @@
 static struct {
     _Alignas(PAGE_BYTES) _Atomic uint64_t key[2];
     _Atomic uint64_t counter;
-    char rest[PAGE_BYTES - 3 * sizeof(uint64_t)];
+    _Atomic uint64_t process; /* the pid; 0: not looked at, or just forked */
+    char rest[PAGE_BYTES - 4 * sizeof(uint64_t)];
 } secret;
 
 /* At the first use in a process, so that one that never connects pays nothing. */
@@ -30,12 +31,21 @@ static void get_key(void)
     uint64_t key[2] = {0, 0};
     if (SYS(getrandom, key, sizeof(key), GRND_NONBLOCK) != sizeof(key)) {
         struct timespec now = {.tv_sec = 0};
-        clock_gettime(CLOCK_MONOTONIC, &now);
+        SYS_CLOCK(CLOCK_MONOTONIC, &now);
         key[0] = (uint64_t)now.tv_nsec << 32 ^ (uintptr_t)&key;
         key[1] = (uint64_t)SYS(gettid);
     }
     atomic_store_explicit(&secret.key[1], key[1], memory_order_relaxed);
     atomic_store_explicit(&secret.key[0], key[0] | 1, memory_order_relaxed);
+}
+
+bool random_same_process(void)
+{
+    uint64_t pid = (uint64_t)SYS(getpid), before = atomic_load(&secret.process);
+    if (before)
+        return before == pid;
+    SYS(madvise, &secret, sizeof(secret), MADV_WIPEONFORK);
+    return atomic_compare_exchange_strong(&secret.process, &before, pid) || before == pid;
 }
 
 static uint64_t rotate(uint64_t x, int by)

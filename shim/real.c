@@ -133,4 +133,16 @@ void real_init(void)
     LOOK_UP(dup3);
     LOOK_UP(setns);
     LOOK_UP(unshare);
+    real_init_signals();
+}
+
+void real_init_signals(void)
+{
+    if (!dlsym)
+        return;
+    LOOK_UP(sigaction);
+    LOOK_UP(signal);
+    LOOK_UP(__sysv_signal);
+    LOOK_UP(sigprocmask);
+    LOOK_UP(pthread_sigmask);
 }

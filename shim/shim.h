@@ -14,7 +14,7 @@
  *   netns.c    which namespace a socket is in; joining it as holder; setns(), unshare()
  *   check.c    the answer to fixport-run --check
  *   fault.c    the one line on stderr, and the log
- *   guard.c    a pool file truncated under us
+ *   guard.c    a pool file truncated under us; sigaction(), signal() and kin for that
  *   real.c     the next connect(), close(), ... in line
  *   port.c     from a destination to a port on a socket: the heart; theory of operation on top
  *   connect.c  connect(), sendto(), sendmsg(), sendmmsg()
@@ -22,6 +22,7 @@
  *   close.c    close(), close_range(), closefrom(), dup2(), dup3(), socket(): hints
  *   hint.c     what is remembered about descriptors, never relied on
  *   sock.c     facts about sockets and addresses; sysctl.c about the namespace; random.c; mem.c
+ *   clock.c    the kernel's time
  */
 #ifndef FIXPORT_SHIM_H
 #define FIXPORT_SHIM_H
@@ -31,6 +32,7 @@
 #include "../pool/pool.h"
 #include "../pool/sys.h"
 
+#include <signal.h>
 #include <stddef.h>
 #include <sys/socket.h>
 
@@ -54,32 +56,43 @@ struct real {
     int (*dup3)(int, int, int);
     int (*setns)(int, int);
     int (*unshare)(int);
+    int (*sigaction)(int, const struct sigaction *, struct sigaction *); /* these: NULL if not found */
+    void (*(*signal)(int, void (*)(int)))(int);
+    void (*(*__sysv_signal)(int, void (*)(int)))(int);
+    int (*sigprocmask)(int, const sigset_t *, sigset_t *);
+    int (*pthread_sigmask)(int, const sigset_t *, sigset_t *);
 };
 extern struct real real;
 
 /** real_init - look the next symbols up; what is missing stays the bare system call. Once. */
 void real_init(void);
 
+/** real_init_signals - the part of it for guard.c, which may be called before. */
+void real_init_signals(void);
+
 /* ---- init.c ---- */
 
-/* A network namespace that this process has joined as holder. Immutable once cookie is set. */
+/* A network namespace that this process has joined as holder. Immutable as long as cookie is set. */
 struct shim_netns {
     _Atomic uint64_t cookie; /* 0: unused entry */
+    _Atomic uint64_t used; /* ms: when it was last looked for */
+    uintptr_t anchor; /* the page that keeps its lock; 0: it is that of the start */
     uint32_t slot;
     _Atomic uint32_t by_bind; /* IP_LOCAL_PORT_RANGE does not work here: bind() instead */
     _Atomic uint32_t local; /* net.ipv4.ip_local_port_range: lo | hi << 16; 0: not read yet */
     _Atomic uint32_t stamps; /* second << 1 | net.ipv4.tcp_timestamps is 0, as it was read then */
+    _Atomic uint64_t compared; /* ms: when it was last compared with the kernel by this process */
     _Atomic uint32_t lingers; /* the last port that was used again had a TIME_WAIT on it */
 };
 
-#define SHIM_NETNS 16 /* network namespaces that one process can use */
+#define SHIM_NETNS 16 /* network namespaces that one process can use at a time */
 #define SHIM_POOLS 64 /* pools that one process can use, one after the other */
 
 /* One attachment to a pool file. Stays mapped: other threads may be in it. */
 struct shim_pool {
     struct pool pool;
-    uint64_t device, inode; /* of its file */
-    _Atomic uint32_t broken; /* its file was truncated under it, or replaced */
+    _Atomic uint32_t broken; /* its own file was truncated under it, or replaced */
+    _Atomic uint32_t torn; /* its shares were truncated under it: they are zeros, and to be mapped again */
     struct shim_netns netns[SHIM_NETNS];
 };
 
@@ -91,6 +104,8 @@ struct shim {
     char log[256]; /* FIXPORT_LOG; "" is none */
     uintptr_t stack_top; /* an address at the top of the first thread's stack; 0: not known */
     bool refuse; /* FIXPORT_ON_ERROR=fail */
+    bool secure; /* a setuid program, that the environment must not steer (ld.so.preload) */
+    bool private; /* path is that of the user's own pool for what the environment asks */
     bool has_policy; /* FIXPORT_PORTS is set and valid: policy says what it asks for */
     struct policy policy;
 };
@@ -127,9 +142,6 @@ static inline struct shim_pool *shim_pool_peek(void)
     return atomic_load_explicit(&shim.current, memory_order_acquire);
 }
 
-/** shim_same_file - whether @fd is the file that @at maps; @remember: from now on it is. */
-bool shim_same_file(int fd, struct shim_pool *at, bool remember);
-
 /* ---- netns.c ---- */
 
 /**
@@ -157,6 +169,12 @@ void netns_join_own(struct shim_pool *at, int fd);
 bool netns_is_own(const struct shim_netns *netns);
 
 /**
+ * netns_mend - map the shares of a pool again that were truncated under it, and say there what this
+ * process knows. Return: false if they are out of reach.
+ */
+bool netns_mend(struct shim_pool *at);
+
+/**
  * netns_lock - one thread at a time attaches to pools and joins namespaces.
  * Return: true: call netns_unlock(); false: this very thread has it, below a signal handler, or
  * somebody else for seconds.
@@ -170,6 +188,9 @@ void netns_unlock(void);
 void check_answer(void);
 
 /* ---- fault.c ---- */
+
+/** quiet_write - write(2) that raises no signal: not SIGPIPE, SIGXFSZ or SIGTTOU. */
+void quiet_write(int fd, const char *line, size_t length);
 
 /** fault_init - remember what stderr is, so that nothing else is ever written to. */
 void fault_init(void);
@@ -197,10 +218,20 @@ void shim_log(const char *what, const struct dest *dest, uint32_t port);
 /** close_lingers - whether connections that this process closes may leave a TIME_WAIT. One load. */
 bool close_lingers(void);
 
+/* ---- clock.c ---- */
+
+/** clock_init - find the kernel's clock for shim_clock() (weak.h), which makes a system call until then. */
+void clock_init(void);
+
 /* ---- random.c ---- */
 
 /** random_next - 32 unpredictable bits (RFC 6056, 3.2). Any thread. */
 uint32_t random_next(void);
+
+/**
+ * random_same_process - false in a child of vfork(2), which has its parent's memory. For rare calls.
+ */
+bool random_same_process(void);
 
 /* ---- sysctl.c ---- */
 
@@ -215,15 +246,15 @@ bool sysctl_reserved(uint16_t port);
 
 /* ---- guard.c ---- */
 
-/**
- * guard_install - survive the truncation of the pool file (SIGBUS), where the program has no handler
- * of its own. guard_remove() restores what was before, if it is still this library's.
- */
+/** guard_install - survive the truncation of a pool's files (SIGBUS) from now on. One thread. */
 void guard_install(void);
-void guard_remove(void);
 
-/** guard_once - guard_install() for good, at the first call only. */
-void guard_once(void);
+/**
+ * guard_begin - before a pool is looked at: let SIGBUS through to this thread. Usually one load.
+ * Return: what guard_end() takes, when that is done.
+ */
+bool guard_begin(void);
+void guard_end(bool was_blocked);
 
 /* ---- hint.c ---- */
 
@@ -280,6 +311,9 @@ void hint_fresh(int fd, uint64_t now);
 /** hint_is_fresh - whether @hint says so of this very tick: later, much may have happened unseen. */
 bool hint_is_fresh(struct hint hint, uint64_t now);
 
+/** hint_has_netns - whether a connection of namespace @netns (an index) is known. For rare calls. */
+bool hint_has_netns(uint32_t netns);
+
 /** hint_range - let go of all descriptors first..last. */
 void hint_range(unsigned first, unsigned last);
 
@@ -305,7 +339,12 @@ struct attempt {
     uint32_t lane;
     uint32_t seen; /* for lease_wait() */
     uint32_t refusals; /* ports that the kernel has refused */
+    uint32_t lost; /* connections undone because their lease had passed to another holder */
+    uint32_t taken_back; /* comparisons with the kernel */
+    uint64_t budget; /* ns of this thread's CPU time at the first setback; 0: there was none */
     uint32_t rounds; /* searches made again because some of them come free soon */
+    bool once; /* the call carries data: it is not made twice */
+    bool undone; /* a connection was made and undone: the socket shows the port that it had */
     bool waiting;
     bool fresh; /* the socket was just made, as far as is known */
     bool sure; /* the namespace and its range were looked at in this very tick */
@@ -364,6 +403,9 @@ int sock_name(int fd, struct sockaddr_storage *address, socklen_t *length);
 
 /** sock_tcp_state - TCP_CLOSE...; -errno if it is no TCP or MPTCP socket. */
 int sock_tcp_state(int fd);
+
+/** sock_may_not - whether an answer of these is that of a seccomp filter. */
+bool sock_may_not(int result);
 
 /** sock_disconnect - connect(AF_UNSPEC): abort and make unconnected again. */
 void sock_disconnect(int fd);

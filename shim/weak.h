@@ -16,12 +16,14 @@
 #include <time.h>
 #include <unistd.h>
 
-#pragma weak clock_gettime
 #pragma weak dlsym
 #pragma weak getauxval
 #pragma weak getenv
-#pragma weak sigaction
 #pragma weak syscall
 #pragma weak __errno_location
+
+/* For sys.h: clock.c. */
+#define SYS_CLOCK shim_clock
+int shim_clock(clockid_t clock, struct timespec *now);
 
 #endif

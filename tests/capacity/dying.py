@@ -4,6 +4,7 @@ live ones. Afterwards, the quarantine being over, every port is to be had again.
 
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -81,7 +82,10 @@ def check_killed(tap):
                   f"dying: {count} processes, killed anywhere", did)
         left = [name for name in os.listdir(pool.folder.name)
                 if name not in ("conf", "others", "pool", "own", "errors")]
-        tap.equal(left, [], "dying: they leave no files behind")
+        shares = [name for name in left if re.fullmatch(r"(pool|own)\.[0-9a-f]{16}", name)]
+        left = [name for name in left if name not in shares and name != "pool.lock"]
+        # A process that is killed between two calls leaves the shares of a pool that is none.
+        tap.point(not left and len(shares) <= 4, "dying: they leave no files behind", left, shares)
         check_everything_back(tap, pool, 2, "after the storm")
 
 
@@ -237,6 +241,12 @@ def truncated(size):
     return cut
 
 
+def shares_truncated(size):
+    def cut(pool):
+        os.truncate(pool.shares(), size)
+    return cut
+
+
 def truncated_and_replaced(pool):
     os.truncate(pool.path, 100)
     os.unlink(pool.path)
@@ -252,7 +262,9 @@ def zeroed(pool):
 MISHAPS = [("removed", removed, False), ("removed and made again", replaced, True),
            ("moved away and made again", renamed_over, True), ("emptied", truncated(0), False),
            ("cut in its header", truncated(100), False),
-           ("cut in its words", truncated(200000), False),
+           ("made longer", truncated(200000), False),
+           ("robbed of its shares", shares_truncated(0), True),
+           ("cut in its words", shares_truncated(200000), True),
            ("cut, unlinked and made again", truncated_and_replaced, True),
            ("filled with zeros", zeroed, False)]
 

@@ -2,6 +2,7 @@
 """What the capacity test is made of: network namespaces with a server each, which stand for the pods
 of one node; clients in them; and the pool that they share."""
 
+import glob
 import json
 import os
 import re
@@ -177,6 +178,10 @@ class Pool:
 
     def file(self, name):
         return os.path.join(self.folder.name, name)
+
+    def shares(self):
+        """The file that all users of the pool write to, by its tag (layout.h)."""
+        return glob.glob(self.path + "." + "[0-9a-f]" * 16)[0]
 
     def sparse(self, name, size):
         with open(self.file(name), "wb") as file:

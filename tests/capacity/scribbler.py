@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A process that may write the pool writes random bytes into it, all the time. The others neither
+"""A process that may write the pool's shares writes random bytes into it, all the time. The others neither
 crash nor hang; what they lose is said, not judged."""
 
 import random
@@ -7,14 +7,14 @@ import subprocess
 
 from place import BY_BIND, BY_RANGE, SCRIBBLE, Client, Places, Pool
 
-# What is written to, roughly: layout.h. A pool whose header is hit is soon given up by everybody.
-PARTS = [("anywhere", 0, 0), ("its header", 0, 4096), ("its rules, holders and lanes", 4096, 200 << 10),
+# What is written to, roughly: layout.h.
+PARTS = [("anywhere", 0, 0), ("its counters", 0, 4096), ("its holders and lanes", 4096, 150 << 10),
          ("its words", 256 << 10, 0)]
 
 
 def scribble(pool, first, last):
     seed = random.randrange(1 << 30)
-    process = subprocess.Popen([SCRIBBLE, pool.path, str(seed), str(first), str(last)], text=True,
+    process = subprocess.Popen([SCRIBBLE, pool.shares(), str(seed), str(first), str(last)], text=True,
                                stdout=subprocess.PIPE, stderr=pool.errors)
     if process.stdout.readline() != "ready\n":
         raise RuntimeError("the scribbler did not start")

@@ -78,9 +78,10 @@ def workload_is_right(item, label, components):
             {"name": "net.ipv4.ip_local_port_range", "value": "61001 61999"}]
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     kind = "hostPath" if label == "node-pool" else "emptyDir"
+    names = ("library", "pool", "shares") if label == "node-pool" else ("library", "pool")
     return ("kept" in volumes and len(pod["containers"]) == 2 and
             {"name": "KEPT", "value": "1"} in pod["containers"][0]["env"] and
-            all(kind in volumes[f"fixport-{name}"] for name in ("library", "pool")) and
+            all(kind in volumes[f"fixport-{name}"] for name in names) and
             all(preload_of(container) == ["/opt/fixport/libfixport.so"] and
                 {"name": "fixport-library", "mountPath": "/opt/fixport", "readOnly": True}
                 in container["volumeMounts"] for container in pod["containers"]))

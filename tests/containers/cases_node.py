@@ -135,7 +135,7 @@ def case_group(tap, node):
               "a pool for a group, without the group: it says so", done.stdout, done.stderr)
     done = node.podman_try(*start, "--group-add=2000", "fixport", "once", "pool")
     tap.equal((done.returncode, node.must(["stat", "-c", "%a %u %g", "/run/fixport/pool"])),
-              (0, "660 0 2000\n"), "a pool for a group, with the group: it is made")
+              (0, "640 0 2000\n"), "a pool for a group, with the group: it is made")
     metrics = [node.podman_try(*start, "--user=65534:65534", *group, "--entrypoint",
                                "fixport-pool", "fixport", "metrics").returncode
                for group in ([], ["--group-add=2000"])]

@@ -191,7 +191,7 @@ def case_faults(tap, node):
     pool(node)
     node.must(["chmod", "600", "/run/fixport/pool"])
     expect("unprivileged", "permission denied", "a pool that is not for its user")
-    node.must(["chmod", "666", "/run/fixport/pool"])
+    node.must(["chmod", "644", "/run/fixport/pool"])
     with open(node.path("/run/fixport/pool"), "r+b") as file:
         file.seek(8)  # pool/layout.h: the version comes after the magic number
         file.write(b"\xfe")

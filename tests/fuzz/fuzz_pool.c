@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A pool file with any bytes in it: a good one, patched as the input says, and then opened and used.
- * What opening lets through must be safe to use, also if the bytes change afterwards.
+ * A pool with any bytes in it: a good one, its own file and then its shares, patched as the input
+ * says, and then opened and used. What opening lets through must be safe to use, also if the bytes of
+ * the shares change afterwards.
  *
  * Input: records of 6 bytes: where (4, little endian; its highest bit: after opening), what (1), how
- * many times (1). A patch before opening is followed by right checksums for the policies if the
- * first byte of the input is odd, so that the garbage gets past that check.
+ * many times (1).
  */
 #include "holder.h"
 #include "layout_size.h"
@@ -21,7 +21,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 
 static char *good;
-static size_t good_size;
+static size_t good_size; /* of both */
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
@@ -37,12 +37,13 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
         policy_add_rule(&policy, "two", "60005-60030", NULL, NULL) != 0 ||
         pool_create(path, &policy, &options) != 0 || pool_open(path, &pool, NULL) != 0)
         abort();
-    unlink(path);
-    good_size = pool.size;
+    good_size = layout_pool_size() + pool.shared_size;
     good = malloc(good_size);
     if (!good)
         abort();
-    memcpy(good, pool.header, good_size);
+    memcpy(good, pool.header, layout_pool_size());
+    memcpy(good + layout_pool_size(), pool.counters, pool.shared_size);
+    pool_retire(path);
     pool_close(&pool);
     return 0;
 }
@@ -54,16 +55,10 @@ static void patch(char *pool, const uint8_t *data, size_t size, bool later)
         if (where >> 31 != later)
             continue;
         where &= 0x7fffffff;
+        size_t first = later ? layout_pool_size() : 0;
         for (unsigned i = 0; i < data[5]; i++)
-            pool[(where + i) % good_size] = (char)data[4];
+            pool[first + (where + i) % (good_size - first)] = (char)data[4];
     }
-}
-
-static void bless(char *bytes)
-{
-    struct pool_header *header = (void *)bytes;
-    for (int i = 0; i < 2; i++)
-        header->policy_checksum[i] = policy_checksum((const void *)(bytes + layout_policy(i)));
 }
 
 static void use(struct pool *pool)
@@ -102,9 +97,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         abort();
     memcpy(bytes, good, good_size);
     patch(bytes, data + 1, size - 1, false);
-    if (data[0] & 1)
-        bless(bytes);
-    if (pool_attach(bytes, good_size, &pool) == 0) {
+    if (pool_check(bytes, layout_pool_size(), &pool) == 0 &&
+        pool.shared_size <= good_size - layout_pool_size()) {
+        pool_share(&pool, bytes + layout_pool_size());
         use(&pool);
         patch(bytes, data + 1, size - 1, true);
         use(&pool);

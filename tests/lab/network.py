@@ -193,6 +193,8 @@ class Network:
         # duplicate address detection would make the first second of each address a useless one
         machine.sysctl(ipv6__conf__all__accept_dad=0, ipv6__conf__default__accept_dad=0,
                        ipv6__conf__all__accept_ra=0, ipv6__conf__default__accept_ra=0)
+        # many rejections at once would use up what a second is allowed to have of ICMP errors
+        machine.sysctl(ipv4__icmp_ratelimit=0, ipv6__icmp__ratelimit=0)
         return machine
 
     def _mac(self):

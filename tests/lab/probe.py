@@ -179,8 +179,6 @@ class Stage(Network):
 
         with open(self["host-a"].path(SITE_PATH), "w", encoding="ascii") as file:
             file.write(siteconf.Wish(address=True).text())
-        # so many scenes at once would use up what a second is allowed to have of ICMP errors
-        self["gateway"].sysctl(ipv4__icmp_ratelimit=0, ipv6__icmp__ratelimit=0)
 
     def prepare(self, scenes):
         for family in FAMILIES:
@@ -348,7 +346,6 @@ def case_probe_applied(tap):
     """The hardest CNI; fixport-setup makes it right, and there is nothing left to do."""
     for snat, scenes in APPLIED.items():
         with Trial(Kind(cni="random-fully"), siteconf.Wish(snat=snat)) as trial:
-            trial["gateway"].sysctl(ipv4__icmp_ratelimit=0, ipv6__icmp__ratelimit=0)
             if snat == "keep":
                 play_all(tap, trial, BEFORE)
             for name, done in trial.setup_all("apply").items():

@@ -8,6 +8,7 @@ ephemeral range, where the shim binds, and one inside, where it uses IP_LOCAL_PO
 """
 
 import contextlib
+import glob
 import os
 import random
 import re
@@ -24,7 +25,6 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import fptest  # noqa: E402
 
 BEHAVE = fptest.program("shim", "behave")
-THREADS = fptest.program("shim", "threads")
 FAKE = fptest.program("fake", "libfake.so")
 BY_BIND, BY_RANGE = "61000-61799", "50000-50799"
 LOOPBACK = "127.0.0.0/8,::1"
@@ -259,6 +259,13 @@ FAULTS = ["truncated", "empty", "another version", "no pool", "a garbled policy"
           "a directory", "a FIFO", "of another owner", "missing"]
 
 
+def shares_of(path):
+    """The file that all users of a pool write to: pool.TAG (layout.h)."""
+    found = glob.glob(path + ".*")
+    assert len(found) == 1, found
+    return found[0]
+
+
 def make_pool(folder, server, ports=BY_RANGE):
     dial(asked(folder, ports), server)
     return os.path.join(folder, "pool")
@@ -328,20 +335,22 @@ socket.create_connection(("127.0.0.1", {server.port}))
 
 
 def check_random_pools(tap, server, variants):
-    """Bytes of the pool's header, policy, holders and lanes changed at random."""
+    """Bytes of the pool's own file, and of its shares, changed at random."""
     seed = int(os.environ.get("FIXPORT_TEST_SEED", "1"))
     chance = random.Random(seed)
     crashes = []
     with pool_folder() as folder:
         path = make_pool(folder, server)
-        good = open(path, "rb").read(400000)
+        files = (path, shares_of(path))
+        good = [open(name, "rb").read(400000) for name in files]
         for i in range(variants):
-            bad = bytearray(good)
-            area = chance.choice([(0, 64), (0, 512), (4096, 30000), (28000, 170000),
-                                  (160000, 400000)])
+            which, area = chance.choice([(0, (0, 64)), (0, (0, 512)), (0, (4096, len(good[0]))),
+                                         (1, (0, 150000)), (1, (140000, 400000))])
+            bad = bytearray(good[which])
             for _ in range(chance.choice([1, 4, 64, 1000])):
                 bad[chance.randrange(*area)] = chance.randrange(256)
-            patch(path, 0, bad)
+            patch(files[which], 0, bad)
+            patch(files[1 - which], 0, good[1 - which])
             done = run([BEHAVE, chance.choice(["plain", "bind-zero", "descriptors"]),
                         str(server.port)], fptest.environment(FIXPORT_POOL=path))
             if done.returncode or len(done.stderr.splitlines()) > 1:
@@ -349,7 +358,7 @@ def check_random_pools(tap, server, variants):
         tap.point(not crashes, f"{variants} garbled pools: no crash (seed {seed})", *crashes[:5])
 
 
-def check_truncation(tap, server):
+def check_truncation(tap, server, cut, name):
     """The file is cut to nothing while a program is connecting all the time."""
     code = """
 import socket, sys, time
@@ -369,10 +378,10 @@ print("survived", count > 0)
                                   env=fptest.environment(FIXPORT_POOL=path), text=True,
                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         time.sleep(0.7)  # in the middle of its 1.5 s; whenever it hits, the result is the same
-        os.truncate(path, 0)
+        os.truncate(cut(path), 0)
         out, err = client.communicate(timeout=60)
         tap.point(client.returncode == 0 and "survived True" in out,
-                  "the pool file truncated under a running program: it runs on", out, err)
+                  f"{name} truncated under a running program: it runs on", out, err)
 
 
 def check_truncation_before_close(tap, server):
@@ -382,26 +391,17 @@ import os, socket, sys
 sock = socket.socket()
 sock.bind(("127.0.0.1", 0))
 print("in range", 50900 <= sock.getsockname()[1] <= 50999)
-os.truncate(os.environ["FIXPORT_POOL"], int(sys.argv[1]))
+os.truncate(sys.argv[2], int(sys.argv[1]))
 sock.close()
 print("survived")
 """
     for size in (0, 5000):
         with pool_folder() as folder:
             path = make_pool(folder, server, "50900-50999")
-            done = run([sys.executable, "-c", code, str(size)],
+            done = run([sys.executable, "-c", code, str(size), shares_of(path)],
                        fptest.environment(FIXPORT_POOL=path))
             tap.equal((done.returncode, done.stdout), (0, "in range True\nsurvived\n"),
-                      f"the pool file cut to {size} bytes before a first close: it runs on")
-
-
-def check_guard_in_threads(tap, server, times):
-    """Other threads' short need of the handler must not end the lasting one's."""
-    with pool_folder() as folder:
-        path = make_pool(folder, server)
-        done = run([THREADS, str(times)], fptest.environment(FIXPORT_POOL=path))
-        tap.equal(done.stdout, "missing 0\n", f"{times} first connections beside a thread that binds: "
-                                              "the pool's handler stays")
+                      f"the pool's shares cut to {size} bytes before a first close: it runs on")
 
 
 # ---- namespaces ----
@@ -664,6 +664,7 @@ FAKES = [
     # what fails, the range, whether ports must still be right
     ("setsockopt/0/51=92", BY_RANGE, True, "a kernel without IP_LOCAL_PORT_RANGE"),
     ("getsockopt/1/71=92", BY_RANGE, True, "a kernel without SO_NETNS_COOKIE"),
+    ("getsockopt/1/71=1", BY_RANGE, True, "SO_NETNS_COOKIE refused"),
     ("getrandom=38", BY_RANGE, True, "no getrandom"),
     ("fallocate=95", BY_RANGE, True, "a file system without fallocate"),
     ("linkat=1@1", BY_BIND, None, "a link that is not permitted"),
@@ -791,9 +792,9 @@ def main():
     check_faults(tap, server)
     check_environment_faults(tap, server)
     check_stderr_is_respected(tap, server)
-    check_truncation(tap, server)
+    check_truncation(tap, server, str, "the pool file")
+    check_truncation(tap, server, shares_of, "the file of its shares")
     check_truncation_before_close(tap, server)
-    check_guard_in_threads(tap, server, 200 if sanitized else 1000)
     check_setns(tap, server)
     check_between_namespaces(tap)
     check_fakes(tap, server)

@@ -124,13 +124,13 @@ rm "$pool"
 ln -s good "$pool"
 bad_pool "a symbolic link" "symbolic link"
 rm "$pool"
-head -c 100000 good >"$pool"
+head -c 5000 good >"$pool"
 bad_pool "truncated" "damaged"
 cp good "$pool"
 printf '\377' | dd of="$pool" bs=1 seek=8 conv=notrunc 2>/dev/null
 bad_pool "of another version" "another version"
 cp good "$pool"
-printf 'garbage' | dd of="$pool" bs=1 seek=5000 conv=notrunc 2>/dev/null
+printf 'garbage' | dd of="$pool" bs=1 seek=4096 conv=notrunc 2>/dev/null
 bad_pool "with garbled rules" "damaged"
 expect 0 "remove --force takes a damaged pool away" "removed" tool remove --force
 head -c 300000 /dev/urandom >"$pool"
@@ -161,11 +161,18 @@ fi
 
 # ---- what else a configuration says of the pool itself ----
 
+# The file that all users of the pool write to: its name has a tag of the pool's own.
+shares()
+{
+    ls -t "$pool".[0-9a-f]* | head -n 1
+}
 mode_is()
 {
-    result "$([ "$(stat -c %a "$pool")" = "$1" ]; echo $?)" "$2"
+    result "$([ "$(stat -c %a "$(shares)")" = "$1" ]; echo $?)" "$2"
+    result "$([ "$(stat -c %a "$pool")" = "${1%??}$(echo "${1#?}" | tr 62 40)" ]; echo $?)" \
+        "and what steers is for its owner alone to write"
 }
-chmod 606 "$pool"
+chmod 606 "$(shares)"
 printf '[pool]\nports = 60011-60020\n' | config
 expect 0 "reload from a file that says no mode" "reloaded" tool reload -c bad.conf
 mode_is 606 "leaves the mode as it is"
@@ -176,7 +183,7 @@ expect 0 "once" "already" tool reload -c bad.conf
 if can_be_nobody; then
     printf '[pool]\nports = 60011-60020\nmode = 0660\ngroup = 65533\n' | config
     expect 0 "reload with another group" "reloaded" tool reload -c bad.conf
-    result "$([ "$(stat -c %g.%a "$pool")" = 65533.660 ]; echo $?)" "sets it, too"
+    result "$([ "$(stat -c %g.%a "$(shares)")" = 65533.660 ]; echo $?)" "sets it, too"
     chmod 644 bad.conf
     refuses 1 "create for a group that one is not in" "for group 65533: that needs a member" \
         as_nobody "$pool_tool" create -c bad.conf --pool /dev/shm/fixport-65534-group
@@ -339,7 +346,8 @@ if [ -n "$FIXPORT_TEST_NETNS" ]; then
     expect 0 "reclaim enters another network namespace" \
         "4 leases without a connection taken back" tool reclaim
     if can_be_nobody; then
-        chmod 666 "$pool"
+        chmod 644 "$pool"
+        chmod 666 "$(shares)"
         expect 0 "a user cannot, and is told" "cannot be entered from here \\(root can\\)" \
             as_nobody "$pool_tool" --pool "$pool" reclaim
     fi
@@ -353,7 +361,7 @@ fi
 
 tool create -p 60001-60010 -t 127.0.0.1 >/dev/null 2>&1
 client "$python" "$here/client.py" 0 1
-"$python" - "$pool" "$(uname -n)" <<'END'
+"$python" - "$(shares)" "$(uname -n)" <<'END'
 import sys
 
 path, name = sys.argv[1:]
@@ -376,7 +384,7 @@ tool remove >/dev/null
 
 # ---- the default for a user ----
 
-if can_be_nobody && ! as_nobody test -r /run/fixport/pool -a -w /run/fixport/pool &&
+if can_be_nobody && ! as_nobody test -r /run/fixport/pool &&
     [ ! -e /dev/shm/fixport-65534 ] && [ ! -e /etc/fixport.conf ]; then
     expect 0 "a user's default pool" "^/dev/shm/fixport-65534: made" \
         as_nobody "$pool_tool" create -p 60001-60010

@@ -689,7 +689,7 @@ iptables-nft -P FORWARD DROP
     Case("a damaged pool", "node", 'head -c 5000 /dev/zero >"$ROOT/run/fixport/pool"',
          ("pool-unusable", "error", "^mv ")),
     Case("a pool of another mode", "node", 'chmod 0600 "$ROOT/run/fixport/pool"',
-         ("pool-mode", "warning", "chmod 0666")),
+         ("pool-mode", "warning", "chmod 0644")),
     Case("a pool with other ports", "node",
          'fixport-pool reload --pool "$ROOT/run/fixport/pool" -p 62000-62100 >/dev/null',
          ("pool-outdated", "warning", "62000-62100")),

@@ -278,7 +278,8 @@ echo $((N + 1)) >"$COUNTER"
             for name in sorted(folders + names):
                 path = os.path.join(folder, name)
                 if path != self.root + LOCK:
-                    yield path[len(self.root):] + describe(path, exact)
+                    shares = re.sub(r"(/run/fixport/pool)\.[0-9a-f]{16}$", r"\1.TAG", path)
+                    yield shares[len(self.root):] + (describe(path, exact) if shares == path else "")
             folders.sort()
 
 

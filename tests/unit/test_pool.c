@@ -23,7 +23,7 @@ static const struct pool_options options = {.lanes = 16, .mode = 0600, .group = 
 static void make_pool(void)
 {
     snprintf(path, sizeof(path), "/dev/shm/fixport-unit-%d", getpid());
-    unlink(path);
+    pool_retire(path);
     policy_init(&policy);
     policy.quarantine_ms = 1000;
     cr_assert_eq(policy_add_rule(&policy, "r", "60001-60010,60600-60609", "10.0.0.0/8", NULL), 0);
@@ -32,7 +32,7 @@ static void make_pool(void)
 
 static void remove_pool(void)
 {
-    unlink(path);
+    pool_retire(path);
 }
 
 TestSuite(pool, .init = make_pool, .fini = remove_pool);
@@ -74,6 +74,103 @@ Test(pool, opens_what_it_made)
     cr_assert_eq(pool_create(path, &policy, &options), -EEXIST);
 }
 
+static void patch(size_t offset, const void *data, size_t size)
+{
+    int fd = open(path, O_WRONLY);
+    cr_assert_eq(pwrite(fd, data, size, (off_t)offset), (ssize_t)size);
+    close(fd);
+}
+
+/* The name of the pool's shares. */
+static char *shares_path(void)
+{
+    static char name[160];
+    struct pool pool;
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    snprintf(name, sizeof(name), "/dev/shm/%s", pool.header->shared);
+    pool_close(&pool);
+    return name;
+}
+
+Test(pool, what_steers_is_its_owners_alone)
+{
+    struct pool pool;
+    struct stat own, shares;
+    const struct pool_options open_to_all = {.lanes = 16, .mode = 0666, .group = (gid_t)-1};
+    pool_retire(path);
+    cr_assert_eq(pool_create(path, &policy, &open_to_all), 0);
+    cr_assert_eq(stat(path, &own), 0);
+    cr_assert_eq(stat(shares_path(), &shares), 0);
+    cr_assert_eq(own.st_mode & 0777, 0644);
+    cr_assert_eq(shares.st_mode & 0777, 0666);
+    cr_assert_eq(chmod(path, 0666), 0);
+    cr_assert_eq(pool_open(path, &pool, NULL), -EPERM, "anybody could have written it");
+}
+
+Test(pool, shares_that_were_cut_short_are_made_up_for)
+{
+    struct pool pool;
+    struct stat st;
+    char *shares = shares_path();
+    cr_assert_eq(truncate(shares, 100), 0);
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    cr_assert_eq(stat(shares, &st), 0);
+    cr_assert_eq((size_t)st.st_size, pool.shared_size);
+    cr_assert_neq(take(&pool, 1, 2, 5000, NULL), 0);
+    pool_close(&pool);
+    cr_assert_eq(truncate(shares, (off_t)1 << 31), 0);
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    cr_assert_eq(pool.shared_size, layout_shared_size(16, 6), "what was added is not touched");
+    pool_close(&pool);
+}
+
+Test(pool, another_file_is_not_taken_for_the_shares)
+{
+    struct pool pool;
+    char other[200];
+    char *shares = shares_path();
+    snprintf(other, sizeof(other), "%s-other", shares);
+    cr_assert_eq(rename(shares, other), 0);
+    cr_assert_eq(pool_open(path, &pool, NULL), -ENOLINK);
+    cr_assert_null(pool.header);
+    int fd = open(shares, O_RDWR | O_CREAT | O_EXCL, 0600);
+    cr_assert_eq(ftruncate(fd, 1 << 20), 0);
+    close(fd);
+    cr_assert_eq(pool_open(path, &pool, NULL), -ENOLINK);
+    cr_assert_eq(rename(other, shares), 0);
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    pool_close(&pool);
+}
+
+Test(pool, no_pool_is_larger_than_all_may_be)
+{
+    struct pool_options wide = {.lanes = POOL_LANES_MAX, .mode = 0600, .group = (gid_t)-1};
+    struct policy all;
+    struct pool pool;
+    pool_retire(path);
+    policy_init(&all);
+    cr_assert_eq(policy_add_rule(&all, "r", "1-65535", NULL, NULL), 0);
+    cr_assert_eq(pool_create(path, &all, &wide), -E2BIG);
+    cr_assert_eq(pool_create(path, &policy, &wide), 0);
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    cr_assert_leq(pool.shared_size, POOL_SHARED_MAX);
+    pool_close(&pool);
+}
+
+Test(pool, one_of_the_first_format_is_known_and_told)
+{
+    struct pool pool;
+    uint32_t version = 1, state = 0;
+    patch(offsetof(struct pool_header, version), &version, sizeof(version));
+    cr_assert_eq(chmod(path, 0666), 0);
+    cr_assert_eq(pool_open(path, &pool, NULL), -EPROTO);
+    int fd = open(path, O_RDONLY);
+    cr_assert_eq(pool_retire(path), 0);
+    cr_assert_eq(pread(fd, &state, sizeof(state), 192), (ssize_t)sizeof(state));
+    cr_assert_eq(state, (uint32_t)POOL_RETIRED, "programs of the old version look for another");
+    close(fd);
+}
+
 Test(pool, refuses_other_files)
 {
     struct pool pool;
@@ -91,13 +188,6 @@ Test(pool, refuses_other_files)
     cr_assert_null(pool.header);
 }
 
-static void patch(size_t offset, const void *data, size_t size)
-{
-    int fd = open(path, O_WRONLY);
-    cr_assert_eq(pwrite(fd, data, size, (off_t)offset), (ssize_t)size);
-    close(fd);
-}
-
 Test(pool, refuses_damage)
 {
     struct pool pool;
@@ -106,34 +196,47 @@ Test(pool, refuses_damage)
     cr_assert_eq(pool_open(path, &pool, NULL), -EPROTO);
     version = POOL_VERSION;
     patch(offsetof(struct pool_header, version), &version, sizeof(version));
-    uint32_t lanes = 17;
+    uint32_t lanes = POOL_LANES_MAX + 1;
     patch(offsetof(struct pool_header, lanes), &lanes, sizeof(lanes));
     cr_assert_eq(pool_open(path, &pool, NULL), -EBADMSG);
     lanes = 16;
     patch(offsetof(struct pool_header, lanes), &lanes, sizeof(lanes));
-    patch(layout_policy(0) + 100, "garbled", 7);
+    uint32_t rules = 0;
+    patch(layout_policy(0), &rules, sizeof(rules));
     cr_assert_eq(pool_open(path, &pool, NULL), -EBADMSG);
+}
+
+static void *read_whole(const char *name, size_t size)
+{
+    char *memory = calloc(1, size);
+    int fd = open(name, O_RDONLY);
+    cr_assert_gt(read(fd, memory, size), 0);
+    close(fd);
+    return memory;
+}
+
+static void garble(char *memory, size_t area)
+{
+    for (int changes = 1 << random() % 10; changes > 0; changes--)
+        memory[(size_t)random() % area] = (char)random();
 }
 
 Test(pool, random_bytes_never_crash)
 {
-    static char bytes[1 << 20];
     struct pool pool;
-    int fd = open(path, O_RDWR);
-    ssize_t size = pread(fd, bytes, sizeof(bytes), 0);
-    cr_assert_gt(size, 0);
-    size_t whole = layout_size(16, 6);
-    char *memory = malloc(whole);
+    size_t size = layout_pool_size(), shared = layout_shared_size(16, 6);
+    char *own = read_whole(path, size), *good = read_whole(path, size);
+    char *shares = read_whole(shares_path(), shared);
     srandom(1);
     for (int i = 0; i < 20000; i++) {
-        memset(memory, 0, whole);
-        memcpy(memory, bytes, (size_t)size < whole ? (size_t)size : whole);
-        int changes = 1 << random() % 10;
-        size_t area = i % 3 == 0 ? 64 : i % 3 == 1 ? 40000 : 300000;
-        for (int k = 0; k < changes; k++)
-            memory[(size_t)random() % area] = (char)random();
-        if (pool_attach(memory, whole, &pool) != 0)
+        memcpy(own, good, size);
+        if (i % 2)
+            garble(own, i % 4 == 1 ? 300 : size);
+        if (i % 3 == 0)
+            garble(shares, i % 2 ? layout_words(16) : shared);
+        if (pool_check(own, size, &pool) != 0 || pool.shared_size > shared)
             continue;
+        pool_share(&pool, shares);
         struct dest dest = dest_of((uint8_t)random(), 80);
         struct policy_verdict verdict;
         int lane = pool_lane_find(&pool, &dest, true);
@@ -146,8 +249,9 @@ Test(pool, random_bytes_never_crash)
                 lease_let_go(&pool, &lease, 6000);
         }
     }
-    free(memory);
-    close(fd);
+    free(own);
+    free(good);
+    free(shares);
 }
 
 Test(pool, a_port_is_given_once)
@@ -331,16 +435,16 @@ Test(pool, reload_in_place)
     struct policy_verdict verdict;
     struct dest dest = dest_of(1, 80);
     cr_assert_eq(pool_open(path, &pool, NULL), 0);
-    cr_assert_eq(pool_reload(path, &policy, true), 1, "nothing changes");
+    cr_assert_eq(pool_reload(path, &policy), 1, "nothing changes");
     policy_init(&other);
     policy_add_rule(&other, "r", "40000-40005", "10.0.0.0/8", NULL);
-    cr_assert_eq(pool_reload(path, &other, true), 0);
+    cr_assert_eq(pool_reload(path, &other), 0);
     cr_assert(pool_match(&pool, &dest, &verdict));
     cr_assert_eq(verdict.ports.range[0].lo, 40000, "an open pool sees it");
     cr_assert_not_null(pool_word(&pool, 0, 40000));
     policy_init(&other);
     policy_add_rule(&other, "r", "1-65535", "10.0.0.0/8", NULL);
-    cr_assert_eq(pool_reload(path, &other, true), -ENOSPC, "no room for that many pages");
+    cr_assert_eq(pool_reload(path, &other), -ENOSPC, "no room for that many pages");
     cr_assert(pool_match(&pool, &dest, &verdict));
     cr_assert_eq(verdict.ports.range[0].lo, 40000, "nothing was changed");
     pool_close(&pool);
@@ -361,10 +465,11 @@ Test(pool, a_reload_that_was_killed_while_it_wrote_the_map_leaves_no_two_pages_o
     struct pool pool;
     struct policy other;
     cr_assert_eq(pool_open(path, &pool, NULL), 0);
-    pool.header->pagemap[40000 / POOL_PAGE_PORTS] = 2; /* 1 was not written any more */
+    /* 1 was not written any more */
+    patch(offsetof(struct pool_header, pagemap) + 40000 / POOL_PAGE_PORTS, "\2", 1);
     policy_init(&other);
     policy_add_rule(&other, "r", "5000-5003,30000,40000", "10.0.0.0/8", NULL);
-    cr_assert_eq(pool_reload(path, &other, true), 0);
+    cr_assert_eq(pool_reload(path, &other), 0);
     cr_assert_not_null(pool_word(&pool, 0, 30000));
     cr_assert(places_differ(&pool));
     pool_close(&pool);
@@ -508,7 +613,7 @@ static void reload_with(const char *first, const char *second)
     policy.quarantine_ms = 7;
     cr_assert_eq(policy_add_rule(&policy, "a", first, "10.0.0.0/8", NULL), 0);
     cr_assert_eq(policy_add_rule(&policy, "b", second, NULL, NULL), 0);
-    cr_assert_geq(pool_reload(path, &policy, true), 0);
+    cr_assert_geq(pool_reload(path, &policy), 0);
 }
 
 Test(pool, a_port_for_any_rule_suits_as_many_as_can_be)

@@ -1245,7 +1245,7 @@ Test(resources_pool, damaged_is_replaced)
         {24, "lanes"},
         {offsetof(struct pool_header, pagemap) + 60001 / POOL_PAGE_PORTS, "pagemap"},
         {offsetof(struct pool_header, state), "state"},
-        {offsetof(struct pool_header, policy_checksum), "checksum"},
+        {offsetof(struct pool_header, shared_inode), "shares"},
         {4096, "policy"},
         {-1, "empty"},
         {-1, "link"},

@@ -33,6 +33,12 @@ int place_open(const char *path, struct place *place);
 /** place_close - give the folder back. */
 void place_close(struct place *place);
 
+/** place_sweep - take away the shares of pools of that name, when there is none any more. */
+void place_sweep(const struct place *place);
+
+/** place_leave - after the removal of the pool at @path: take the folder away that was made for it. */
+void place_leave(const struct place *place, const char *path);
+
 /**
  * place_clear - take away whatever has the pool's name: a damaged pool, a link, somebody's file. A
  * folder with something in it is renamed. Programs that have a damaged pool mapped leave it.

@@ -91,7 +91,7 @@ static int remove_allowed(const char *path, const struct snapshot *snapshot)
 /* Damaged or of another version: nobody can use it any more, but it is a pool, so it may go. */
 static bool remove_is_damaged(const struct pool_request *request, int error)
 {
-    return request->any || (request->force && (error == -EBADMSG || error == -EPROTO));
+    return request->any || (request->force && (error == -EBADMSG || error == -EPROTO || error == -ENOLINK));
 }
 
 int command_remove(const struct pool_request *request)
@@ -114,6 +114,10 @@ int command_remove(const struct pool_request *request)
         error = place_clear(&place);
     else if (!status)
         error = damage ? damage : pool_remove(place.path);
+    if (!status && (!error || (error == -ENOENT && request->any)))
+        place_sweep(&place);
+    if (!status && !error)
+        place_leave(&place, path);
     place_close(&place);
     if (error)
         return say_pool_error(path, error);

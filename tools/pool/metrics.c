@@ -42,7 +42,7 @@ static void metrics_pool(const char *path, const struct snapshot *snapshot,
     printf("fixport_pool_info{path=\"");
     metric_label(path, PATH_MAX);
     printf("\",format=\"%u\"} 1\n", header->version);
-    metric_one("fixport_pool_size_bytes", "gauge", "Size of the pool file.", snapshot->size);
+    metric_one("fixport_pool_size_bytes", "gauge", "Size of the pool file.", snapshot->pool.shared_size);
     metric_one("fixport_pool_created_timestamp_seconds", "gauge", "When the pool was made.",
                header->created);
     metric_one("fixport_pool_policy_generation", "gauge", "How often the policy was reloaded.",
@@ -122,24 +122,24 @@ static void metrics_holders(const struct snapshot *snapshot, const struct tally 
     }
 }
 
-static void metrics_counters(const struct pool_header *header)
+static void metrics_counters(const struct pool_counters *counters)
 {
     metric_one("fixport_retries_total", "counter",
-               "Ports that the kernel refused, so that another was taken.", header->retries);
+               "Ports that the kernel refused, so that another was taken.", counters->retries);
     metric_one("fixport_exhausted_total", "counter", "Connects that found no port.",
-               header->exhausted);
+               counters->exhausted);
     metric_one("fixport_waited_total", "counter", "Connects that waited for a port.",
-               header->waited);
+               counters->waited);
     metric_one("fixport_passed_total", "counter",
-               "Connects let through with a port outside the range.", header->passed);
+               "Connects let through with a port outside the range.", counters->passed);
     metric_one("fixport_reconciliations_total", "counter",
-               "Comparisons of a holder's leases with the kernel's sockets.", header->reconciled);
+               "Comparisons of a holder's leases with the kernel's sockets.", counters->reconciled);
     metric_one("fixport_leases_reclaimed_total", "counter", "Leases moved on by a comparison.",
-               header->reclaimed);
+               counters->reclaimed);
     metric_one("fixport_holders_buried_total", "counter",
-               "Dead holders whose leases were taken back.", header->buried);
+               "Dead holders whose leases were taken back.", counters->buried);
     metric_one("fixport_connections_lost_total", "counter",
-               "Connections undone because their lease had passed to another.", header->lost);
+               "Connections undone because their lease had passed to another.", counters->lost);
 }
 
 int command_metrics(const struct pool_request *request)
@@ -155,7 +155,7 @@ int command_metrics(const struct pool_request *request)
         metrics_leases(tally);
         metrics_rules(&snapshot, tally);
         metrics_holders(&snapshot, tally);
-        metrics_counters(snapshot.pool.header);
+        metrics_counters(snapshot.pool.counters);
     }
     tally_free(tally);
     snapshot_free(&snapshot);

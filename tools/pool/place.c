@@ -7,12 +7,10 @@
  */
 #include "cmd.h"
 
-#include "../../pool/layout_size.h"
-
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -100,33 +98,46 @@ void place_close(struct place *place)
     close(place->folder);
 }
 
-/* Only what is nobody else's, and looks like a pool in more than one way, is written to. */
-static void place_retire(const struct place *place)
+/* What some pool of that name has left beside it, in one of the folders where that can be. */
+static void place_sweep_in(int at, const char *folder, const char *name)
 {
-    struct pool_header header;
-    struct stat st;
-    uint32_t state = POOL_RETIRED;
-    int fd =
-        openat(place->folder, place->name, O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    if (fd < 0)
-        return;
-    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_nlink == 1 &&
-        (st.st_uid == 0 || st.st_uid == geteuid()) &&
-        pread(fd, &header, sizeof(header), 0) == (ssize_t)sizeof(header) &&
-        (header.magic == POOL_MAGIC || header.file_size == (uint64_t)st.st_size) &&
-        header.header_size == sizeof(header))
-        (void)!pwrite(fd, &state, sizeof(state), offsetof(struct pool_header, state));
-    close(fd);
+    size_t length = strnlen(name, 32);
+    int fd = openat(at, folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *list = fd < 0 ? NULL : fdopendir(fd);
+    if (!list && fd >= 0)
+        close(fd);
+    for (struct dirent *entry; list && (entry = readdir(list));) {
+        const char *tag = entry->d_name + length + 1;
+        if (strlen(entry->d_name) == length + 1 + POOL_SHARED_DIGITS &&
+            strncmp(entry->d_name, name, length) == 0 && tag[-1] == '.' &&
+            strspn(tag, "0123456789abcdef") == POOL_SHARED_DIGITS)
+            unlinkat(fd, entry->d_name, 0);
+    }
+    if (list)
+        closedir(list);
+}
+
+void place_sweep(const struct place *place)
+{
+    place_sweep_in(place->folder, ".", place->name);
+    place_sweep_in(place->folder, POOL_SHARED_FOLDER, place->name);
+}
+
+void place_leave(const struct place *place, const char *path)
+{
+    if (strncmp(path, "/run/fixport/", strlen("/run/fixport/")) == 0)
+        unlinkat(place->folder, POOL_SHARED_FOLDER, AT_REMOVEDIR); /* if nothing is in it */
 }
 
 int place_clear(const struct place *place)
 {
     char aside[NAME_MAX + 1];
-    place_retire(place);
-    if (unlinkat(place->folder, place->name, 0) == 0 || errno == ENOENT)
+    int error = pool_retire(place->path);
+    place_sweep(place);
+    if (error == 0 || error == -ENOENT)
         return 0;
-    if (errno != EISDIR && errno != EPERM)
-        return -errno;
+    if (error != -EISDIR && error != -EPERM)
+        return error;
     if (unlinkat(place->folder, place->name, AT_REMOVEDIR) == 0)
         return 0;
     if (errno != ENOTEMPTY && errno != EEXIST)

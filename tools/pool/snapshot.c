@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Reading a pool without trusting it: the file is copied with pread(2), the copy is checked by
- * pool_attach(), and nothing is written. Reports work on pools that others keep changing.
+ * Reading a pool without trusting it: its files are copied with pread(2), the copies are checked by
+ * pool_check(), and nothing is written. Reports work on pools that others keep changing.
  */
 #include "snapshot.h"
 
@@ -11,36 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A reload between our first and last pread(2) garbles the policy: look again a few times. */
 #define SNAPSHOT_TRIES 5
-#define SNAPSHOT_PAUSE_NS 20000000
 
-/* The same refusals, in the same order, as pool_open(). */
-static int snapshot_open(const char *path, struct stat *st)
-{
-    int fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    int error = 0;
-    if (fd < 0)
-        return -errno;
-    if (fstat(fd, st) < 0)
-        error = -errno;
-    else if (S_ISDIR(st->st_mode))
-        error = -EISDIR;
-    else if (!S_ISREG(st->st_mode))
-        error = -EINVAL;
-    else if (st->st_uid != 0 && st->st_uid != geteuid())
-        error = -EPERM;
-    else if ((uint64_t)st->st_size < sizeof(struct pool_header))
-        error = -EMEDIUMTYPE;
-    else if ((uint64_t)st->st_size > layout_size(POOL_LANES_MAX, POOL_PORT_PAGES))
-        error = -EBADMSG;
-    if (error) {
-        close(fd);
-        return error;
-    }
-    return fd;
-}
-
+/* What is cut off of the shares reads as zeros, which is what is made of it when they are opened. */
 static int snapshot_read(int fd, char *memory, size_t size)
 {
     size_t done = 0;
@@ -51,60 +24,61 @@ static int snapshot_read(int fd, char *memory, size_t size)
         if (n < 0)
             return -errno;
         if (n == 0)
-            return -EBADMSG; /* truncated while we read */
+            break;
         done += (size_t)n;
     }
+    memset(memory + done, 0, size - done);
     return 0;
 }
 
-/* A quick look at the header first: no gigabytes are read of a file that is no pool. */
-static int snapshot_is_pool(int fd)
+/* Of the copies of its own file the second one counts: a reload may have come between. */
+static int snapshot_pool(const char *path, struct snapshot *snapshot)
 {
-    uint64_t magic = 0;
-    int error = snapshot_read(fd, (char *)&magic, sizeof(magic));
-    return error ? error : magic == POOL_MAGIC ? 0 : -EMEDIUMTYPE;
+    struct stat st;
+    size_t size = layout_pool_size();
+    int fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    int error = fd < 0 || fstat(fd, &st) < 0 ? -errno : pool_trusted(&st);
+    if (!error && (uint64_t)st.st_size < sizeof(struct pool_header))
+        error = -EMEDIUMTYPE;
+    for (int i = 0; !error && i < SNAPSHOT_TRIES; i++) {
+        uint32_t generation = ((struct pool_header *)snapshot->memory)->generation;
+        error = snapshot_read(fd, snapshot->memory, size);
+        if (i && generation == ((struct pool_header *)snapshot->memory)->generation)
+            break;
+    }
+    if (fd >= 0)
+        close(fd);
+    if (!error)
+        error = pool_check(snapshot->memory, (size_t)st.st_size, &snapshot->pool);
+    if (!error && st.st_mode & 022)
+        error = -EPERM;
+    return error ? error : pool_policy(&snapshot->pool, &snapshot->policy);
 }
 
-static int snapshot_copy(int fd, struct snapshot *snapshot)
+static int snapshot_shares(const char *path, struct snapshot *snapshot)
 {
     struct timespec wall;
+    snapshot->fd = pool_shares_open(path, &snapshot->pool, O_RDONLY);
+    if (snapshot->fd < 0)
+        return snapshot->fd;
+    snapshot->shares = aligned_alloc(64, snapshot->pool.shared_size);
+    if (!snapshot->shares)
+        return -ENOMEM;
     clock_gettime(CLOCK_REALTIME, &wall);
     snapshot->wall = (uint64_t)wall.tv_sec;
     snapshot->now = sys_now_ms();
-    int error = snapshot_read(fd, snapshot->memory, snapshot->size);
-    if (!error)
-        error = pool_attach(snapshot->memory, snapshot->size, &snapshot->pool);
-    if (!error)
-        error = pool_policy(&snapshot->pool, &snapshot->policy);
-    return error;
-}
-
-static int snapshot_fill(int fd, struct snapshot *snapshot)
-{
-    int error = snapshot_is_pool(fd);
-    for (int i = 0; !error && i < SNAPSHOT_TRIES; i++) {
-        error = snapshot_copy(fd, snapshot);
-        if (error != -EBADMSG)
-            return error;
-        if (i + 1 < SNAPSHOT_TRIES) {
-            nanosleep(&(struct timespec){.tv_nsec = SNAPSHOT_PAUSE_NS}, NULL);
-            error = 0;
-        }
-    }
-    return error;
+    pool_share(&snapshot->pool, snapshot->shares);
+    return snapshot_read(snapshot->fd, snapshot->shares, snapshot->pool.shared_size);
 }
 
 int snapshot_take(const char *path, struct snapshot *snapshot)
 {
-    struct stat st;
     memset(snapshot, 0, sizeof(*snapshot));
-    snapshot->fd = snapshot_open(path, &st);
-    if (snapshot->fd < 0)
-        return snapshot->fd;
-    snapshot->size = (size_t)st.st_size;
-    size_t whole = (snapshot->size + 63) & ~(size_t)63;
-    snapshot->memory = aligned_alloc(64, whole);
-    int error = snapshot->memory ? snapshot_fill(snapshot->fd, snapshot) : -ENOMEM;
+    snapshot->fd = -1;
+    snapshot->memory = aligned_alloc(64, layout_pool_size()); /* whole pages */
+    int error = snapshot->memory ? snapshot_pool(path, snapshot) : -ENOMEM;
+    if (!error)
+        error = snapshot_shares(path, snapshot);
     if (error)
         snapshot_free(snapshot);
     return error;
@@ -113,6 +87,7 @@ int snapshot_take(const char *path, struct snapshot *snapshot)
 void snapshot_free(struct snapshot *snapshot)
 {
     free(snapshot->memory);
+    free(snapshot->shares);
     if (snapshot->fd >= 0)
         close(snapshot->fd);
     memset(snapshot, 0, sizeof(*snapshot));

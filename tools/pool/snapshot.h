@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A private copy of a pool file, for tools that only look.
+ * A private copy of a pool, for tools that only look.
  *
- * Why a copy: whoever may write the pool may also truncate it, and touching a truncated mapping is
+ * Why a copy: whoever may write the shares may also truncate them, and touching a truncated mapping is
  * SIGBUS. What has been read with pread(2) cannot change any more, so a report adds up even while
  * connections come and go. It is not taken at one instant: words that change meanwhile may be seen
  * before or after.
@@ -13,11 +13,11 @@
 #include "../../pool/pool.h"
 
 struct snapshot {
-    struct pool pool; /* attached to memory, not to the file */
+    struct pool pool; /* of the copies, not of the files */
     struct policy policy; /* the current one, verified */
-    void *memory;
-    size_t size; /* bytes */
-    int fd; /* of the file, read-only: for holder_alive() */
+    void *memory; /* the pool's own file */
+    void *shares;
+    int fd; /* of the shares, read-only: for holder_alive() */
     uint64_t now; /* sys_now_ms() when the copy was begun */
     uint64_t wall; /* CLOCK_REALTIME then, seconds */
 };
@@ -31,8 +31,8 @@ enum lane_kind {
 };
 
 /**
- * snapshot_take - copy and check a pool file.
- * Return: 0, or an error of pool_open() or read(2); -EFBIG if no pool can be so large.
+ * snapshot_take - copy and check a pool.
+ * Return: 0, or an error of pool_open() or read(2).
  */
 int snapshot_take(const char *path, struct snapshot *snapshot);
 

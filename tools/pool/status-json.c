@@ -125,17 +125,17 @@ static json_t *json_holders(const struct snapshot *snapshot, const struct tally 
     return list;
 }
 
-static json_t *json_counters(const struct pool_header *header)
+static json_t *json_counters(const struct pool_counters *counters)
 {
     json_t *object = json_object();
-    json_put_number(object, "retries", header->retries);
-    json_put_number(object, "exhausted", header->exhausted);
-    json_put_number(object, "waited", header->waited);
-    json_put_number(object, "passed", header->passed);
-    json_put_number(object, "reconciled", header->reconciled);
-    json_put_number(object, "reclaimed", header->reclaimed);
-    json_put_number(object, "buried", header->buried);
-    json_put_number(object, "lost", header->lost);
+    json_put_number(object, "retries", counters->retries);
+    json_put_number(object, "exhausted", counters->exhausted);
+    json_put_number(object, "waited", counters->waited);
+    json_put_number(object, "passed", counters->passed);
+    json_put_number(object, "reconciled", counters->reconciled);
+    json_put_number(object, "reclaimed", counters->reclaimed);
+    json_put_number(object, "buried", counters->buried);
+    json_put_number(object, "lost", counters->lost);
     return object;
 }
 
@@ -147,7 +147,7 @@ int status_json(const char *path, const struct snapshot *snapshot, const struct 
     char ports[1024];
     json_put_text(root, "path", path, PATH_MAX);
     json_put(root, "state", json_string(header->state == POOL_LIVE ? "live" : "retired"));
-    json_put_number(root, "size", snapshot->size);
+    json_put_number(root, "size", snapshot->pool.shared_size);
     json_put_number(root, "created", header->created);
     json_put_number(root, "generation", header->generation);
     json_put(root, "ports", json_string(show_ports(tally, ports, sizeof(ports))));
@@ -159,6 +159,6 @@ int status_json(const char *path, const struct snapshot *snapshot, const struct 
     json_put(root, "destinations", json_destinations(snapshot, tally));
     json_put(root, "holders", json_holders(snapshot, tally, procs));
     json_put(root, "strangers", json_processes(procs, -1));
-    json_put(root, "counters", json_counters(header));
+    json_put(root, "counters", json_counters(snapshot->pool.counters));
     return json_say(root);
 }

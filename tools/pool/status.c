@@ -22,7 +22,7 @@ static void status_pool(const char *path, const struct snapshot *snapshot,
     printf("Pool        %s\n", say_clean(path, PATH_MAX, say_utf8(), name, sizeof(name)));
     printf("State       %s, made %s ago, policy generation %u, %.1f MiB\n",
            header->state == POOL_LIVE ? "live" : "retired", say_age(seconds, age, sizeof(age)),
-           header->generation, (double)snapshot->size / (1 << 20));
+           header->generation, (double)snapshot->pool.shared_size / (1 << 20));
     printf("Ports       %s (%u)\n", show_ports(tally, ports, sizeof(ports)), tally->ports);
     printf("Quarantine  %g s\n", snapshot->policy.quarantine_ms / 1000.0);
 }
@@ -187,7 +187,7 @@ static void status_counter(const char *name, uint64_t value, const char *meaning
 
 static void status_counters(const struct snapshot *snapshot, const struct tally *tally)
 {
-    const struct pool_header *header = snapshot->pool.header;
+    const struct pool_counters *counters = snapshot->pool.counters;
     uint64_t taken = 0;
     for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++)
         if (snapshot->pool.holder[slot].cookie)
@@ -198,14 +198,14 @@ static void status_counters(const struct snapshot *snapshot, const struct tally 
     status_counter("quarantined", tally->total.resting, "at rest before another holder has them");
     printf("\nSo far\n");
     status_counter("taken", taken, "ports taken by the holders above");
-    status_counter("retries", header->retries, "ports the kernel refused, so another was taken");
-    status_counter("exhausted", header->exhausted, "connects that found no port");
-    status_counter("waited", header->waited, "of these, waited for one");
-    status_counter("passed", header->passed, "of these, let through with any port");
-    status_counter("reconciled", header->reconciled, "comparisons with the kernel's sockets");
-    status_counter("reclaimed", header->reclaimed, "leases moved on by these");
-    status_counter("buried", header->buried, "dead holders whose leases were taken back");
-    status_counter("lost", header->lost, "connections undone because their lease had gone");
+    status_counter("retries", counters->retries, "ports the kernel refused, so another was taken");
+    status_counter("exhausted", counters->exhausted, "connects that found no port");
+    status_counter("waited", counters->waited, "of these, waited for one");
+    status_counter("passed", counters->passed, "of these, let through with any port");
+    status_counter("reconciled", counters->reconciled, "comparisons with the kernel's sockets");
+    status_counter("reclaimed", counters->reclaimed, "leases moved on by these");
+    status_counter("buried", counters->buried, "dead holders whose leases were taken back");
+    status_counter("lost", counters->lost, "connections undone because their lease had gone");
 }
 
 static void status_print(const char *path, const struct snapshot *snapshot,

@@ -26,7 +26,7 @@ bool target_has_config(void)
 
 void target_default(char path[PATH_MAX])
 {
-    if (geteuid() == 0 || access(POOL_DEFAULT_PATH, R_OK | W_OK) == 0)
+    if (geteuid() == 0 || access(POOL_DEFAULT_PATH, R_OK) == 0)
         snprintf(path, PATH_MAX, "%s", POOL_DEFAULT_PATH);
     else
         snprintf(path, PATH_MAX, "/dev/shm/fixport-%u", (unsigned)geteuid());
@@ -94,14 +94,16 @@ int target_snapshot(const struct pool_request *request, char path[PATH_MAX],
     return error ? say_pool_error(path, error) : status;
 }
 
-/* Only the default folder is made: it lies on a tmpfs that every boot empties. */
+/* Only the default folder is made, and one in it for the shares: it lies on a tmpfs that every boot empties. */
 static int target_place(const char *path, struct place *place)
 {
     static const char folder[] = "/run/fixport/";
     int error = place_open(path, place);
-    if (error == -ENOENT && strncmp(path, folder, strlen(folder)) == 0 &&
-        !strchr(path + strlen(folder), '/') && mkdir(folder, 0755) == 0)
+    bool ours = strncmp(path, folder, strlen(folder)) == 0 && !strchr(path + strlen(folder), '/');
+    if (error == -ENOENT && ours && mkdir(folder, 0755) == 0)
         error = place_open(path, place);
+    if (!error && ours) /* so that pods can have the one read-only, and the other not */
+        mkdirat(place->folder, POOL_SHARED_FOLDER, 0755);
     return error;
 }
 
@@ -120,6 +122,8 @@ static int target_made(const struct pool_plan *plan, int error)
     if (error == -ELOOP)
         return say_error(EXIT_FAILED, "%s: a symbolic link on the way is not root's or yours: it "
                                       "is not followed", plan->path);
+    if (error == -E2BIG)
+        return say_error(EXIT_FAILED, "%s: %s", plan->path, pool_strerror(error));
     if (error == -EPERM && plan->config.options.group != (gid_t)-1)
         return say_error(EXIT_FAILED,
                          "%s: the pool cannot be made for group %u: that needs a member of it, or "
@@ -141,6 +145,21 @@ int target_create(const struct pool_plan *plan, bool *exists)
     return exists && *exists ? 0 : target_made(plan, error);
 }
 
+/* Return: 0 or errno; @changed: something was another. */
+static int target_permit_file(int fd, gid_t group, mode_t mode, bool *changed)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return errno;
+    if (st.st_nlink != 1) /* another name may be in a folder that it was not made for */
+        return EMLINK;
+    group = group == (gid_t)-1 ? st.st_gid : group;
+    if (group == st.st_gid && mode == (st.st_mode & 07777))
+        return 0;
+    *changed = true;
+    return (group != st.st_gid && fchown(fd, (uid_t)-1, group) < 0) || fchmod(fd, mode) < 0 ? errno : 0;
+}
+
 /*
  * Mode and group, as far as the configuration says them; what only a new pool can have is said.
  * Whoever has it open keeps it: this is for those who come.
@@ -150,26 +169,26 @@ static int target_permit(const struct pool_plan *plan, const char *path, bool *s
     const struct pool_options *options = &plan->config.options;
     struct pool pool;
     struct stat st;
-    int fd;
-    int error = pool_open(path, &pool, &fd);
+    bool changed = false;
+    int shares;
+    int error = pool_open(path, &pool, &shares);
     if (error)
         return error;
-    if (fstat(fd, &st) < 0)
-        error = errno;
-    else if (st.st_nlink != 1) /* another name may be in a folder that it was not made for */
-        error = EMLINK;
-    bool group = options->group != (gid_t)-1 && options->group != st.st_gid;
-    bool mode = plan->config.mode_said && options->mode != (st.st_mode & 07777);
-    if (!error && group && fchown(fd, (uid_t)-1, options->group) < 0)
-        error = errno;
-    if (!error && (mode || group) && fchmod(fd, mode ? options->mode : st.st_mode & 07777) < 0)
-        error = errno;
+    mode_t mode = plan->config.mode_said   ? options->mode
+                  : fstat(shares, &st) < 0 ? 0600
+                                           : st.st_mode & 07777;
+    int own = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    error = own < 0 ? errno : target_permit_file(own, options->group, mode & ~022u, &changed);
+    if (!error)
+        error = target_permit_file(shares, options->group, mode, &changed);
     if (!error && options->lanes && options->lanes != pool.lanes)
         say_error(0, "warning: the pool has %u lanes, and gets %u only when it is made anew",
                   pool.lanes, options->lanes);
-    *same &= !group && !mode;
+    *same &= !changed;
     pool_close(&pool);
-    close(fd);
+    close(shares);
+    if (own >= 0)
+        close(own);
     if (error)
         say_error(0, "%s: it has these rules, but its mode or group cannot be set: %s", plan->path,
                   strerror(error));
@@ -187,7 +206,7 @@ static bool target_is_mine(const struct place *place)
 /* What pool_open() says of a file that is there and can never be used. */
 static bool target_is_lost(int error)
 {
-    static const int lost[] = {ENOENT, EMEDIUMTYPE, EPROTO, EBADMSG, ESTALE, ELOOP,
+    static const int lost[] = {ENOENT, EMEDIUMTYPE, EPROTO, EBADMSG, ESTALE, ELOOP, ENOLINK,
                                EISDIR, EINVAL,      ENXIO,  EPERM,   EMLINK, EAGAIN};
     for (size_t i = 0; i < sizeof(lost) / sizeof(lost[0]); i++)
         if (error == -lost[i])
@@ -197,12 +216,7 @@ static bool target_is_lost(int error)
 
 static int target_change(const struct pool_plan *plan, const struct place *place, bool *same)
 {
-    int result = pool_reload(place->path, &plan->config.policy, true);
-    if (result == -EWOULDBLOCK) {
-        say_error(0, "warning: %s: somebody who uses it has locked it, and does not let go: going "
-                     "on without the lock; lslocks(8) shows who it is", plan->path);
-        result = pool_reload(place->path, &plan->config.policy, false);
-    }
+    int result = pool_reload(place->path, &plan->config.policy);
     *same = result == 1;
     return result < 0 ? result : target_permit(plan, place->path, same);
 }
@@ -231,6 +245,9 @@ int target_reload(const struct pool_plan *plan, bool any, bool *same)
                          "%s: there is no room for so many more ports: remove it and create it "
                          "again",
                          plan->path);
+    if (error == -EWOULDBLOCK)
+        return say_error(EXIT_FAILED, "%s: another change of it has not come to its end for %d s",
+                         plan->path, POOL_LOCK_MS / 1000);
     if (error == -ECANCELED)
         return EXIT_FAILED;
     return error < 0 ? say_pool_error(plan->path, error) : error;

@@ -64,26 +64,27 @@ static void pool_unusable(const struct facts *facts, struct findings *findings, 
 static void pool_mode(const struct facts *facts, struct findings *findings)
 {
     const struct pool_options *options = &facts->site.config.options;
+    mode_t mode = options->mode & ~022u; /* what steers is its owner's to write */
     struct stat st;
     if (!facts->has_site || stat(facts->pool_path, &st) < 0 ||
-        ((st.st_mode & 07777) == options->mode &&
+        ((st.st_mode & 07777) == mode &&
          (options->group == (gid_t)-1 || st.st_gid == options->group)))
         return;
     struct finding *finding =
         finding_add(findings, "pool-mode", SEVERITY_WARNING,
                     "the pool's mode is %04o, and the configuration says %04o%s",
-                    (unsigned)(st.st_mode & 07777), (unsigned)options->mode,
+                    (unsigned)(st.st_mode & 07777), (unsigned)mode,
                     options->group != (gid_t)-1 && st.st_gid != options->group
                         ? "; its group is another one too"
                         : "");
     finding_line(finding, "%s: mode %04o, group %u", facts->pool_path,
                  (unsigned)(st.st_mode & 07777), (unsigned)st.st_gid);
-    finding_why(finding, "a program that may not write the pool gets no port from it; one that "
+    finding_why(finding, "a program that may not read the pool gets no port from it; one that "
                          "should not may take all");
     char *path = shell_quoted(facts->pool_path);
     if (options->group != (gid_t)-1)
         finding_run(finding, "chgrp %u %s", (unsigned)options->group, path);
-    finding_run(finding, "chmod %04o %s", (unsigned)options->mode, path);
+    finding_run(finding, "chmod %04o %s", (unsigned)mode, path);
     free(path);
 }
 

@@ -18,7 +18,7 @@
  * remove" refuses that while the old one is in use. An undo takes the pool away in any case: whoever
  * has it mapped goes on with it.
  *
- * Pods can write to the pool and to its folder. So what is found there may be anything, and is a
+ * Pods can write to its shares, and some to its folder. So what is found there may be anything, and is a
  * state like another ("damaged: why"); and nothing is done there but by fixport-pool, which looks at
  * a descriptor before it changes what it is of.
  */
@@ -125,6 +125,7 @@ static char *pool_lost_print(const char *name, int error)
     char *state;
     FILE *out = state_open(&state);
     bool ours = error == -EBADMSG || error == -EPROTO || error == -ESTALE ||
+                error == -ENOLINK ||
                 strncmp(name, "/run/fixport/", strlen("/run/fixport/")) == 0;
     fprintf(out, "%s: %s\n", ours ? "damaged" : "foreign", pool_words(error));
     state_close(out);
@@ -141,7 +142,7 @@ static enum lost pool_lost(const char *state)
 /* The errors of pool_open() that are about the file; others are about us. */
 static bool pool_error_is_lost(int error)
 {
-    static const int lost[] = {EMEDIUMTYPE, EPROTO, EBADMSG, ESTALE, ELOOP,
+    static const int lost[] = {EMEDIUMTYPE, EPROTO, EBADMSG, ESTALE, ELOOP, ENOLINK,
                                EISDIR,      EINVAL, ENXIO,   EPERM,  EAGAIN};
     for (size_t i = 0; i < sizeof(lost) / sizeof(lost[0]); i++)
         if (error == -lost[i])

@@ -1,0 +1,463 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""What a pod can write must not steer, crash, hang or starve another.
+
+An attacker, an ordinary user who may write what all users of a pool may write (its shares), does
+one thing for some seconds, while victims of several kinds connect: programs in C with and without a
+handler for SIGBUS, Python, a JVM. None may end, leave from outside of its rule, bind where no rule
+matches, or take longer than its budget.
+
+FIXPORT_HOSTILE_SECONDS  how long each attack lasts (2)
+FIXPORT_TEST_SEED        of what is written at random (1)
+"""
+
+import contextlib
+import glob
+import mmap
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+import fptest  # noqa: E402
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+VICTIM = fptest.program("hostile", "victim")
+SECONDS = float(os.environ.get("FIXPORT_HOSTILE_SECONDS", "2"))
+SEED = int(os.environ.get("FIXPORT_TEST_SEED", "1"))
+NOBODY = 65534
+LO, HI = 50000, 50799
+BUDGET = 40  # ms of CPU in one connect: 10 of our own work, and a dump of the kernel's sockets
+
+# pool/layout.h
+PAGE, HOLDERS, HOLDER_BYTES = 4096, 1024, 128
+WORDS_LEAST = PAGE + HOLDERS * HOLDER_BYTES + 2 * PAGE
+USED, LETGO, RESTING, CLOSING = 1, 2, 3, 4
+
+PYTHON = """
+import socket, struct, sys, time
+port, ms, lo, hi = map(int, sys.argv[1:5])
+inside = outside = failed = 0
+end = time.monotonic() + ms / 1e3
+while time.monotonic() < end:
+    s = socket.socket()
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    try:
+        s.connect(("127.0.0.1", port))
+        good = lo <= s.getsockname()[1] <= hi
+        inside, outside = inside + good, outside + (not good)
+    except OSError:
+        failed += 1
+    s.close()
+print("in", inside, "out", outside, "failed", failed, "longest 0 lost 0")
+"""
+
+
+class Server:
+    """Accepts and closes, at two ports: the rules name the first."""
+
+    def __init__(self):
+        self.ports = []
+        for _ in range(2):
+            listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+            self.ports.append(listener.getsockname()[1])
+            threading.Thread(target=self.serve, args=(listener,), daemon=True).start()
+
+    @staticmethod
+    def serve(listener):
+        while True:
+            with contextlib.suppress(OSError):
+                listener.accept()[0].close()
+
+
+class Pool:
+    """One as root makes it for all users of the machine, its path open to them."""
+
+    def __init__(self, folder, server, exhausted="fail", ports=f"{LO}-{HI}"):
+        self.path = os.path.join(folder, "pool")
+        os.chmod(folder, 0o755)
+        conf = os.path.join(folder, "conf")
+        with open(conf, "w", encoding="ascii") as file:
+            file.write(f"[pool]\nports = {ports}\nmode = 0666\nquarantine = 1\n[rule all]\n"
+                       f"to = 127.0.0.1:{server.ports[0]}\nwhen-exhausted = {exhausted}\n")
+        self.conf = conf
+        done = self.tool("create", "-c", conf)
+        assert done.returncode == 0, done.stderr
+        self.shares = glob.glob(self.path + ".*")[0]
+        self.environment = fptest.environment(FIXPORT_POOL=self.path)
+
+    def tool(self, *argv, **options):
+        return subprocess.run([fptest.POOL_TOOL, argv[0], "--pool", self.path, *argv[1:]], check=False,
+                              capture_output=True, text=True, timeout=60, **options)
+
+
+@contextlib.contextmanager
+def pool_of(server, **options):
+    with tempfile.TemporaryDirectory(prefix="fixport-hostile-", dir="/dev/shm") as folder:
+        yield Pool(folder, server, **options)
+
+
+@contextlib.contextmanager
+def attacking(pool, attack):
+    """@attack(shares, chance) again and again, as nobody, in a process of its own."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            chance = random.Random(SEED)
+            while True:
+                with contextlib.suppress(OSError, ValueError, IndexError, struct.error):
+                    attack(pool.shares, chance)
+        finally:
+            os._exit(1)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        status = os.waitpid(pid, 0)[1]
+        assert os.WTERMSIG(status) == signal.SIGKILL, f"the attacker ended early: {status}"
+
+
+# ---- attacks ----
+
+
+def cut(shares, chance):
+    os.truncate(shares, chance.choice([0, 1, PAGE, 100000, 500000]))
+    if chance.random() < 0.3:
+        os.truncate(shares, 8 << 20)
+
+
+def written(shares):
+    fd = os.open(shares, os.O_RDWR)
+    size = min(os.fstat(fd).st_size, 5 << 20)  # a victim that lengthens it may cut what is beyond
+    memory = mmap.mmap(fd, size)
+    os.close(fd)
+    return memory
+
+
+def random_bytes(shares, chance):
+    with written(shares) as memory:
+        for _ in range(2000):
+            at = chance.randrange(len(memory) - 64)
+            memory[at:at + 8] = chance.randbytes(8)
+
+
+def word(state, holder, when):
+    return struct.pack("<Q", state << 60 | holder << 48 | when & (1 << 48) - 1)
+
+
+def flipped_words(shares, chance):
+    """Words as others would have them, over all there are, all the time."""
+    now = int(time.monotonic() * 1000)
+    with written(shares) as memory:
+        for at in range(WORDS_LEAST & ~4095, len(memory), 4096):
+            memory[at:at + 4096] = word(chance.choice([USED, RESTING, LETGO]), chance.randrange(1025), now) * 512
+
+
+def planted_holders(shares, chance):
+    """Dead holders without number, and every comparison with the kernel due again."""
+    with written(shares) as memory:
+        for slot in range(HOLDERS):
+            at = PAGE + slot * HOLDER_BYTES
+            if struct.unpack_from("<Q", memory, at)[0] == 0:
+                struct.pack_into("<Q", memory, at, chance.randrange(1, 1 << 40))
+            struct.pack_into("<Q", memory, at + 16, 0)
+
+
+def feeding(shares, chance):
+    """All words in the hands of holders that are dead, and every other namespace asked to look."""
+    flipped_words(shares, chance)
+    planted_holders(shares, chance)
+    with written(shares) as memory:
+        struct.pack_into("<Q", memory, 0, int(time.monotonic() * 1000))
+
+
+def single_words(shares, chance):
+    """Now one word, now another, so that leases are lost after they were taken."""
+    now = int(time.monotonic() * 1000)
+    with written(shares) as memory:
+        for _ in range(20000):
+            at = chance.randrange(WORDS_LEAST // 8, len(memory) // 8) * 8
+            memory[at:at + 8] = chance.choice([bytes(8), word(USED, 700, now)])
+
+
+def structured(shares, chance):
+    chance.choice([random_bytes, flipped_words, planted_holders, cut])(shares, chance)
+
+
+# ---- victims ----
+
+
+def victims_of(pool, server, java):
+    ms = str(int(SECONDS * 1000))
+    plain = [str(server.ports[0]), ms, str(LO), str(HI)]
+    kinds = {"plain": [VICTIM, *plain], "with a handler": [VICTIM, *plain, "handler"],
+             "with SIGBUS blocked": [VICTIM, *plain, "blocked"],
+             "non-blocking": [VICTIM, *plain, "nonblock"],
+             "Python": [sys.executable, "-c", PYTHON, *plain]}
+    if java:
+        kinds["JVM"] = ["java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-cp", java, "Victim", *plain]
+    started = {name: subprocess.Popen(argv, env=pool.environment, stdout=subprocess.PIPE,
+                                      stderr=subprocess.PIPE, text=True, cwd="/tmp")
+               for name, argv in kinds.items()}
+    other = [VICTIM, str(server.ports[1]), ms, "0", "0"]
+    started["no rule matches"] = subprocess.Popen(
+        other, env=pool.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return started
+
+
+def judge(tap, what, name, process, few_fail):
+    out, err = process.communicate(timeout=SECONDS * 10 + 120)
+    numbers = dict(zip(*[iter(out.split())] * 2))
+    said = f"{name}: exit {process.returncode}: {out}{err[-400:]}"
+    if process.returncode or not numbers:
+        return tap.point(False, f"{what}: {name}: lives", said)
+    inside, outside, failed, lost = (int(numbers[key]) for key in ("in", "out", "failed", "lost"))
+    if name == "no rule matches":
+        good = failed == 0 and outside > 0
+    elif few_fail == 0:
+        good = failed == 0 and inside + outside > 0
+    else:
+        good = outside == 0 and (inside > 0 or not few_fail)
+        good = good and (not few_fail or failed <= (inside + failed) * few_fail)
+    good = good and lost == 0 and float(numbers["longest"]) < BUDGET
+    return tap.point(good, f"{what}: {name}: {out.strip()}", said)
+
+
+def check_attack(tap, server, java, name, attack, few_fail, **options):
+    """@few_fail: the share of connections that may fail; None: however many; 0: none, from wherever."""
+    with pool_of(server, **options) as pool, attacking(pool, attack):
+        for victim, process in victims_of(pool, server, java).items():
+            judge(tap, name, victim, process, few_fail)
+        begun = time.monotonic()
+        done = pool.tool("reclaim")
+        good = done.returncode == 0 or "truncated under us" in done.stderr
+        tap.point(good and time.monotonic() - begun < 20, f"{name}: reclaim ends", done.stderr)
+        done = pool.tool("status")
+        tap.point(done.returncode == 0, f"{name}: status", done.stderr)
+
+
+def check_steering(tap, server):
+    """What steers cannot be written by who may use the pool."""
+    code = ("import os, sys\nos.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+            "for flags in (os.O_WRONLY, os.O_RDWR):\n"
+            "    try:\n        os.open(sys.argv[1], flags)\n        print('opened')\n"
+            "    except PermissionError:\n        print('refused')\n"
+            "try:\n    os.truncate(sys.argv[1], 0)\n    print('cut')\n"
+            "except PermissionError:\n    print('refused')\n")
+    with pool_of(server) as pool:
+        done = subprocess.run([sys.executable, "-c", code, pool.path], capture_output=True, text=True,
+                              check=False)
+        tap.equal(done.stdout, "refused\n" * 3, "rules, sizes and state are the owner's to write")
+
+
+def check_grown(tap, server):
+    """2 GiB of shares cost no start of a program more than it had."""
+    with pool_of(server) as pool:
+        os.truncate(pool.shares, 2 << 30)
+        for tool in ("status", "reclaim"):
+            before = time.monotonic()
+            done = subprocess.run(["sh", "-c", 'ulimit -v 300000; exec "$@"', "sh", fptest.POOL_TOOL, tool,
+                                   "--pool", pool.path], capture_output=True, text=True, check=False)
+            tap.point(done.returncode == 0 and time.monotonic() - before < 10,
+                      f"shares of 2 GiB: {tool} in 300 MB", done.stderr)
+        code = "print(open('/proc/self/statm').read().split()[0])"
+        pages = [int(subprocess.run([sys.executable, "-S", "-c", code], env=env, capture_output=True,
+                                    text=True, check=True).stdout)
+                 for env in (dict(os.environ), pool.environment)]
+        tap.point(pages[1] - pages[0] < 8192, "and a program maps what the pool has", pages)
+
+
+def check_locked(tap, server):
+    """Somebody has locked both files, and is stopped."""
+    code = ("import fcntl, os, signal, sys\nos.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+            "for name in sys.argv[1:]:\n    fd = os.open(name, os.O_RDONLY)\n"
+            "    fcntl.flock(fd, fcntl.LOCK_EX)\n"
+            "print('locked', flush=True)\nsignal.pause()\n")
+    with pool_of(server) as pool:
+        holder = subprocess.Popen([sys.executable, "-c", code, pool.path, pool.shares], text=True,
+                                  stdout=subprocess.PIPE)
+        holder.stdout.readline()
+        holder.send_signal(signal.SIGSTOP)
+        for tool, argv in (("reload", ("-p", "50100-50199", "-t", "127.0.0.1")), ("reload", ("-c", pool.conf)),
+                           ("status", ()), ("reclaim", ())):
+            begun = time.monotonic()
+            done = pool.tool(tool, *argv)
+            tap.point(done.returncode == 0 and time.monotonic() - begun < 5,
+                      f"locks held by a stopped process: {tool}", done.stderr)
+        done = subprocess.run([VICTIM, str(server.ports[0]), "300", str(LO), str(HI)], text=True,
+                              env=pool.environment, capture_output=True, check=False)
+        tap.point(re.match(r"in [1-9]\d* out 0 ", done.stdout), "and a program that starts", done.stdout)
+        holder.kill()
+        holder.wait()
+
+
+def check_handlers(tap, server):
+    """A thread sets handlers for SIGBUS, another connects: each is what was set."""
+    with pool_of(server) as pool:
+        done = subprocess.run([VICTIM, str(server.ports[0]), "1000", str(LO), str(HI), "setting"],
+                              env=pool.environment, capture_output=True, text=True, check=False)
+        tap.point(done.returncode == 0 and done.stdout.endswith(" lost 0\n"),
+                  "a program's own handlers for SIGBUS", done.stdout, done.stderr)
+
+
+def check_pipes(tap, server):
+    """A line that cannot be written ends nobody."""
+    code = ("import os, resource, signal, socket, sys\n"
+            "signal.signal(signal.SIGPIPE, signal.SIG_DFL); signal.signal(signal.SIGXFSZ, signal.SIG_DFL)\n"
+            "if sys.argv[2] == 'size': resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+            "for _ in range(2): socket.create_connection(('127.0.0.1', int(sys.argv[1]))).close()\n"
+            "sys.exit(7)\n")
+    for log in (None, "stderr"):
+        for kind in ("pipe", "size"):
+            with tempfile.TemporaryFile() as file:
+                ends = os.pipe()
+                os.close(ends[0])
+                more = {"FIXPORT_LOG": log} if log else {}
+                env = fptest.environment(FIXPORT_POOL="/nonexistent", **more)
+                done = subprocess.run([sys.executable, "-c", code, str(server.ports[0]), kind], env=env,
+                                      stderr=ends[1] if kind == "pipe" else file, check=False)
+                os.close(ends[1])
+                tap.equal(done.returncode, 7, f"stderr is a closed {kind}, log {log}: the program goes on")
+
+
+FROZEN = """
+#include <time.h>
+int clock_gettime(clockid_t clock, struct timespec *now) { *now = (struct timespec){1000, 0}; return 0; }
+"""
+
+
+def check_clock(tap, server):
+    """A preloaded clock that stands still hangs no wait, and makes none shorter."""
+    code = ("import socket, sys\nheld = [socket.socket() for _ in range(3)]\n"
+            "for s in held:\n    try: s.connect(('127.0.0.1', int(sys.argv[1])))\n"
+            "    except OSError as error: print(error.errno)\n")
+    with pool_of(server, ports="50000-50001", exhausted="wait 1 s") as pool:
+        source, library = (os.path.join(os.path.dirname(pool.path), "frozen." + end) for end in ("c", "so"))
+        with open(source, "w", encoding="ascii") as file:
+            file.write(FROZEN)
+        done = subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=False)
+        if done.returncode:
+            tap.cannot("a frozen clock", "there is no compiler")
+            return
+        env = dict(pool.environment)
+        env["LD_PRELOAD"] += ":" + library
+        begun = time.monotonic()
+        done = subprocess.run([sys.executable, "-S", "-c", code, str(server.ports[0])], env=env,
+                              capture_output=True, text=True, check=False, timeout=60)
+        took = time.monotonic() - begun
+        tap.point(done.stdout == "99\n" and 0.9 < took < 20, "a frozen clock: a wait of 1 s ends, and not before",
+                  took, done.stdout, done.stderr)
+
+
+PRIVATE = "import socket, sys; s = socket.create_connection(('127.0.0.1', int(sys.argv[1]))); print(s.getsockname()[1])"
+
+
+def check_private(tap, server):
+    """Whoever makes a user's private pool first makes nothing that is used."""
+    env = fptest.environment(FIXPORT_PORTS="50800-50809", FIXPORT_TO="127.0.0.1")
+    user = 20000 + os.getpid() % 30000  # other tests run beside this one
+
+    def dial():
+        done = subprocess.run(["setpriv", f"--reuid={user}", "--clear-groups", sys.executable, "-S", "-c", PRIVATE,
+                               str(server.ports[0])], env=env, capture_output=True, text=True, check=False)
+        return done.stdout.strip(), done.stderr
+
+    def pools():
+        return glob.glob(f"/dev/shm/fixport-{user}-*")
+    for name in pools():
+        os.unlink(name)
+    port, err = dial()
+    tap.point(50800 <= int(port or 0) <= 50809 and len(pools()) == 2, "a private pool", port, err, pools())
+    own = min(pools(), key=len)
+    tap.equal({os.stat(name).st_mode & 0o777 for name in pools()}, {0o600}, "is its user's alone")
+    for name in pools():
+        os.unlink(name)
+    for owner in (54321, 0):
+        subprocess.run([fptest.POOL_TOOL, "create", "--pool", own, "-p", "50810-50819", "-t", "127.0.0.1"],
+                       check=True, capture_output=True)
+        for name in pools():
+            os.chown(name, owner, owner)
+        port, err = dial()
+        tap.point(not 50810 <= int(port or 0) <= 50819 and err.count("\n") == 1,
+                  f"one that user {owner} has made first is not taken, and that is said", port, err)
+        for name in pools():
+            os.unlink(name)
+
+
+WANDER = """
+import os, socket, sys, time, ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+for i in range(24):
+    assert libc.unshare(0x40000000) == 0, ctypes.get_errno()
+    os.system("ip link set lo up")
+    listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+    s = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+    print(s.getsockname()[1])
+    s.close(), listener.close()
+    time.sleep(0.11)
+"""
+
+
+def check_wandering(tap, server):
+    """One process in more namespaces than it has room for, one after the other."""
+    with pool_of(server) as pool:
+        done = subprocess.run([sys.executable, "-c", WANDER, str(server.ports[0])], env=pool.environment,
+                              capture_output=True, text=True, check=False, timeout=120)
+        inside = [LO <= int(port) <= HI for port in done.stdout.split()]
+        tap.point(inside == [True] * 24 and not done.stderr, "24 namespaces in one process' life", done.stdout,
+                  done.stderr)
+
+
+def compiled(folder):
+    if not shutil.which("javac") or not shutil.which("java"):
+        return None
+    done = subprocess.run(["javac", "-d", folder, os.path.join(HERE, "Victim.java")], check=False,
+                          capture_output=True)
+    os.chmod(folder, 0o755)
+    return folder if done.returncode == 0 else None
+
+
+def main():
+    fptest.in_own_network()
+    tap = fptest.Tap()
+    if os.geteuid() != 0:
+        tap.cannot("attacks by another user", "only root can be one")
+        tap.end()
+    server = Server()
+    with tempfile.TemporaryDirectory() as folder:
+        java = compiled(folder)
+        if not java:
+            tap.cannot("a JVM", "there is no javac")
+        check_steering(tap, server)
+        check_grown(tap, server)
+        check_locked(tap, server)
+        check_handlers(tap, server)
+        check_pipes(tap, server)
+        check_clock(tap, server)
+        check_wandering(tap, server)
+        check_private(tap, server)
+        check_attack(tap, server, java, "cut", cut, 0.3)
+        check_attack(tap, server, java, "holders planted", planted_holders, 0.5)
+        check_attack(tap, server, java, "random bytes", random_bytes, 0.5)
+        check_attack(tap, server, java, "words flipped", flipped_words, None)
+        check_attack(tap, server, java, "fed", feeding, None)
+        check_attack(tap, server, java, "words flipped, pass", single_words, 0, exhausted="pass")
+        check_attack(tap, server, java, "all words, pass", flipped_words, 0, exhausted="pass")
+        check_attack(tap, server, java, "structured", structured, None)
+    tap.end()
+
+
+if __name__ == "__main__":
+    main()
