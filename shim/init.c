@@ -70,6 +70,7 @@ static void try_open(void)
     if (!netns_lock())
         return;
     guard_install();
+    bool was_blocked = guard_begin(); /* a program may have been started with SIGBUS blocked */
     uint32_t used = atomic_load(&pools_used);
     if (used >= SHIM_POOLS) {
         fault_set(shim.path, "it was replaced too often for this process");
@@ -78,6 +79,7 @@ static void try_open(void)
         if (shim_pools[used].pool.header)
             atomic_store(&pools_used, used + 1);
     }
+    guard_end(was_blocked);
     netns_unlock();
 }
 
