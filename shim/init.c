@@ -99,6 +99,14 @@ static bool replaced(const struct shim_pool *at)
            (at->pool.device != st.st_dev || at->pool.inode != st.st_ino);
 }
 
+/* Whether it is the one to have, if only its shares were in reach: whoever has their folder can take them away
+ * and put them back all the time, and would use all attachments up. */
+static bool is_torn_only(const struct shim_pool *at)
+{
+    return atomic_load(&at->torn) && !atomic_load(&at->broken) &&
+           atomic_load(&at->pool.header->state) == POOL_LIVE && !replaced(at);
+}
+
 /* Whether a second has passed since *@last; then another one begins. For one of many threads. */
 static bool second_passed(_Atomic uint64_t *last, uint64_t now)
 {
@@ -123,9 +131,10 @@ struct shim_pool *shim_pool(uint64_t now)
     if (!shim.path[0])
         return NULL; /* the environment is wrong: nothing to try */
     if (second_passed(&tried_ms, now)) {
-        if (at)
+        if (at && !fault_text())
             fault_set(shim.path, "it was removed, replaced or truncated");
-        try_open();
+        if (!at || !is_torn_only(at))
+            try_open();
     }
     at = shim_pool_peek();
     return usable(at) ? at : NULL;
