@@ -6,6 +6,7 @@ work for it.
 """
 
 import contextlib
+import json
 import os
 import signal
 import struct
@@ -214,6 +215,50 @@ def check_in_its_place(tap, server):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(attacker.pid, signal.SIGKILL)
             attacker.wait()
+
+
+def check_many_leases(tap, server):
+    """As many leases as there are words."""
+    with hostile.pool_of(server) as pool:
+        fill(pool.shares, word(1, 5, int(time.monotonic() * 1000)))
+        for words in (["list", "--json"], ["list"], ["status", "--json"], ["metrics"]):
+            done = subprocess.run(["sh", "-c", 'ulimit -v 100000; exec "$@"', "sh", fptest.POOL_TOOL, *words,
+                                   "--pool", pool.path], capture_output=True, text=True, check=False)
+            good = done.returncode == 0
+            if words == ["list", "--json"] and good:
+                leases = json.loads(done.stdout)["leases"]
+                good = len(leases) > 100000
+            tap.point(good, f"all words in use: {' '.join(words)} in 100 MB", done.stderr)
+
+
+MANY = """
+import fcntl, mmap, os, socket, struct, sys
+cookie = socket.socket().getsockopt(socket.SOL_SOCKET, 71, 8)
+netns = struct.pack("<Q", os.stat("/proc/self/ns/net").st_ino)
+fds = [os.open(path, os.O_RDWR if path == sys.argv[1] else os.O_RDONLY) for path in sys.argv[1:]]
+memory = mmap.mmap(fds[0], 4096 + 1024 * 128)
+for slot in range(1024):
+    memory[4096 + slot * 128:4096 + slot * 128 + 32] = cookie + bytes(16) + netns
+for fd in fds:
+    fcntl.fcntl(fd, 37, struct.pack("hhqqi", fcntl.F_RDLCK, 0, 1 << 40, 1024, 0))
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def check_many_holders(tap, server):
+    """One namespace is all holders that there can be, all alive."""
+    with hostile.pool_of(server) as pool:
+        attacker = subprocess.Popen(["unshare", "--net", "setpriv", f"--reuid={NOBODY}", "--clear-groups",
+                                     sys.executable, "-S", "-c", MANY, pool.shares, pool.path], text=True,
+                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        attacker.stdout.readline()
+        began = time.monotonic()
+        done = pool.tool("reclaim")
+        took = time.monotonic() - began
+        tap.point(done.returncode == 0 and took < 25, f"1024 holders that are one: reclaim takes {took:.1f} s",
+                  done.stdout[-200:], done.stderr)
+        attacker.communicate()
 
 
 BOUND = """
