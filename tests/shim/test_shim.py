@@ -716,6 +716,34 @@ print("done")
                   "NETLINK_SOCK_DIAG refused: the program runs on", done.stderr)
 
 
+# Connects argv[2] times, and resets: no TIME_WAIT has to be prepared for.
+COUNTED = """
+import os, signal, socket, struct, sys
+if sys.argv[3] == "blocked":
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGBUS])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGBUS])
+for _ in range(int(sys.argv[2])):
+    with socket.socket() as s:
+        s.connect(("127.0.0.1", int(sys.argv[1])))
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+"""
+
+
+def check_calls(tap, server):
+    """A connect costs one system call. What is asked once a tick of the clock stays far below another."""
+    for mask, what in (("never", "has no signal blocked"), ("blocked", "had SIGBUS blocked once")):
+        with pool_folder() as folder:
+            env = asked(folder, "50000-52000", FAKE_COUNT="1")
+            env["LD_PRELOAD"] += ":" + FAKE
+            calls = []
+            for count in (200, 1200):
+                done = run([sys.executable, "-S", "-c", COUNTED, str(server.port), str(count), mask], env)
+                calls += map(int, re.findall(r"^calls (\d+)$", done.stderr, re.M))
+            each = (calls[1] - calls[0]) / 1000 if len(calls) == 2 else 0
+            tap.point(1 <= each < 2, f"a connect of a program that {what} makes one system call more", each,
+                      done.stderr)
+
+
 # ---- what the library is ----
 
 
@@ -798,6 +826,7 @@ def main():
     check_setns(tap, server)
     check_between_namespaces(tap)
     check_fakes(tap, server)
+    check_calls(tap, server)
     check_reconcile_without_kernel(tap, server)
     check_random_pools(tap, server, 300 if sanitized else 2000)
     if not sanitized:
