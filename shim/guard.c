@@ -24,6 +24,7 @@
 #define BUS_BIT (1ull << (SIGBUS - 1)) /* in the kernel's set of signals */
 #define WITH_INFO (1ull << 63)         /* the program's handler takes three arguments */
 #define ONCE (1ull << 62)              /* and is for one time (SA_RESETHAND) */
+#define LENGTHEN_TIMES 1000            /* in the life of an attachment */
 
 typedef void (*handler_one)(int);
 typedef void (*handler_three)(int, siginfo_t *, void *);
@@ -35,27 +36,53 @@ static _Atomic uint32_t blocked; /* some thread may have SIGBUS blocked */
  */
 static _Thread_local uint64_t open_ms __attribute__((tls_model("initial-exec")));
 
-/* Whether a fault was in those @size bytes; then they are zeros from now on. */
-static bool put_zeros(uintptr_t fault, const void *memory, size_t size)
+static bool is_in(uintptr_t fault, const void *memory, size_t size)
 {
     uintptr_t base = (uintptr_t)memory;
-    if (!base || fault < base || fault - base >= size)
-        return false;
-    SYS(mmap, base, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-    return true;
+    return base && fault >= base && fault - base < size;
 }
 
+/* Return: false: the process may map no more memory, of one kind or of any. */
+static bool put_zeros(const void *memory, size_t size)
+{
+    static const int kinds[] = {MAP_PRIVATE, MAP_SHARED}; /* the first counts as data, the second not */
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+        if (SYS(mmap, memory, size, PROT_READ | PROT_WRITE,
+                kinds[i] | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == (long)memory)
+            return true;
+    return false;
+}
+
+/*
+ * Where nothing can be mapped, the file is made long again. Not without end: if it is the file system
+ * that is full, that does not help.
+ */
+static bool lengthen(struct shim_pool *at)
+{
+    if (atomic_fetch_add(&at->lengthened, 1) >= LENGTHEN_TIMES)
+        return false;
+    int fd = pool_shares_open(shim.path, &at->pool, O_RDWR);
+    if (fd >= 0)
+        SYS(close, fd);
+    return fd >= 0;
+}
+
+/* Whether a fault was in some pool, and will not come again: there are zeros from now on. */
 static bool is_ours(uintptr_t fault)
 {
     for (int i = 0; i < SHIM_POOLS; i++) {
         struct shim_pool *at = &shim_pools[i];
-        if (put_zeros(fault, at->pool.counters, at->pool.shared_size))
-            atomic_store(&at->torn, 1);
-        else if (put_zeros(fault, at->pool.header, layout_pool_size()))
+        if (is_in(fault, at->pool.counters, at->pool.shared_size)) {
+            bool zeros = put_zeros(at->pool.counters, at->pool.shared_size);
+            if (!zeros && !lengthen(at))
+                return false;
+            atomic_fetch_or(&at->torn, zeros ? TORN_AWAY : TORN_EMPTIED);
+            return true;
+        }
+        if (is_in(fault, at->pool.header, layout_pool_size())) {
             atomic_store(&at->broken, 1); /* its owner's doing */
-        else
-            continue;
-        return true;
+            return put_zeros(at->pool.header, layout_pool_size());
+        }
     }
     return false;
 }

@@ -494,6 +494,8 @@ static int put(struct attempt *attempt)
     return put_by_bind(attempt);
 }
 
+static enum port_answer exhausted(struct attempt *attempt);
+
 /*
  * The socket has a port: one that this library bound for an earlier call (or for getsockname(),
  * bind.c), or the program's own. If that lies in the range, other namespaces must know.
@@ -513,7 +515,7 @@ static enum port_answer already_bound(struct attempt *attempt)
         return PORT_READY;
     }
     if (ours)
-        return no_port();
+        return exhausted(attempt);
     if (port)
         shim_log("bound-by-program", &attempt->dest, port);
     return PORT_PASS;
