@@ -8,7 +8,8 @@
  * only look at their own. While we look, the holder's lock is held shared, as one of its processes
  * would: so its slot cannot pass to another namespace under our hands.
  *
- * A comparison concludes in two steps (lease.c), so it is made twice, a little apart.
+ * A comparison concludes in two steps (lease.c), so all are made twice, a little apart. Anybody can be
+ * a thousand holders: so there is an end to it, and who is looked at first is left to chance.
  */
 #include "json.h"
 
@@ -19,9 +20,11 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/wait.h>
 
 #define RECLAIM_APART_NS 30000000 /* more than a tick of the coarse clock */
+#define RECLAIM_MOST_MS 20000 /* for the first round, and as much for the second */
 
 /* What became of a holder. Also exit statuses of our child; others than those of a failed tool. */
 enum verdict {
@@ -30,6 +33,7 @@ enum verdict {
     VERDICT_COMPARED,
     VERDICT_UNSEEN, /* none of its processes is visible here, or not enterable */
     VERDICT_ERROR, /* the kernel did not say */
+    VERDICT_LATE, /* there was no time left */
 };
 
 struct reclaim {
@@ -59,14 +63,6 @@ static bool reclaim_pin(int fd, uint32_t slot, short type)
     return fcntl(fd, F_OFD_SETLK, &lock) == 0;
 }
 
-static bool reclaim_twice(const struct pool *pool, uint32_t slot)
-{
-    if (lease_reconcile(pool, slot, sys_now_ms()) < 0)
-        return false;
-    nanosleep(&(struct timespec){.tv_nsec = RECLAIM_APART_NS}, NULL);
-    return lease_reconcile(pool, slot, sys_now_ms()) >= 0;
-}
-
 /* In the namespace that @cookie names, or so the pool says: hold it against the kernel's word. */
 static enum verdict reclaim_compare(const struct reclaim *reclaim, uint32_t slot)
 {
@@ -75,7 +71,8 @@ static enum verdict reclaim_compare(const struct reclaim *reclaim, uint32_t slot
     if (!cookie || reclaim_netns() != cookie || !reclaim_pin(reclaim->fd, slot, F_RDLCK))
         return VERDICT_UNSEEN;
     if (reclaim->pool.holder[slot].cookie == cookie)
-        verdict = reclaim_twice(&reclaim->pool, slot) ? VERDICT_COMPARED : VERDICT_ERROR;
+        verdict = lease_reconcile(&reclaim->pool, slot, sys_now_ms()) < 0 ? VERDICT_ERROR
+                                                                         : VERDICT_COMPARED;
     reclaim_pin(reclaim->fd, slot, F_UNLCK);
     return verdict;
 }
@@ -123,24 +120,37 @@ static enum verdict reclaim_holder(const struct reclaim *reclaim, uint32_t slot)
     return cookie == reclaim->own ? reclaim_compare(reclaim, slot) : reclaim_abroad(reclaim, slot);
 }
 
+/* Looks once at those that have the verdict @which. */
+static void reclaim_round(struct reclaim *reclaim, enum verdict which, uint32_t count)
+{
+    struct progress progress = {.what = "looking at network namespaces"};
+    uint64_t began = sys_now_ms();
+    uint32_t first = 0, done = 0;
+    (void)!getrandom(&first, sizeof(first), GRND_NONBLOCK);
+    for (uint32_t i = 0; i < POOL_HOLDERS; i++) {
+        uint32_t slot = (first + i) % POOL_HOLDERS;
+        if (reclaim->verdict[slot] != which)
+            continue;
+        progress_step(&progress, done++, count);
+        reclaim->verdict[slot] = sys_now_ms() - began < RECLAIM_MOST_MS ? reclaim_holder(reclaim, slot)
+                                                                        : VERDICT_LATE;
+    }
+    progress_end(&progress);
+}
+
 static void reclaim_all(struct reclaim *reclaim, const struct snapshot *before,
                         const struct tally *tally)
 {
-    struct progress progress = {.what = "looking at network namespaces"};
-    uint32_t done = 0;
     holder_bury_dead(&reclaim->pool, reclaim->fd, sys_now_ms());
     procs_everyone(&reclaim->everyone);
     for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++) {
         uint64_t was = before->pool.holder[slot].cookie;
-        reclaim->verdict[slot] = VERDICT_NONE;
-        if (!was)
-            continue;
-        progress_step(&progress, done++, tally->holders_alive + tally->holders_dead);
-        reclaim->verdict[slot] = reclaim->pool.holder[slot].cookie == was
-                                     ? reclaim_holder(reclaim, slot)
-                                     : VERDICT_BURIED;
+        bool is = reclaim->pool.holder[slot].cookie == was;
+        reclaim->verdict[slot] = !was ? VERDICT_NONE : is ? VERDICT_LATE : VERDICT_BURIED;
     }
-    progress_end(&progress);
+    reclaim_round(reclaim, VERDICT_LATE, tally->holders_alive + tally->holders_dead);
+    nanosleep(&(struct timespec){.tv_nsec = RECLAIM_APART_NS}, NULL);
+    reclaim_round(reclaim, VERDICT_COMPARED, tally->holders_alive);
     procs_free(&reclaim->everyone);
 }
 
@@ -160,6 +170,7 @@ static const char *verdict_name(enum verdict verdict)
     return verdict == VERDICT_BURIED     ? "buried"
            : verdict == VERDICT_COMPARED ? "compared"
            : verdict == VERDICT_UNSEEN   ? "unseen"
+           : verdict == VERDICT_LATE     ? "late"
                                          : "error";
 }
 
@@ -176,6 +187,8 @@ static void reclaim_say(const struct snapshot *snapshot, uint32_t slot, enum ver
     else if (verdict == VERDICT_UNSEEN)
         printf("alive; left alone: its network namespace cannot be entered from here%s\n",
                geteuid() ? " (root can)" : "");
+    else if (verdict == VERDICT_LATE)
+        printf("alive; left alone: so many others took too long; call it again\n");
     else
         printf("alive; left alone: the kernel did not list its sockets\n");
 }
