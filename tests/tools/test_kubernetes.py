@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import yaml
@@ -555,6 +556,155 @@ def check_reclaim(tap, folder):
         idle.stdin.close()
 
 
+# In a pod: so many short connections, or one that a child goes on with. Both ends close the short ones.
+TRACKED = """
+import os, socket, sys, time
+def connect():
+    return socket.create_connection(("192.168.31.67", 60002))
+for line in sys.stdin:
+    if line == "child\\n":
+        client = connect()
+        if os.fork() == 0:
+            sys.stdin.close()
+            os.read(int(sys.argv[1]), 1)
+            os._exit(0)
+        client.close()
+        print("ok", flush=True)
+        continue
+    try:
+        for _ in range(int(line)):
+            client = connect()
+            client.shutdown(socket.SHUT_WR)
+            while client.recv(9):
+                pass
+            client.close()
+        print("ok", flush=True)
+    except OSError as error:
+        print(error.strerror, flush=True)
+"""
+ECHO = """
+import socket, threading
+server = socket.create_server(("", 60002), backlog=1024)
+print("ready", flush=True)
+def serve(peer, where):
+    with peer:
+        peer.sendall(str(where[1]).encode())
+        peer.recv(1)
+while True:
+    threading.Thread(target=serve, args=server.accept(), daemon=True).start()
+"""
+
+
+class Tracked:
+    """Programs in pods of the node, and the helper that gives back what they let go."""
+
+    def __init__(self, folder):
+        template = yaml.safe_load((KUBERNETES / "components/node-setup/setup.yaml").read_text(encoding="utf-8"))
+        container, = [item for item in template["spec"]["template"]["spec"]["containers"] if item["name"] == "reclaim"]
+        self.capabilities = container["securityContext"]["capabilities"]["add"]
+        self.pool = tempfile.mktemp(prefix="pool-", dir=folder)
+        self.env = dict(os.environ, FIXPORT_POOL=self.pool, FIXPORT_STATE=f"{folder}/tracked",
+                        PATH=f"{fptest.BUILD}/tools:{os.environ['PATH']}")
+        self.held = os.pipe()
+        subprocess.run([fptest.POOL_TOOL, "create", "-c", f"{folder}/tracked.conf", "--pool", self.pool], check=True,
+                       capture_output=True)
+
+    def pod(self, netns):
+        return subprocess.Popen(fptest.in_netns(netns, sys.executable, "-c", TRACKED, str(self.held[0])), text=True,
+                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[self.held[0]],
+                                env=fptest.environment(FIXPORT_POOL=self.pool))
+
+    def let_go(self):
+        text = subprocess.run([fptest.POOL_TOOL, "list", "--json", "--state", "letgo", "--pool", self.pool],
+                              capture_output=True, text=True, check=True).stdout
+        return [item["port"] for item in yaml.safe_load(text)["leases"]]
+
+    def helper(self, capabilities=None):
+        """Return: (exit status, what it said)."""
+        added = self.capabilities if capabilities is None else capabilities
+        bounds = ",".join(["-all", *(f"+{name.lower()}" for name in added)])
+        done = subprocess.run(["setpriv", f"--bounding-set={bounds}", "--inh-caps=-all",
+                               SOURCE / "contrib/docker/fixport-node", "once", "reclaim"], env=self.env,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        return done.returncode, done.stdout
+
+
+def ask(pod, words):
+    print(words, file=pod.stdin, flush=True)
+    return pod.stdout.readline().strip()
+
+
+def until(check):
+    deadline = time.monotonic() + 20
+    while not (answer := check()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return answer
+
+
+def entries(*filters):
+    return subprocess.run(["conntrack", "-L", "-p", "tcp", "--dport", "60002", *filters], capture_output=True, text=True,
+                          check=True).stdout.count("\n")
+
+
+def tracked_checks(tap, folder):
+    """node-setup's container "reclaim", by the kernel's own timeouts: what a pod's connection is that another
+    pod cannot have, and that connection tracking has seen end."""
+    subprocess.run(["bash", "-ec", NODE], check=True)
+    Path(folder, "tracked.conf").write_text("[pool]\nports = 61001-61100\nquarantine = 1s\n", encoding="utf-8")
+    tracked = Tracked(folder)
+    with subprocess.Popen(fptest.in_netns("host", sys.executable, "-c", ECHO), stdout=subprocess.PIPE) as server, \
+            tracked.pod("pod") as idle, tracked.pod("next") as other:
+        server.stdout.readline()
+        said = ask(idle, "99"), ask(idle, "child"), ask(other, "1")
+        tap.equal((said, len(tracked.let_go())), (("ok", "ok", "Cannot assign requested address"), 100),
+                  "reclaim: an idle pod has all ports let go, and another finds none")
+        until(lambda: entries("--state", "TIME_WAIT") == 99)
+        done = tracked.helper([])
+        tap.point(done[0] == 1 and "left alone" in done[1] and "was not asked" in done[1] and len(tracked.let_go()) == 100,
+                  "reclaim: without NET_ADMIN nothing is given back, and it says so", *done)
+        done = tracked.helper()
+        alive = tracked.let_go()
+        tap.equal((done, len(alive)), ((0, ""), 1), "reclaim: with it, what has ended is given back, not what a child has")
+        tap.equal(until(lambda: ask(other, "1") == "ok"), True, "reclaim: after the quarantine, another pod connects")
+
+        # As if nobody had sent anything for days.
+        subprocess.run(["conntrack", "-D", "-p", "tcp", "--dport", "60002", "--state", "ESTABLISHED"], check=True,
+                       capture_output=True)
+        done = until(lambda: (found := tracked.helper())[0] and found)
+        tap.point(done and "does not know of 1 let go" in done[1] and set(alive) <= set(tracked.let_go()),
+                  "reclaim: that there is no entry proves nothing; it says what it does not know", done)
+        os.write(tracked.held[1], b"x")
+        idle.stdin.close()
+        other.stdin.close()
+
+        # A program without the library, in another pod, with the same port.
+        tracked = Tracked(folder)
+        with tracked.pod("pod") as idle:
+            said, ports = ask(idle, "5"), tracked.let_go()
+            taken = seen("next", "192.168.31.67", 60002, ports[:1])
+            until(lambda: not entries("--state", "ESTABLISHED") and entries("--state", "TIME_WAIT"))
+            tracked.helper()
+            tap.equal((said, len(taken), len(ports), tracked.let_go()), ("ok", 1, 5, ports[:1]),
+                      "reclaim: entries of two pods with one port prove nothing")
+            idle.stdin.close()
+
+        # What connection tracking does not see.
+        for way in ("--dport", "--sport"):
+            subprocess.run(["iptables", "-w", "-t", "raw", "-A", "PREROUTING", "-p", "tcp", way, "60002", "-j", "NOTRACK"],
+                           check=True)
+        subprocess.run(fptest.in_netns("host", "ip", "route", "add", "10.200.0.0/16", "via", "192.168.31.17"), check=True)
+        tracked = Tracked(folder)
+        # Of these ports there are entries that are older by more than TRACKED_SLACK_MS.
+        until(lambda: all(int(left) < 112 for left in re.findall(r"^tcp +6 (\d+) TIME_WAIT", subprocess.run(
+            ["conntrack", "-L", "-p", "tcp"], capture_output=True, text=True, check=True).stdout, re.M)))
+        with tracked.pod("pod") as idle:
+            said, ports = ask(idle, "5"), tracked.let_go()
+            tracked.helper()
+            tap.equal((said, len(ports), tracked.let_go()), ("ok", 5, ports), "reclaim: nor does what is not tracked")
+            idle.stdin.close()
+        server.kill()
+
+
 def check_words(tap, folder):
     """What fixport-node says of a ConfigMap that cannot be taken, in the log and to the probe."""
     config = Path(folder, "config")
@@ -583,23 +733,32 @@ def check_words(tap, folder):
     tap.equal(done, [0, 0], "fixport-node: a good one is taken, and it is ready")
 
 
-def check_node(tap, folder):
-    if os.geteuid() or not fptest.can_make_netns():
-        tap.cannot("a node", "namespaces need root")
+def check_inside(tap, folder, word, least):
+    """Runs this program again, as a node. @least: points that it has."""
+    if os.geteuid() or not fptest.can_make_netns() or not shutil.which("conntrack"):
+        tap.cannot("a node", "namespaces need root, and conntrack")
         return
-    child = [sys.executable, __file__, "--node", folder]
+    child = [sys.executable, __file__, word, folder]
     done = subprocess.run(["unshare", "--mount", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *child],
                           capture_output=True, text=True, check=False, timeout=300)
     lines = re.findall(r"^(ok|not ok) \d+ - (.*)((?:\n# .*)*)", done.stdout, re.M)
     for word, name, more in lines:
         tap.point(word == "ok", name, more.replace("\n# ", "\n").strip())
-    tap.point(len(lines) >= 12, "all of it was tried", done.stderr[-2000:] if len(lines) < 12 else "")
+    tap.point(len(lines) >= least, "all of it was tried", done.stderr[-2000:] if len(lines) < least else "")
+
+
+def check_node(tap, folder):
+    check_inside(tap, folder, "--node", 12)
+
+
+def check_tracked(tap, folder):
+    check_inside(tap, folder, "--tracked", 7)
 
 
 def main():
     tap = fptest.Tap()
-    if sys.argv[1:2] == ["--node"]:
-        node_checks(tap, sys.argv[2])
+    if sys.argv[1:2] in (["--node"], ["--tracked"]):
+        (node_checks if sys.argv[1] == "--node" else tracked_checks)(tap, sys.argv[2])
         tap.end()
     check_the_check(tap)
     if not shutil.which("kubectl"):
@@ -607,7 +766,7 @@ def main():
         tap.end()
     with tempfile.TemporaryDirectory(prefix="fixport-test-") as folder:
         shutil.copytree(KUBERNETES, f"{folder}/kubernetes")
-        for check in (check_templates, check_slices, check_namespaces, check_alerts, check_reclaim, check_words, check_node):
+        for check in (check_templates, check_slices, check_namespaces, check_alerts, check_reclaim, check_words, check_node, check_tracked):
             check(tap, folder)
     tap.end()
 
