@@ -220,6 +220,29 @@ def object_faults(item):
     return faults + list(pod_faults(template["spec"], where))
 
 
+def restricted_faults(pod):
+    """Return: what Pod Security "restricted" (pod-security-admission/policy) refuses, in its names for it."""
+    faults = [key for key in ("hostNetwork", "hostPID", "hostIPC") if pod.get(key)]
+    faults += [f"volume {next(iter(set(volume) - {'name'}))}" for volume in pod.get("volumes", [])
+               if set(volume) - {"name", "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image",
+                                 "persistentVolumeClaim", "projected", "secret"}]
+    faults += [f"sysctl {item['name']}" for item in pod.get("securityContext", {}).get("sysctls", [])
+               if item["name"] not in SAFE_SYSCTLS]
+    for container in pod.get("initContainers", []) + pod["containers"]:
+        own = {**pod.get("securityContext", {}), **container.get("securityContext", {})}
+        capabilities = own.get("capabilities", {})
+        for name, good in {
+                "privileged": not own.get("privileged"),
+                "allowPrivilegeEscalation": own.get("allowPrivilegeEscalation") is False,
+                "runAsNonRoot": own.get("runAsNonRoot") is True and own.get("runAsUser") != 0,
+                "seccompProfile": own.get("seccompProfile", {}).get("type") in ("RuntimeDefault", "Localhost"),
+                "capabilities": "ALL" in capabilities.get("drop", []) and set(capabilities.get("add", [])) <= {"NET_BIND_SERVICE"},
+                "hostPort": not [port for port in container.get("ports", []) if port.get("hostPort")]}.items():
+            if not good:
+                faults.append(f"{container['name']}: {name}")
+    return sorted(set(faults))
+
+
 # ---- what they are tried on ----
 
 def workload(kind, label, slice_of="61900-61949"):
@@ -271,6 +294,72 @@ def check_templates(tap, folder):
                   f"base with {name}: what others wait for is not evicted first")
     for path in sorted((KUBERNETES / "pods").iterdir()):
         tap.equal(all_faults(yaml.safe_load_all(path.read_text(encoding="utf-8"))), [], f"pods/{path.name}: the API takes it")
+
+
+RESTRICTED = {"runAsNonRoot": True, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]},
+              "seccompProfile": {"type": "RuntimeDefault"}}
+
+
+def pod_of(item):
+    spec = item["spec"]
+    return spec if item["kind"] == "Pod" else spec.get("jobTemplate", {"spec": spec})["spec"]["template"]["spec"]
+
+
+def check_restricted(tap, folder):
+    """Where contrib/kubernetes says that "restricted" allows it: a workload that is, stays so."""
+    for label, name, expected in (("own-pool", "inject-own-pool", []), ("sysctl", "sysctl", []),
+                                  ("node-pool", "inject-node-pool", ["volume hostPath"])):
+        items = [workload(kind, label) for kind in KINDS]
+        for item in items:
+            for container in pod_of(item)["containers"]:
+                container["securityContext"] = RESTRICTED
+        tap.equal({str(restricted_faults(pod_of(item))) for item in items}, {"[]"}, f"{name}: the workloads are restricted")
+        with open(f"{folder}/apps.yaml", "w", encoding="utf-8") as file:
+            yaml.dump_all(items, file, Dumper=NoAliases)
+        objects, _ = kustomize(folder, "apps.yaml", components=[name])
+        tap.equal({str(restricted_faults(pod_of(item))) for item in objects}, {str(expected)},
+                  f"{name}: what \"restricted\" has against them")
+    for name, expected in (("own-pool", []), ("sysctl", []), ("unprivileged", ["volume hostPath"])):
+        pod = yaml.safe_load((KUBERNETES / f"pods/{name}.yaml").read_text(encoding="utf-8"))
+        tap.equal(restricted_faults(pod["spec"]), expected, f"pods/{name}.yaml: what \"restricted\" has against it")
+    pod = {"hostNetwork": True, "containers": [{"name": "web", "securityContext": dict(RESTRICTED, runAsUser=0)}, {"name": "x"}]}
+    tap.equal(restricted_faults(pod), ["hostNetwork", "web: runAsNonRoot", "x: allowPrivilegeEscalation", "x: capabilities",
+                                       "x: runAsNonRoot", "x: seccompProfile"], "the check finds what is not")
+
+
+class NoAliases(yaml.SafeDumper):
+    """Without anchors: kustomize's labels would be one object's."""
+    def ignore_aliases(self, data):
+        return True
+
+
+def pool_mounts(pod):
+    """(container, path of the node, whether it may write there) of what lies below /run/fixport."""
+    paths = {volume["name"]: volume["hostPath"]["path"] for volume in pod.get("volumes", []) if "hostPath" in volume}
+    return {(container["name"], paths[mount["name"]], not mount.get("readOnly", False))
+            for container in pod.get("initContainers", []) + pod["containers"] for mount in container.get("volumeMounts", [])
+            if paths.get(mount["name"], "").startswith("/run/fixport")}
+
+
+def check_mounts(tap, folder):
+    """What steers programs is base's alone to write; the shares are what others write. No template has more."""
+    (Path(folder) / "apps.yaml").write_text(yaml.safe_dump_all([workload(kind, "node-pool") for kind in KINDS]), encoding="utf-8")
+    objects, _ = kustomize(folder, "apps.yaml", "kubernetes/base",
+                           components=["inject-node-pool", "node-setup", "reclaim", "monitoring"])
+    objects += [yaml.safe_load(path.read_text(encoding="utf-8")) for path in (KUBERNETES / "pods").iterdir()]
+    both = {("/run/fixport", False), ("/run/fixport/shared", True)}
+    for item in objects:
+        if item["kind"] not in (*KINDS, "Pod"):
+            continue
+        found, name = {}, item["metadata"]["name"]
+        for container, *mount in pool_mounts(pod_of(item)):
+            found.setdefault(container, set()).add(tuple(mount))
+        expected = {"fixport-node": {"make": {("/run/fixport", True)}, "pool": {("/run/fixport", True)},
+                                     "metrics": {("/run/fixport", False)}},
+                    "fixport-setup": {"reclaim": both}, "fixport-reclaim": {"reclaim": both},
+                    "example-own-pool": {}, "example-sysctl": {}}.get(
+                        name, {container["name"]: both for container in pod_of(item)["containers"]})
+        tap.equal(found, expected, f"{name}: who writes what of /run/fixport")
 
 
 def kept_apart(one, other, known):
@@ -766,7 +855,7 @@ def main():
         tap.end()
     with tempfile.TemporaryDirectory(prefix="fixport-test-") as folder:
         shutil.copytree(KUBERNETES, f"{folder}/kubernetes")
-        for check in (check_templates, check_slices, check_namespaces, check_alerts, check_reclaim, check_words, check_node, check_tracked):
+        for check in (check_templates, check_restricted, check_mounts, check_slices, check_namespaces, check_alerts, check_reclaim, check_words, check_node, check_tracked):
             check(tap, folder)
     tap.end()
 
