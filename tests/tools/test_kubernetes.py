@@ -794,6 +794,94 @@ def tracked_checks(tap, folder):
         server.kill()
 
 
+# So many connections at once; for each, the port that it has and the one that the host saw.
+CROWD = """
+import socket, sys
+kept = []
+for _ in range(int(sys.argv[2])):
+    kept.append(socket.create_connection((sys.argv[1], 60002), 10))
+    print(kept[-1].getsockname()[1], kept[-1].recv(9).decode())
+print("done", flush=True)
+sys.stdin.read()
+"""
+
+
+class Cells:
+    """README's table "What goes together": pods of two kinds on a node, towards one server."""
+    COUNT = {"node-pool": 300, "own-pool": 40, "own-pool, another slice": 40, "sysctl": 300, "hostNetwork": 300}
+    # Kinds, whether the first has ended before the second begins, and whether ports are moved.
+    TABLE = [("node-pool", "node-pool", False, False), ("node-pool", "own-pool", False, False),
+             ("hostNetwork", "node-pool", False, False), ("hostNetwork", "own-pool", False, False),
+             ("own-pool", "own-pool, another slice", False, False), ("own-pool", "own-pool", True, True),
+             ("node-pool", "sysctl", False, True), ("own-pool", "sysctl", False, True), ("sysctl", "sysctl", False, True),
+             ("hostNetwork", "sysctl", False, True)]
+
+    def __init__(self, folder):
+        self.folder, self.servers = folder, 0
+        self.pool = tempfile.mktemp(prefix="pool-", dir=folder)
+        subprocess.run([fptest.POOL_TOOL, "create", "-c", f"{folder}/cells.conf", "--pool", self.pool], check=True,
+                       capture_output=True)
+
+    def start(self, netns, kind, server):
+        env = fptest.environment(FIXPORT_POOL=self.pool)
+        if kind.startswith("own-pool"):
+            env = fptest.environment(FIXPORT_POOL=tempfile.mktemp(prefix="own-", dir=self.folder),
+                                     FIXPORT_PORTS="61950-61999" if "another" in kind else "61900-61949")
+        if kind == "sysctl":
+            env = dict(os.environ)
+        argv = [sys.executable, "-c", CROWD, server, str(self.COUNT[kind])]
+        if kind != "hostNetwork":
+            ports = "61001 61999" if kind == "sysctl" else "32768 60999"
+            argv = fptest.in_netns(netns, "sh", "-c", f'sysctl -qw net.ipv4.ip_local_port_range="{ports}" && exec "$@"', "sh", *argv)
+        return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+    def cell(self, one, other, follows):
+        """Return: [(port, port seen)] of both, or what went wrong."""
+        self.servers += 1
+        server, pairs = f"192.168.31.{100 + self.servers}", []  # the node has no memory of that one
+        with self.start("pod", one, server) as first:
+            pairs += iter(first.stdout.readline, "done\n")
+            if follows:
+                first.stdin.close()
+                first.wait()
+            with self.start("next", other, server) as second:
+                pairs += iter(lambda: second.stdout.readline() or "done\n", "done\n")
+                for process in (first, second):
+                    process.stdin.close()
+                if len(pairs) != self.COUNT[one] + self.COUNT[other]:
+                    return second.stderr.read()
+        return [tuple(map(int, line.split())) for line in pairs]
+
+
+def cells_checks(tap, folder):
+    subprocess.run(["bash", "-ec", NODE.replace(" --random-fully", "") +
+                    'for i in {101..126}; do enter host addr add 192.168.31.$i/32 dev eth0; ip route add 192.168.31.$i/32 via 192.168.31.67; done'],
+                   check=True)
+    site = shipped_site().replace("addresses = 192.168.31.67", "addresses = 192.168.31.67, 192.168.31.96/27")
+    Path(folder, "cells.conf").write_text(site, encoding="utf-8")
+    cells = Cells(folder)
+    with subprocess.Popen(fptest.in_netns("host", sys.executable, "-c", ECHO), stdout=subprocess.PIPE) as server:
+        server.stdout.readline()
+        for setup in (False, True):
+            if setup:
+                for source in ("10.200.0.0/16", "192.168.31.17/32"):
+                    subprocess.run(["iptables", "-w", "-t", "nat", "-I", "POSTROUTING", "-s", source, "-j", "MASQUERADE", "--random-fully"],
+                                   check=True)
+                done = subprocess.run([os.path.join(fptest.BUILD, "tools", "fixport-setup"), "apply", "--config",
+                                       f"{folder}/cells.conf", "--role", "node"], capture_output=True, text=True, check=False)
+                tap.equal(done.returncode, 0, f"cells: node-setup {done.stderr if done.returncode else ''}")
+            where = "with node-setup" if setup else "plain MASQUERADE"
+            for one, other, follows, moves in cells.TABLE:
+                pairs = cells.cell(one, other, follows)
+                moved = [pair for pair in pairs if pair[0] != pair[1]] if isinstance(pairs, list) else pairs
+                stays = not setup or {pair[1] for pair in moved} <= ports_of("61001-61999") if isinstance(pairs, list) else False
+                tap.point(isinstance(pairs, list) and bool(moved) == moves and stays,
+                          f"cells, {where}: {one}, {'then' if follows else 'and'} {other}: "
+                          f"{'moved' if moves else 'none is moved'}{', within the range' if moves and setup else ''}",
+                          f"{len(moved)} are" if isinstance(pairs, list) else pairs)
+        server.kill()
+
+
 def check_words(tap, folder):
     """What fixport-node says of a ConfigMap that cannot be taken, in the log and to the probe."""
     config = Path(folder, "config")
@@ -844,10 +932,15 @@ def check_tracked(tap, folder):
     check_inside(tap, folder, "--tracked", 7)
 
 
+def check_cells(tap, folder):
+    check_inside(tap, folder, "--cells", 2 * len(Cells.TABLE) + 1)
+
+
 def main():
     tap = fptest.Tap()
-    if sys.argv[1:2] in (["--node"], ["--tracked"]):
-        (node_checks if sys.argv[1] == "--node" else tracked_checks)(tap, sys.argv[2])
+    inside = {"--node": node_checks, "--tracked": tracked_checks, "--cells": cells_checks}.get("".join(sys.argv[1:2]))
+    if inside:
+        inside(tap, sys.argv[2])
         tap.end()
     check_the_check(tap)
     if not shutil.which("kubectl"):
@@ -855,7 +948,7 @@ def main():
         tap.end()
     with tempfile.TemporaryDirectory(prefix="fixport-test-") as folder:
         shutil.copytree(KUBERNETES, f"{folder}/kubernetes")
-        for check in (check_templates, check_restricted, check_mounts, check_slices, check_namespaces, check_alerts, check_reclaim, check_words, check_node, check_tracked):
+        for check in (check_templates, check_restricted, check_mounts, check_slices, check_namespaces, check_alerts, check_reclaim, check_words, check_node, check_tracked, check_cells):
             check(tap, folder)
     tap.end()
 
