@@ -13,7 +13,8 @@
  *
  * A thread that has SIGBUS blocked would be killed by it. Most programs never block it; where one
  * has (by sigprocmask(), pthread_sigmask(), or from the start), it is let through for the time that
- * a pool is looked at.
+ * a pool is looked at. Many block all signals for a moment only, while they start a child: so a
+ * thread that turns out not to have it blocked is not asked again in the same tick of the clock.
  */
 #include "shim.h"
 #include "../pool/layout_size.h"
@@ -31,6 +32,9 @@ typedef void (*handler_three)(int, siginfo_t *, void *);
 static _Atomic uint64_t program; /* its handler for SIGBUS, with these bits; SIG_DFL is 0 */
 static _Atomic uint32_t installed;
 static _Atomic uint32_t blocked; /* some thread may have SIGBUS blocked */
+/* When this thread had it not, ms. Its place is known when the program is loaded, without a call.
+ */
+static _Thread_local uint64_t open_ms __attribute__((tls_model("initial-exec")));
 
 static bool is_in(uintptr_t fault, const void *memory, size_t size)
 {
@@ -148,8 +152,14 @@ void guard_install(void)
 bool guard_begin(void)
 {
     uint64_t bus = BUS_BIT, before = 0;
-    return atomic_load_explicit(&blocked, memory_order_relaxed) &&
-           SYS(rt_sigprocmask, SIG_UNBLOCK, &bus, &before, 8) == 0 && before & BUS_BIT;
+    if (!atomic_load_explicit(&blocked, memory_order_relaxed))
+        return false;
+    uint64_t now = sys_now_ms();
+    if (open_ms == now || SYS(rt_sigprocmask, SIG_UNBLOCK, &bus, &before, 8) != 0)
+        return false;
+    if (!(before & BUS_BIT))
+        open_ms = now;
+    return before & BUS_BIT;
 }
 
 void guard_end(bool was_blocked)
@@ -234,8 +244,10 @@ SHIM_EXPORT handler_one __sysv_signal(int number, handler_one handler)
 
 static void note(int how, const sigset_t *set, int result)
 {
-    if (result == 0 && set && how != SIG_UNBLOCK && *(const unsigned long *)set & BUS_BIT)
-        atomic_store_explicit(&blocked, 1, memory_order_relaxed);
+    if (result != 0 || !set || how == SIG_UNBLOCK || !(*(const unsigned long *)set & BUS_BIT))
+        return;
+    open_ms = 0;
+    atomic_store_explicit(&blocked, 1, memory_order_relaxed);
 }
 
 SHIM_EXPORT int sigprocmask(int how, const sigset_t *set, sigset_t *old)

@@ -362,6 +362,7 @@ struct attempt {
     bool held; /* the 4-tuple is free, but the port is held towards another destination */
     bool recycled; /* bound over a TIME_WAIT */
     bool soon; /* some port was refused that may come free any moment */
+    bool others; /* at some time, because another socket was about to connect from it */
     bool asked; /* and the kernel was asked about all of them */
 };
 
