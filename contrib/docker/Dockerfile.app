@@ -6,7 +6,8 @@
 #   docker build -t app-fixport --build-arg APP=app -f contrib/docker/Dockerfile.app contrib/docker
 #   docker run -v /run/fixport:/run/fixport:ro -v /run/fixport/shared:/run/fixport/shared app-fixport
 #
-# The volume is the pool of the machine: make it there by "fixport-pool create". All containers
+# The volumes are the pool of the machine, whose rules containers read only, and what they share:
+# make it there by "fixport-pool create". All containers
 # that leave the machine by the same address must share it.
 
 ARG APP=docker.io/library/debian:bookworm-slim

@@ -9,7 +9,8 @@
  * would: so its slot cannot pass to another namespace under our hands. Of namespaces that root cannot
  * enter, the node's connection tracking is asked (tracked.c).
  *
- * A comparison concludes in two steps (lease.c), so it is made twice, a little apart.
+ * A comparison concludes in two steps (lease.c), so all are made twice, a little apart. Anybody can be
+ * a thousand holders: so there is an end to it, and who is looked at first is left to chance.
  */
 #include "json.h"
 #include "tracked.h"
@@ -21,9 +22,11 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/wait.h>
 
 #define RECLAIM_APART_NS 30000000 /* more than a tick of the coarse clock */
+#define RECLAIM_MOST_MS 20000 /* for the first round, and as much for the second */
 
 /* What became of a holder. Also exit statuses of our child; others than those of a failed tool. */
 enum verdict {
@@ -34,6 +37,7 @@ enum verdict {
     VERDICT_TRACKED, /* unseen, but connection tracking was asked */
     VERDICT_UNSEEN, /* none of its processes is visible here, or not enterable */
     VERDICT_ERROR, /* the kernel did not say */
+    VERDICT_LATE, /* there was no time left */
 };
 
 struct reclaim {
@@ -64,14 +68,6 @@ static bool reclaim_pin(int fd, uint32_t slot, short type)
     return fcntl(fd, F_OFD_SETLK, &lock) == 0;
 }
 
-static bool reclaim_twice(const struct pool *pool, uint32_t slot)
-{
-    if (lease_reconcile(pool, slot, sys_now_ms()) < 0)
-        return false;
-    nanosleep(&(struct timespec){.tv_nsec = RECLAIM_APART_NS}, NULL);
-    return lease_reconcile(pool, slot, sys_now_ms()) >= 0;
-}
-
 /* In the namespace that @cookie names, or so the pool says: hold it against the kernel's word. */
 static enum verdict reclaim_compare(const struct reclaim *reclaim, uint32_t slot)
 {
@@ -80,7 +76,8 @@ static enum verdict reclaim_compare(const struct reclaim *reclaim, uint32_t slot
     if (!cookie || reclaim_netns() != cookie || !reclaim_pin(reclaim->fd, slot, F_RDLCK))
         return VERDICT_UNSEEN;
     if (reclaim->pool.holder[slot].cookie == cookie)
-        verdict = reclaim_twice(&reclaim->pool, slot) ? VERDICT_COMPARED : VERDICT_ERROR;
+        verdict = lease_reconcile(&reclaim->pool, slot, sys_now_ms()) < 0 ? VERDICT_ERROR
+                                                                         : VERDICT_COMPARED;
     reclaim_pin(reclaim->fd, slot, F_UNLCK);
     return verdict;
 }
@@ -128,6 +125,27 @@ static enum verdict reclaim_holder(const struct reclaim *reclaim, uint32_t slot)
     return cookie == reclaim->own ? reclaim_compare(reclaim, slot) : reclaim_abroad(reclaim, slot);
 }
 
+/* Looks once at those that have the verdict @which. */
+static void reclaim_round(struct reclaim *reclaim, const struct tally *tally, enum verdict which,
+                          uint32_t count)
+{
+    struct progress progress = {.what = "looking at network namespaces"};
+    uint64_t began = sys_now_ms();
+    uint32_t first = 0, done = 0;
+    (void)!getrandom(&first, sizeof(first), GRND_NONBLOCK);
+    for (uint32_t i = 0; i < POOL_HOLDERS; i++) {
+        uint32_t slot = (first + i) % POOL_HOLDERS;
+        if (reclaim->verdict[slot] != which)
+            continue;
+        progress_step(&progress, done++, count);
+        reclaim->verdict[slot] = sys_now_ms() - began < RECLAIM_MOST_MS ? reclaim_holder(reclaim, slot)
+                                                                        : VERDICT_LATE;
+        if (reclaim->verdict[slot] == VERDICT_UNSEEN && !tally_sum(&tally->holder[slot].count))
+            reclaim->verdict[slot] = VERDICT_NOTHING;
+    }
+    progress_end(&progress);
+}
+
 /* What could not be entered. */
 static void reclaim_tracked(struct reclaim *reclaim, const struct tally *tally, uint32_t quarantine)
 {
@@ -149,23 +167,16 @@ static void reclaim_tracked(struct reclaim *reclaim, const struct tally *tally, 
 static void reclaim_all(struct reclaim *reclaim, const struct snapshot *before,
                         const struct tally *tally)
 {
-    struct progress progress = {.what = "looking at network namespaces"};
-    uint32_t done = 0;
     holder_bury_dead(&reclaim->pool, reclaim->fd, sys_now_ms());
     procs_everyone(&reclaim->everyone);
     for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++) {
         uint64_t was = before->pool.holder[slot].cookie;
-        reclaim->verdict[slot] = VERDICT_NONE;
-        if (!was)
-            continue;
-        progress_step(&progress, done++, tally->holders_alive + tally->holders_dead);
-        reclaim->verdict[slot] = reclaim->pool.holder[slot].cookie == was
-                                     ? reclaim_holder(reclaim, slot)
-                                     : VERDICT_BURIED;
-        if (reclaim->verdict[slot] == VERDICT_UNSEEN && !tally_sum(&tally->holder[slot].count))
-            reclaim->verdict[slot] = VERDICT_NOTHING;
+        bool is = reclaim->pool.holder[slot].cookie == was;
+        reclaim->verdict[slot] = !was ? VERDICT_NONE : is ? VERDICT_LATE : VERDICT_BURIED;
     }
-    progress_end(&progress);
+    reclaim_round(reclaim, tally, VERDICT_LATE, tally->holders_alive + tally->holders_dead);
+    nanosleep(&(struct timespec){.tv_nsec = RECLAIM_APART_NS}, NULL);
+    reclaim_round(reclaim, tally, VERDICT_COMPARED, tally->holders_alive);
     procs_free(&reclaim->everyone);
     if (geteuid() == 0)
         reclaim_tracked(reclaim, tally, before->policy.quarantine_ms);
@@ -176,7 +187,8 @@ static bool reclaim_is_all(const struct reclaim *reclaim, const struct tally *af
 {
     for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++) {
         const struct tally_count *count = &after->holder[slot].count;
-        if (reclaim->verdict[slot] == VERDICT_ERROR || reclaim->unknown[slot] ||
+        if (reclaim->verdict[slot] == VERDICT_ERROR || reclaim->verdict[slot] == VERDICT_LATE ||
+            reclaim->unknown[slot] ||
             (reclaim->verdict[slot] == VERDICT_UNSEEN && count->used + count->letgo))
             return false;
     }
@@ -201,6 +213,7 @@ static const char *verdict_name(enum verdict verdict)
            : verdict == VERDICT_NOTHING  ? "nothing"
            : verdict == VERDICT_TRACKED  ? "tracked"
            : verdict == VERDICT_UNSEEN   ? "unseen"
+           : verdict == VERDICT_LATE     ? "late"
                                          : "error";
 }
 
@@ -223,6 +236,8 @@ static void reclaim_say(const struct snapshot *snapshot, uint32_t slot, enum ver
     else if (verdict == VERDICT_UNSEEN)
         printf("alive; left alone: its network namespace cannot be entered from here%s\n",
                geteuid() ? " (root can)" : "");
+    else if (verdict == VERDICT_LATE)
+        printf("alive; left alone: so many others took too long; call it again\n");
     else
         printf("alive; left alone: the kernel did not list its sockets\n");
 }
