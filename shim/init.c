@@ -70,6 +70,7 @@ static void try_open(void)
     if (!netns_lock())
         return;
     guard_install();
+    unsigned guarded = guard_begin();
     uint32_t used = atomic_load(&pools_used);
     if (used >= SHIM_POOLS) {
         fault_set(shim.path, "it was replaced too often for this process");
@@ -78,6 +79,7 @@ static void try_open(void)
         if (shim_pools[used].pool.header)
             atomic_store(&pools_used, used + 1);
     }
+    guard_end(guarded);
     netns_unlock();
 }
 
@@ -106,7 +108,10 @@ static bool second_passed(_Atomic uint64_t *last, uint64_t now)
 
 bool shim_pool_moved(struct shim_pool *at, uint64_t now)
 {
-    if (!second_passed(&looked_ms, now) || !replaced(at))
+    if (!second_passed(&looked_ms, now))
+        return false;
+    guard_renew();
+    if (!replaced(at))
         return false;
     try_open();
     atomic_store(&at->broken, 1); /* only now: other threads need one all the time */

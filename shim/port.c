@@ -303,14 +303,16 @@ static int source_ask(const struct attempt *attempt, struct sockaddr_storage *na
     int result = -EXDEV; /* this thread is in another namespace than the socket */
     *name = attempt->address;
     *length = name->ss_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
+    uint64_t mask = guard_hold();
     int fd = (int)SYS(socket, name->ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return result;
-    if (holder_netns(fd) == atomic_load(&attempt->netns->cookie))
-        result = (int)SYS(connect, fd, name, *length);
-    if (!result)
-        result = sock_name(fd, name, length);
-    SYS(close, fd);
+    if (fd >= 0) {
+        if (holder_netns(fd) == atomic_load(&attempt->netns->cookie))
+            result = (int)SYS(connect, fd, name, *length);
+        if (!result)
+            result = sock_name(fd, name, length);
+        SYS(close, fd);
+    }
+    guard_release(mask);
     return result;
 }
 
@@ -351,7 +353,9 @@ static int tuple_state(struct attempt *attempt)
         return result;
     attempt->has_source = true;
     attempt->source.port = attempt->lease.port;
+    uint64_t mask = guard_hold();
     int state = sockdiag_state(&attempt->source, &attempt->dest);
+    guard_release(mask);
     atomic_store_explicit(&attempt->netns->lingers, state == TCP_TIME_WAIT, memory_order_relaxed);
     return state == -ENOENT ? 0 : state > 0 ? state : -EXDEV;
 }
@@ -521,9 +525,11 @@ static enum port_answer already_bound(struct attempt *attempt)
 /* Compares the namespace's leases with its sockets, if this thread can see them. */
 static int reconcile(const struct attempt *attempt, uint64_t now)
 {
-    if (!netns_is_own(attempt->netns))
-        return 0;
-    int found = lease_reconcile(&attempt->at->pool, attempt->netns->slot, now);
+    uint64_t mask = guard_hold();
+    int found = netns_is_own(attempt->netns)
+                    ? lease_reconcile(&attempt->at->pool, attempt->netns->slot, now)
+                    : 0;
+    guard_release(mask);
     return found > 0 ? found : 0;
 }
 
@@ -555,11 +561,13 @@ static bool take_back(struct attempt *attempt)
     if ((!attempt->waiting && attempt->taken_back++ >= COMPARE_TIMES) || !comparison_due(attempt, now))
         return false;
     int found = reconcile(attempt, now);
+    uint64_t mask = guard_hold();
     int fd = pool_shares_open(shim.path, pool, O_RDWR);
     if (fd >= 0) {
         found += holder_bury_dead(pool, fd, now);
         SYS(close, fd);
     }
+    guard_release(mask);
     return found > 0;
 }
 

@@ -143,6 +143,18 @@ void real_init_signals(void)
     LOOK_UP(sigaction);
     LOOK_UP(signal);
     LOOK_UP(__sysv_signal);
+    LOOK_UP(sigset);
+    LOOK_UP(siginterrupt);
     LOOK_UP(sigprocmask);
     LOOK_UP(pthread_sigmask);
+    LOOK_UP(sighold);
+    LOOK_UP(sigblock);
+    LOOK_UP(sigsetmask);
+    LOOK_UP(sigsuspend);
+    LOOK_UP(ppoll);
+    LOOK_UP(pselect);
+    LOOK_UP(epoll_pwait);
+    LOOK_UP(epoll_pwait2);
+    LOOK_UP(pthread_attr_setsigmask_np);
+    LOOK_UP(gnu_get_libc_version);
 }

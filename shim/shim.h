@@ -34,6 +34,7 @@
 
 #include <signal.h>
 #include <stddef.h>
+#include <sys/select.h>
 #include <sys/socket.h>
 
 #define SHIM_EXPORT __attribute__((visibility("default")))
@@ -41,6 +42,8 @@
 /* ---- real.c ---- */
 
 /* The next definition of each intercepted call; the bare system calls until real_init(). */
+struct epoll_event;
+struct pollfd;
 struct real {
     int (*connect)(int, const struct sockaddr *, socklen_t);
     int (*bind)(int, const struct sockaddr *, socklen_t);
@@ -59,8 +62,20 @@ struct real {
     int (*sigaction)(int, const struct sigaction *, struct sigaction *); /* these: NULL if not found */
     void (*(*signal)(int, void (*)(int)))(int);
     void (*(*__sysv_signal)(int, void (*)(int)))(int);
+    void (*(*sigset)(int, void (*)(int)))(int);
+    int (*siginterrupt)(int, int);
     int (*sigprocmask)(int, const sigset_t *, sigset_t *);
     int (*pthread_sigmask)(int, const sigset_t *, sigset_t *);
+    int (*sighold)(int);
+    int (*sigblock)(int);
+    int (*sigsetmask)(int);
+    int (*sigsuspend)(const sigset_t *);
+    int (*ppoll)(struct pollfd *, unsigned long, const struct timespec *, const sigset_t *);
+    int (*pselect)(int, fd_set *, fd_set *, fd_set *, const struct timespec *, const sigset_t *);
+    int (*epoll_pwait)(int, struct epoll_event *, int, int, const sigset_t *);
+    int (*epoll_pwait2)(int, struct epoll_event *, int, const struct timespec *, const sigset_t *);
+    int (*pthread_attr_setsigmask_np)(pthread_attr_t *, const sigset_t *);
+    const char *(*gnu_get_libc_version)(void);
 };
 extern struct real real;
 
@@ -189,7 +204,10 @@ void check_answer(void);
 
 /* ---- fault.c ---- */
 
-/** quiet_write - write(2) that raises no signal: not SIGPIPE, SIGXFSZ or SIGTTOU. */
+/**
+ * quiet_write - write(2) that raises no signal, not SIGPIPE, SIGXFSZ or SIGTTOU, and waits for nobody:
+ * what cannot be written at once is not.
+ */
 void quiet_write(int fd, const char *line, size_t length);
 
 /** fault_init - remember what stderr is, so that nothing else is ever written to. */
@@ -249,12 +267,23 @@ bool sysctl_reserved(uint16_t port);
 /** guard_install - survive the truncation of a pool's files (SIGBUS) from now on. One thread. */
 void guard_install(void);
 
+/** guard_renew - the same where a bare system call has set a handler meanwhile: one system call. */
+void guard_renew(void);
+
 /**
  * guard_begin - before a pool is looked at: let SIGBUS through to this thread. Usually one load.
  * Return: what guard_end() takes, when that is done.
  */
-bool guard_begin(void);
-void guard_end(bool was_blocked);
+unsigned guard_begin(void);
+void guard_end(unsigned what);
+
+/**
+ * guard_hold - for as long as a descriptor, a mapping or a lock is held that the process would keep if
+ * a handler left by longjmp(), or the thread were cancelled. Two system calls, so not in each connect.
+ * Return: what guard_release() takes, when that is done.
+ */
+uint64_t guard_hold(void);
+void guard_release(uint64_t mask);
 
 /* ---- hint.c ---- */
 
