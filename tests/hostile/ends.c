@@ -405,7 +405,8 @@ static void on_alarm_exit(int number)
 static void interrupt_soon(handler its)
 {
     struct sigaction action = {.sa_handler = its, .sa_flags = SA_RESTART};
-    struct itimerval soon = {.it_value.tv_usec = 1 + rand_r(&seed) % 400};
+    unsigned most = rand_r(&seed) % 2 ? 60 : 400;
+    struct itimerval soon = {.it_value.tv_usec = 1 + rand_r(&seed) % most};
     sigaction(SIGALRM, &action, NULL);
     setitimer(ITIMER_REAL, &soon, NULL);
 }
@@ -416,14 +417,18 @@ static void no_interrupt(void)
     setitimer(ITIMER_REAL, &none, NULL);
 }
 
-/* A connection whose descriptor is known when it is left in the middle. */
+/* Connections of a descriptor that is known when one is left in the middle. */
 static void dial_known(void)
 {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     struct linger reset = {.l_onoff = 1};
+    struct sockaddr none = {.sa_family = AF_UNSPEC};
     setsockopt(current, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
-    connect(current, (struct sockaddr *)&to, sizeof(to));
+    for (int i = 0; i < 20; i++) { /* long enough to be met in the middle */
+        connect(current, (struct sockaddr *)&to, sizeof(to));
+        connect(current, &none, sizeof(none));
+    }
 }
 
 static void round_of(handler its)
@@ -568,12 +573,23 @@ static int hold_all(int ports)
     return most;
 }
 
+/* So that the C library has loaded what that needs. */
+static void *exits_at_once(void *unused)
+{
+    pthread_exit(unused);
+}
+
+/* With all ports but two in use, so that it also looks for more. */
 static void leave(int rounds, int ports, const char *kind)
 {
+    int held[4096], most = 0;
     pthread_t beside;
     sigset_t before, after;
     bool threads = strcmp(kind, "fork beside a thread") == 0 || strcmp(kind, "vfork") == 0;
-    close(dial());
+    pthread_create(&beside, NULL, exits_at_once, NULL);
+    pthread_join(beside, NULL);
+    while (most < ports - 2 && (held[most] = dial()) >= 0)
+        most++;
     unsigned descriptors = count("/proc/self/fd", false);
     pthread_sigmask(SIG_SETMASK, NULL, &before);
     if (threads)
@@ -587,10 +603,12 @@ static void leave(int rounds, int ports, const char *kind)
     if (threads)
         pthread_join(beside, NULL);
     pthread_sigmask(SIG_SETMASK, NULL, &after);
-    int held = hold_all(ports);
-    printf("held %d descriptors %d maps %d mask %d\n", held,
-           (int)count("/proc/self/fd", false) - (int)descriptors,
-           (int)count("/proc/self/maps", true) - (int)maps, memcmp(&before, &after, 8) == 0);
+    int more = (int)count("/proc/self/fd", false) - (int)descriptors;
+    int more_maps = (int)count("/proc/self/maps", true) - (int)maps;
+    while (most)
+        close(held[--most]);
+    printf("held %d descriptors %d maps %d mask %d\n", hold_all(ports), more,
+           more_maps > 0 ? more_maps : 0, memcmp(&before, &after, 8) == 0);
     fprintf(stderr, "%s: %d jumps, %u in, %u out\n", kind, jumps, in, out);
 }
 
