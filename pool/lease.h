@@ -59,7 +59,7 @@ int lease_claim(struct lease_search *search, uint16_t port, struct lease *lease)
 /**
  * lease_unused_port - a port that no other namespace uses towards any destination.
  * For a socket that needs a port before its destination is known. Nothing is taken.
- * @random: where to start looking. Return: a port of @any, or 0.
+ * @random: where to start looking. Return: a port of @any, or 0: none was found in some ms.
  */
 uint16_t lease_unused_port(const struct pool *pool, const struct pool_any *any, uint32_t slot,
                            uint32_t random);

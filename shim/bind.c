@@ -32,17 +32,9 @@ static void undo_defer(int fd)
     sock_set(fd, IPPROTO_IP, SOCK_NO_PORT, 0);
 }
 
-/* Makes the choice that was put off, the kernel's way, at the address in @name. */
-static void choose_any(int fd, const struct sockaddr_storage *name, socklen_t length)
-{
-    undo_defer(fd);
-    hint_set(fd, (struct hint){.kind = HINT_NONE});
-    SYS(bind, fd, name, length);
-}
-
 #define POOL_TRIES 64 /* ports in use in this namespace that are met before giving up */
 
-/* The same with a port of the pool, where that can be. Return: whether it could. */
+/* Makes the choice that was put off, with a port of the pool. Return: whether that could be. */
 static bool choose_from_pool(int fd, struct sockaddr_storage name, socklen_t length)
 {
     int reuse = 0;
@@ -54,15 +46,14 @@ static bool choose_from_pool(int fd, struct sockaddr_storage name, socklen_t len
         !pool_any_rule(&at->pool, &rule))
         return false;
     undo_defer(fd);
-    for (int tries = 0; tries < POOL_TRIES; tries++) {
+    uint64_t began = shim_cpu_ns();
+    for (int tries = 0; tries < POOL_TRIES && shim_cpu_ns() - began < SHIM_BUDGET_NS; tries++) {
         uint16_t port = lease_unused_port(&at->pool, &rule, netns->slot, random_next());
         if (!port)
             break;
         address_set_port(&name, port);
-        if (SYS(bind, fd, &name, length) == 0) {
-            hint_set(fd, (struct hint){.kind = HINT_CHOSEN});
+        if (SYS(bind, fd, &name, length) == 0)
             return true;
-        }
     }
     /* A refused bind() takes the address away. */
     if (!addr_is_any((struct sockaddr *)&any)) {
@@ -70,6 +61,19 @@ static bool choose_from_pool(int fd, struct sockaddr_storage name, socklen_t len
         SYS(bind, fd, &any, length);
     }
     return false;
+}
+
+/* Makes the choice, else the kernel's way, at the address in @name: what connects from there is ours. */
+static void choose(int fd, const struct sockaddr_storage *name, socklen_t length)
+{
+    unsigned guarded = guard_begin();
+    bool chosen = choose_from_pool(fd, *name, length);
+    guard_end(guarded);
+    if (!chosen) {
+        undo_defer(fd);
+        SYS(bind, fd, name, length);
+    }
+    hint_set(fd, (struct hint){.kind = HINT_CHOSEN});
 }
 
 static bool may_match(const struct shim_pool *at, const uint8_t addr[16])
@@ -116,7 +120,7 @@ SHIM_EXPORT int bind(int fd, const struct sockaddr *address, socklen_t length)
     if (is_deferred(fd)) {
         /* A second bind is an error, and it is the first one's port that stays. */
         if (sock_name(fd, &name, &name_length) == 0)
-            choose_any(fd, &name, name_length);
+            choose(fd, &name, name_length);
         return real.bind(fd, address, length);
     }
     if (address_port(&copy) != 0 || !defer(fd))
@@ -140,10 +144,6 @@ SHIM_EXPORT int getsockname(int fd, struct sockaddr *address, socklen_t *length)
         (name.ss_family != AF_INET && name.ss_family != AF_INET6) || address_port(&name) != 0 ||
         !is_deferred(fd))
         return real.getsockname(fd, address, length);
-    unsigned guarded = guard_begin();
-    bool chosen = choose_from_pool(fd, name, name_length);
-    guard_end(guarded);
-    if (!chosen)
-        choose_any(fd, &name, name_length);
+    choose(fd, &name, name_length);
     return real.getsockname(fd, address, length);
 }

@@ -66,7 +66,6 @@
 #define REFUSALS_MANY 256 /* a connect that met so many looks no further */
 #define ROUND_NAP_NS 50000 /* before it looks once more; then twice as long, and so on */
 #define ROUNDS 6 /* 3 ms in all */
-#define BUDGET_NS 10000000 /* of our own work in one connect, once it has met with setbacks */
 #define BUDGET_EVERY 16 /* refusals: a look at the clock is a system call */
 #define COMPARE_MS 100 /* at most so often, whatever the pool says of the last time */
 #define COMPARE_TIMES 3 /* in one connect that does not wait */
@@ -495,6 +494,23 @@ static int put(struct attempt *attempt)
     return put_by_bind(attempt);
 }
 
+static void count(_Atomic uint64_t *counter)
+{
+    atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
+}
+
+static enum port_answer exhausted(struct attempt *attempt)
+{
+    struct pool_counters *counters = attempt->at->pool.counters;
+    count(&counters->exhausted);
+    shim_log("exhausted", &attempt->dest, 0);
+    sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
+    if (attempt->verdict.exhausted != POLICY_PASS)
+        return no_port();
+    count(&counters->passed);
+    return PORT_PASS;
+}
+
 /*
  * The socket has a port: one that this library bound for an earlier call (or for getsockname(),
  * bind.c), or the program's own. If that lies in the range, other namespaces must know.
@@ -514,7 +530,7 @@ static enum port_answer already_bound(struct attempt *attempt)
         return PORT_READY;
     }
     if (ours)
-        return no_port();
+        return exhausted(attempt);
     if (port)
         shim_log("bound-by-program", &attempt->dest, port);
     return PORT_PASS;
@@ -536,12 +552,10 @@ static int reconcile(const struct attempt *attempt, uint64_t now)
 /* Anybody can have others do more than they would, by what he writes to the pool; but not for ever. */
 static bool over_budget(struct attempt *attempt)
 {
-    struct timespec used = {.tv_sec = 0};
-    SYS(clock_gettime, CLOCK_THREAD_CPUTIME_ID, &used);
-    uint64_t now = (uint64_t)used.tv_sec * 1000000000 + (uint64_t)used.tv_nsec;
+    uint64_t now = shim_cpu_ns();
     if (!attempt->budget)
         attempt->budget = now;
-    return now - attempt->budget > BUDGET_NS;
+    return now - attempt->budget > SHIM_BUDGET_NS;
 }
 
 static bool comparison_due(const struct attempt *attempt, uint64_t now)
@@ -584,11 +598,6 @@ static uint32_t wait_left(const struct attempt *attempt)
     return waited < attempt->verdict.wait_ms ? attempt->verdict.wait_ms - (uint32_t)waited : 0;
 }
 
-static void count(_Atomic uint64_t *counter)
-{
-    atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
-}
-
 /* Waits until a port is let go, or a while: a close may have been unseen. Return: search again? */
 static bool wait_for_port(struct attempt *attempt)
 {
@@ -606,18 +615,6 @@ static bool wait_for_port(struct attempt *attempt)
     attempt->waiting = true;
     attempt->seen = lease_wait_begin(pool, attempt->netns->slot, attempt->lane);
     return true;
-}
-
-static enum port_answer exhausted(struct attempt *attempt)
-{
-    struct pool_counters *counters = attempt->at->pool.counters;
-    count(&counters->exhausted);
-    shim_log("exhausted", &attempt->dest, 0);
-    sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
-    if (attempt->verdict.exhausted != POLICY_PASS)
-        return no_port();
-    count(&counters->passed);
-    return PORT_PASS;
 }
 
 /*

@@ -241,6 +241,11 @@ bool close_lingers(void);
 /** clock_init - find the kernel's clock for shim_clock() (weak.h), which makes a system call until then. */
 void clock_init(void);
 
+/** shim_cpu_ns - the CPU time of this thread. A system call. */
+uint64_t shim_cpu_ns(void);
+
+#define SHIM_BUDGET_NS 10000000 /* of our own work in one call, once it has met with setbacks */
+
 /* ---- random.c ---- */
 
 /** random_next - 32 unpredictable bits (RFC 6056, 3.2). Any thread. */
@@ -291,7 +296,7 @@ enum hint_kind {
     HINT_NONE = 0,
     HINT_FRESH = 1, /* socket() made it: TCP, not bound, as far as is known; when: lane, port */
     HINT_DEFERRED = 2, /* bind(addr, 0) was put off: bind.c */
-    HINT_CHOSEN = 3, /* bound by bind.c, without a lease */
+    HINT_CHOSEN = 3, /* bound by bind.c, without a lease; perhaps to a port of the kernel's choice */
     HINT_LEASED = 4, /* connected with a lease */
     HINT_BOUND = 5, /* bound with a lease, and not connected: the connection failed */
 };

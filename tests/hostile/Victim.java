@@ -23,6 +23,6 @@ class Victim {
                 failed++;
             }
         }
-        System.out.printf("in %d out %d failed %d longest 0 lost 0%n", in, out, failed);
+        System.out.printf("in %d out %d failed %d longest 0 lost 0 memory 0%n", in, out, failed);
     }
 }
