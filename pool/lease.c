@@ -315,17 +315,17 @@ static bool port_is_unused(const struct pool *pool, uint16_t port, uint32_t hold
 uint16_t lease_unused_port(const struct pool *pool, const struct pool_any *any, uint32_t slot,
                            uint32_t random)
 {
+    uint32_t follow;
     uint64_t now = sys_now_ms();
     uint32_t size = portset_size(&any->ports);
     uint32_t start = size ? (uint32_t)((uint64_t)random * size >> 32) : 0;
     uint32_t most = UNUSED_LOOKS / pool->lanes;
     for (uint32_t i = 0; i < size && i <= most; i++) {
-        uint32_t follow;
         uint16_t port = port_at(&any->ports, (start + i) % size, &follow);
         if (port && port_is_unused(pool, port, slot + 1, any->quarantine_ms, now))
             return port;
     }
-    return 0;
+    return size ? port_at(&any->ports, start, &follow) : 0;
 }
 
 /* Undoes a taking, unless the word has changed since. */

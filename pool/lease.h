@@ -57,9 +57,10 @@ int lease_search_next(struct lease_search *search, struct lease *lease);
 int lease_claim(struct lease_search *search, uint16_t port, struct lease *lease);
 
 /**
- * lease_unused_port - a port that no other namespace uses towards any destination.
+ * lease_unused_port - a port that no other namespace uses towards any destination; if none is found in
+ * some ms, one of all, which may do for the destination that comes.
  * For a socket that needs a port before its destination is known. Nothing is taken.
- * @random: where to start looking. Return: a port of @any, or 0: none was found in some ms.
+ * @random: where to start looking. Return: a port of @any; 0 if it has none.
  */
 uint16_t lease_unused_port(const struct pool *pool, const struct pool_any *any, uint32_t slot,
                            uint32_t random);

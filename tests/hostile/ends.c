@@ -20,6 +20,7 @@
 #include <spawn.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -362,6 +363,80 @@ static void dial_always(const char *kind, int ms)
     printf("in %u out %u\n", in, out);
 }
 
+/* ---- race ---- */
+
+static atomic_bool done;
+static atomic_int sets[4], seen[4];
+static atomic_uint mixed;
+
+static void on_a(int number)
+{
+    calls += number;
+}
+
+static void on_b(int number)
+{
+    calls += number;
+}
+
+/* Each with a mask and flags of its own, which must stay together. */
+static struct sigaction action_of(int which)
+{
+    static const handler all[] = {on_one, on_two, on_a, on_b};
+    static const int flags[] = {0, SA_RESTART, SA_NODEFER, (int)SA_RESETHAND};
+    struct sigaction action = {.sa_handler = all[which], .sa_flags = flags[which]};
+    sigaddset(&action.sa_mask, SIGUSR1 + which);
+    return action;
+}
+
+static void see(const struct sigaction *old)
+{
+    for (int i = 0; i < 4; i++) {
+        struct sigaction its = action_of(i);
+        if (old->sa_handler != its.sa_handler)
+            continue;
+        atomic_fetch_add(&seen[i], 1);
+        if ((old->sa_flags & ~0x04000000) != its.sa_flags ||
+            memcmp(&old->sa_mask, &its.sa_mask, 8) != 0)
+            atomic_fetch_add(&mixed, 1);
+    }
+}
+
+static void *sets_always(void *arg)
+{
+    int which = (int)(intptr_t)arg;
+    struct sigaction action = action_of(which), old;
+    while (!done) {
+        sigaction(SIGBUS, &action, &old);
+        atomic_fetch_add(&sets[which], 1);
+        see(&old);
+    }
+    return NULL;
+}
+
+/* Each that was set is replaced once, by whom sees it, but for the last. */
+static void race(int ms)
+{
+    pthread_t thread[4];
+    struct sigaction last;
+    int lost = 0, all = 0;
+    for (int i = 0; i < 4; i++)
+        pthread_create(&thread[i], NULL, sets_always, (void *)(intptr_t)i);
+    for (double end = seconds() + ms / 1e3; seconds() < end;)
+        close(dial());
+    done = true;
+    for (int i = 0; i < 4; i++)
+        pthread_join(thread[i], NULL);
+    sigaction(SIGBUS, NULL, &last);
+    see(&last);
+    for (int i = 0; i < 4; i++) {
+        lost += abs(sets[i] - seen[i]);
+        all += sets[i];
+    }
+    printf("lost %d mixed %u\n", lost, mixed);
+    fprintf(stderr, "%d were set, %u connections\n", all, in + out);
+}
+
 /* ---- leave ---- */
 
 static sigjmp_buf back;
@@ -479,8 +554,6 @@ static void round_of_thread(void *(*run)(void *), void *how)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     close(current);
 }
-
-static atomic_bool done;
 
 static void *dials(void *unused)
 {
@@ -629,6 +702,9 @@ int main(int argc, char **argv)
     } else if (argc == 7 && strcmp(argv[1], "dial") == 0) {
         port = atoi(argv[2]), lo = atoi(argv[4]), hi = atoi(argv[5]);
         dial_always(argv[6], atoi(argv[3]));
+    } else if (argc == 4 && strcmp(argv[1], "race") == 0) {
+        port = atoi(argv[2]), lo = 1, hi = 65535;
+        race(atoi(argv[3]));
     } else if (argc == 7 && strcmp(argv[1], "leave") == 0) {
         port = atoi(argv[2]), lo = 1, hi = 65535, seed = (unsigned)atoi(argv[6]);
         leave(atoi(argv[3]), atoi(argv[4]), argv[5]);

@@ -61,6 +61,13 @@ def check_dials(tap, server):
                       f"cut, SIGBUS in {kind}: {out.strip()}", process.returncode)
 
 
+def check_race(tap, server):
+    """Four threads set handlers for SIGBUS: none is lost, and none has another one's mask or flags."""
+    with hostile.pool_of(server) as pool, hostile.attacking(pool, hostile.cut):
+        done = run([ENDS, "race", str(server.ports[0]), str(int(hostile.SECONDS * 1000))], pool.environment)
+        tap.equal((done.stdout, done.returncode), ("lost 0 mixed 0\n", 0), f"cut, four threads set handlers: {done.stderr.strip()}")
+
+
 def check_starts_blocked(tap, server):
     """Programs that start with SIGBUS blocked, or ignored."""
     with hostile.pool_of(server) as pool, hostile.attacking(pool, hostile.cut):
@@ -227,9 +234,9 @@ def main():
         tap.cannot("attacks by another user", "only root can be one")
         tap.end()
     server = hostile.Server()
-    checks = sys.argv[1:] or ["says", "dials", "starts", "terminal", "lines", "full", "leaving"]
+    checks = sys.argv[1:] or ["says", "dials", "race", "starts", "terminal", "lines", "full", "leaving"]
     with hostile.tempfile.TemporaryDirectory(dir="/dev/shm", prefix="fixport-ends-") as folder:
-        for name, check in (("says", check_says), ("dials", check_dials), ("starts", check_starts_blocked),
+        for name, check in (("says", check_says), ("dials", check_dials), ("race", check_race), ("starts", check_starts_blocked),
                             ("terminal", check_terminal), ("leaving", check_leaving)):
             if name in checks:
                 check(tap, server)
