@@ -361,7 +361,7 @@ static handler_one set_simply(handler_one (*next)(int, handler_one), int number,
     struct sigaction old;
     if (next && (number != SIGBUS || !atomic_load(&installed)))
         return next(number, handler);
-    if (flags == SA_RESTART && real.gnu_get_libc_version) { /* as glibc's signal() has it */
+    if (flags == SA_RESTART && __sigaction) { /* as glibc's signal() has it */
         *(unsigned long *)&action.sa_mask = 1ul << (number - 1);
         action.sa_flags = number == SIGBUS && atomic_load(&interrupts) ? 0 : flags;
     }
@@ -425,9 +425,15 @@ SHIM_EXPORT int sigignore(int number)
 
 SHIM_EXPORT int siginterrupt(int number, int interrupt)
 {
+    struct sigaction now;
     if (number == SIGBUS)
         atomic_store(&interrupts, interrupt != 0);
-    return real.siginterrupt ? real.siginterrupt(number, interrupt) : 0;
+    if (real.siginterrupt)
+        return real.siginterrupt(number, interrupt);
+    if (sigaction(number, NULL, &now) != 0)
+        return -1;
+    now.sa_flags = interrupt ? now.sa_flags & ~SA_RESTART : now.sa_flags | SA_RESTART;
+    return sigaction(number, &now, NULL);
 }
 
 /* ---- what the program blocks ---- */
@@ -458,12 +464,7 @@ SHIM_EXPORT int pthread_sigmask(int how, const sigset_t *set, sigset_t *old)
     SHIM_EXPORT int name parameters                                                                \
     {                                                                                              \
         note(blocks);                                                                              \
-        if (!real.name)                                                                            \
-            real_init_signals();                                                                   \
-        if (real.name)                                                                             \
-            return real.name(__VA_ARGS__);                                                         \
-        errno = ENOSYS;                                                                            \
-        return -1;                                                                                 \
+        return real.name(__VA_ARGS__);                                                             \
     }
 
 int sigblock(int mask);

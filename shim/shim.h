@@ -14,7 +14,7 @@
  *   netns.c    which namespace a socket is in; joining it as holder; setns(), unshare()
  *   check.c    the answer to fixport-run --check
  *   fault.c    the one line on stderr, and the log
- *   guard.c    a pool file truncated under us; sigaction(), signal() and kin for that
+ *   guard.c    a pool file truncated under us; sigaction(), signal(), ppoll() and kin for that
  *   real.c     the next connect(), close(), ... in line
  *   port.c     from a destination to a port on a socket: the heart; theory of operation on top
  *   connect.c  connect(), sendto(), sendmsg(), sendmmsg()
@@ -59,7 +59,7 @@ struct real {
     int (*dup3)(int, int, int);
     int (*setns)(int, int);
     int (*unshare)(int);
-    int (*sigaction)(int, const struct sigaction *, struct sigaction *); /* these: NULL if not found */
+    int (*sigaction)(int, const struct sigaction *, struct sigaction *); /* these may be NULL */
     void (*(*signal)(int, void (*)(int)))(int);
     void (*(*__sysv_signal)(int, void (*)(int)))(int);
     void (*(*sigset)(int, void (*)(int)))(int);
@@ -75,7 +75,6 @@ struct real {
     int (*epoll_pwait)(int, struct epoll_event *, int, int, const sigset_t *);
     int (*epoll_pwait2)(int, struct epoll_event *, int, const struct timespec *, const sigset_t *);
     int (*pthread_attr_setsigmask_np)(pthread_attr_t *, const sigset_t *);
-    const char *(*gnu_get_libc_version)(void);
 };
 extern struct real real;
 

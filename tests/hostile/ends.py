@@ -43,6 +43,30 @@ def check_says(tap, server):
                   f"SIGBUS: {len(got)} answers, as without the library", *different[:20], shimmed.stderr)
 
 
+def check_no_dlsym(tap, server, folder):
+    """The library in a program that has no dlsym(), as without libdl before glibc 2.34."""
+    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+    header, library = os.path.join(folder, "no-dlsym.h"), os.path.join(folder, "libfixport.so")
+    with open(header, "w", encoding="ascii") as file:
+        file.write("#pragma weak no_dlsym\n#define dlsym no_dlsym\n")
+    files = [os.path.join(source, sub, name) for sub in ("pool", "shim")
+             for name in os.listdir(os.path.join(source, sub)) if name.endswith(".c")]
+    done = run(["cc", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", "-nostdlib", "-fno-stack-protector", "-D_GNU_SOURCE",
+                "-U_FORTIFY_SOURCE", f"-I{source}/pool", "-include", header, "-include", f"{source}/shim/weak.h",
+                f"-Wl,--version-script={source}/shim/libfixport.map", "-Wl,-Bsymbolic", "-o", library, *files],
+               dict(os.environ))
+    if done.returncode:
+        tap.cannot("no dlsym()", "the library cannot be built here: " + done.stderr[-200:])
+        return
+    with hostile.pool_of(server) as pool:
+        env = dict(pool.environment, LD_PRELOAD=library)
+        tap.equal(run([ENDS, "says"], env).stdout, run([ENDS, "says"], dict(os.environ)).stdout,
+                  "no dlsym(): SIGBUS is as without the library")
+        done = run([ENDS, "dial", str(server.ports[0]), "100", str(hostile.LO), str(hostile.HI), "ppoll"], env)
+        tap.point(done.returncode == 0 and done.stdout.endswith(" out 0\n") and not done.stdout.startswith("in 0"),
+                  "no dlsym(): ports are the rule's", done.stdout, done.stderr)
+
+
 DIALS = ["plain", "mask of a handler", "sigset", "sigset, hold", "sighold", "sigsetmask", "ignored", "its own handler",
          "once", "attribute", "sigsuspend", "ppoll", "pselect", "epoll_pwait", "raw"]
 
@@ -234,13 +258,13 @@ def main():
         tap.cannot("attacks by another user", "only root can be one")
         tap.end()
     server = hostile.Server()
-    checks = sys.argv[1:] or ["says", "dials", "race", "starts", "terminal", "lines", "full", "leaving"]
+    checks = sys.argv[1:] or ["says", "no-dlsym", "dials", "race", "starts", "terminal", "lines", "full", "leaving"]
     with hostile.tempfile.TemporaryDirectory(dir="/dev/shm", prefix="fixport-ends-") as folder:
         for name, check in (("says", check_says), ("dials", check_dials), ("race", check_race), ("starts", check_starts_blocked),
                             ("terminal", check_terminal), ("leaving", check_leaving)):
             if name in checks:
                 check(tap, server)
-        for name, check in (("lines", check_lines), ("full", check_full)):
+        for name, check in (("no-dlsym", check_no_dlsym), ("lines", check_lines), ("full", check_full)):
             if name in checks:
                 check(tap, server, folder)
     tap.end()
