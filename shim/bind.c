@@ -32,9 +32,22 @@ static void undo_defer(int fd)
     sock_set(fd, IPPROTO_IP, SOCK_NO_PORT, 0);
 }
 
-#define POOL_TRIES 64 /* ports in use in this namespace that are met before giving up */
+/* Makes the choice that was put off, the kernel's way, at the address in @name. */
+static void choose_any(int fd, const struct sockaddr_storage *name, socklen_t length)
+{
+    undo_defer(fd);
+    hint_set(fd, (struct hint){.kind = HINT_NONE});
+    SYS(bind, fd, name, length);
+}
 
-/* Makes the choice that was put off, with a port of the pool. Return: whether that could be. */
+#define POOL_TRIES 64 /* ports in use in this namespace that are met before giving up */
+#define POOL_WORDS (1u << 16) /* looked at in one call: a ms */
+
+/*
+ * The same with a port of the pool, where that can be. Others may have it towards where the program
+ * connects, if none seems to be unused: then it is refused there. So it is if this namespace has all
+ * of them, and the choice is the kernel's. Return: whether the socket has a port.
+ */
 static bool choose_from_pool(int fd, struct sockaddr_storage name, socklen_t length)
 {
     int reuse = 0;
@@ -42,38 +55,23 @@ static bool choose_from_pool(int fd, struct sockaddr_storage name, socklen_t len
     struct sockaddr_storage any = name;
     struct shim_pool *at = shim_pool(sys_now_ms());
     struct shim_netns *netns = at ? netns_of(at, fd) : NULL;
-    if (!netns || sock_get(fd, SOL_SOCKET, SO_REUSEADDR, &reuse) != 0 || reuse ||
-        !pool_any_rule(&at->pool, &rule))
+    if (!netns || sock_get(fd, SOL_SOCKET, SO_REUSEADDR, &reuse) != 0 || !pool_any_rule(&at->pool, &rule))
         return false;
     undo_defer(fd);
-    uint64_t began = shim_cpu_ns();
-    for (int tries = 0; tries < POOL_TRIES && shim_cpu_ns() - began < SHIM_BUDGET_NS; tries++) {
-        uint16_t port = lease_unused_port(&at->pool, &rule, netns->slot, random_next());
-        if (!port)
-            break;
-        address_set_port(&name, port);
-        if (SYS(bind, fd, &name, length) == 0)
-            return true;
+    if (reuse) /* or bind() would not say who else is there */
+        sock_set(fd, SOL_SOCKET, SO_REUSEADDR, 0);
+    uint32_t words = POOL_WORDS;
+    long result = -EADDRINUSE;
+    for (int tries = 0; result && tries < POOL_TRIES; tries++) {
+        address_set_port(&name, lease_unused_port(&at->pool, &rule, netns->slot, random_next(), &words));
+        result = SYS(bind, fd, &name, length);
     }
-    /* A refused bind() takes the address away. */
-    if (!addr_is_any((struct sockaddr *)&any)) {
-        sock_set(fd, IPPROTO_IP, SOCK_NO_PORT, 1);
+    if (result)
         SYS(bind, fd, &any, length);
-    }
-    return false;
-}
-
-/* Makes the choice, else the kernel's way, at the address in @name: what connects from there is ours. */
-static void choose(int fd, const struct sockaddr_storage *name, socklen_t length)
-{
-    unsigned guarded = guard_begin();
-    bool chosen = choose_from_pool(fd, *name, length);
-    guard_end(guarded);
-    if (!chosen) {
-        undo_defer(fd);
-        SYS(bind, fd, name, length);
-    }
+    if (reuse)
+        sock_set(fd, SOL_SOCKET, SO_REUSEADDR, 1);
     hint_set(fd, (struct hint){.kind = HINT_CHOSEN});
+    return true;
 }
 
 static bool may_match(const struct shim_pool *at, const uint8_t addr[16])
@@ -120,7 +118,7 @@ SHIM_EXPORT int bind(int fd, const struct sockaddr *address, socklen_t length)
     if (is_deferred(fd)) {
         /* A second bind is an error, and it is the first one's port that stays. */
         if (sock_name(fd, &name, &name_length) == 0)
-            choose(fd, &name, name_length);
+            choose_any(fd, &name, name_length);
         return real.bind(fd, address, length);
     }
     if (address_port(&copy) != 0 || !defer(fd))
@@ -144,6 +142,10 @@ SHIM_EXPORT int getsockname(int fd, struct sockaddr *address, socklen_t *length)
         (name.ss_family != AF_INET && name.ss_family != AF_INET6) || address_port(&name) != 0 ||
         !is_deferred(fd))
         return real.getsockname(fd, address, length);
-    choose(fd, &name, name_length);
+    unsigned guarded = guard_begin();
+    bool chosen = choose_from_pool(fd, name, name_length);
+    guard_end(guarded);
+    if (!chosen)
+        choose_any(fd, &name, name_length);
     return real.getsockname(fd, address, length);
 }

@@ -60,10 +60,3 @@ int shim_clock(clockid_t clock, struct timespec *now)
 {
     return vdso_clock ? vdso_clock(clock, now) : (int)SYS(clock_gettime, clock, now);
 }
-
-uint64_t shim_cpu_ns(void)
-{
-    struct timespec used = {.tv_sec = 0};
-    SYS(clock_gettime, CLOCK_THREAD_CPUTIME_ID, &used);
-    return (uint64_t)used.tv_sec * 1000000000 + (uint64_t)used.tv_nsec;
-}

@@ -15,7 +15,10 @@
  *
  * A thread that has SIGBUS blocked would be killed by it. Most programs never block it; where one has
  * (by sigprocmask() and its kin, or from the start), it is let through for the time that a pool is
- * looked at. Masks of handlers for other signals are given to the kernel without it.
+ * looked at. Many block all signals for a moment only, while they start a child: so a thread that turns
+ * out not to have it blocked is not asked again in the same tick of the clock. Masks of handlers for other
+ * signals are
+ * given to the kernel without it.
  *
  * A handler that a bare system call has set is found when the pool's path is looked at, once a second,
  * and gets a stand-in then.
@@ -40,6 +43,7 @@
 #define ADDRESS (ON_STACK - 1)
 
 #define STANDINS 16 /* the last is for all that come when the others are taken */
+#define LENGTHEN_TIMES 1000 /* in the life of an attachment */
 
 typedef void (*handler_one)(int);
 typedef void (*handler_three)(int, siginfo_t *, void *);
@@ -53,36 +57,69 @@ static _Atomic uint32_t alert; /* BLOCKED: some thread may have SIGBUS blocked; 
 static _Atomic uint32_t lookers; /* threads that look at a pool although SIGBUS is ignored */
 static _Atomic uint64_t masks; /* whose handlers the program wants to have SIGBUS blocked */
 static _Atomic uint32_t interrupts; /* siginterrupt(SIGBUS, 1) */
+/* When this thread had it not blocked, ms. Its place is known when the program is loaded, without a call. */
+static _Thread_local uint64_t open_ms __attribute__((tls_model("initial-exec")));
 
-/* Whether a fault was in those @size bytes; then they are zeros from now on. */
-static bool put_zeros(uintptr_t fault, const void *memory, size_t size)
+static bool is_in(uintptr_t fault, const void *memory, size_t size)
 {
-    static const int kinds[] = {MAP_PRIVATE, MAP_SHARED}; /* RLIMIT_DATA is about the first */
     uintptr_t base = (uintptr_t)memory;
-    if (!base || fault < base || fault - base >= size)
-        return false;
-    for (int i = 0; i < 2; i++) {
-        long at = SYS(mmap, base, size, PROT_READ | PROT_WRITE,
-                      kinds[i] | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
-        if (at == (long)base)
+    return base && fault >= base && fault - base < size;
+}
+
+/* Return: false: the process may map no more memory, of one kind or of any. */
+static bool put_zeros(const void *memory, size_t size)
+{
+    static const int kinds[] = {MAP_PRIVATE, MAP_SHARED}; /* the first counts as data, the second not */
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+        if (SYS(mmap, memory, size, PROT_READ | PROT_WRITE,
+                kinds[i] | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == (long)memory)
             return true;
-    }
     return false;
 }
 
+/*
+ * Where nothing can be mapped, the file is made long again. Not without end: if it is the file system
+ * that is full, that does not help.
+ */
+static bool lengthen(struct shim_pool *at)
+{
+    if (atomic_fetch_add(&at->lengthened, 1) >= LENGTHEN_TIMES)
+        return false;
+    uint64_t mask = guard_hold();
+    int fd = pool_shares_open(shim.path, &at->pool, O_RDWR);
+    if (fd >= 0)
+        SYS(close, fd);
+    guard_release(mask);
+    return fd >= 0;
+}
+
+/* Whether a fault was in some pool, and will not come again: there are zeros from now on. */
 static bool is_ours(uintptr_t fault)
 {
     for (int i = 0; i < SHIM_POOLS; i++) {
         struct shim_pool *at = &shim_pools[i];
-        if (put_zeros(fault, at->pool.counters, at->pool.shared_size))
-            atomic_store(&at->torn, 1);
-        else if (put_zeros(fault, at->pool.header, layout_pool_size()))
+        if (is_in(fault, at->pool.counters, at->pool.shared_size)) {
+            bool zeros = put_zeros(at->pool.counters, at->pool.shared_size);
+            if (!zeros && !lengthen(at))
+                return false;
+            atomic_fetch_or(&at->torn, zeros ? TORN_AWAY : TORN_EMPTIED);
+            return true;
+        }
+        if (is_in(fault, at->pool.header, layout_pool_size())) {
             atomic_store(&at->broken, 1); /* its owner's doing */
-        else
-            continue;
-        return true;
+            return put_zeros(at->pool.header, layout_pool_size());
+        }
     }
     return false;
+}
+
+/* This thread has SIGBUS blocked from now on, or may have. */
+static void note(bool blocks)
+{
+    if (!blocks)
+        return;
+    open_ms = 0;
+    atomic_fetch_or_explicit(&alert, BLOCKED, memory_order_relaxed);
 }
 
 static void on_sigbus(unsigned standin, int number, siginfo_t *info, void *context);
@@ -191,7 +228,7 @@ static void on_sigbus(unsigned standin, int number, siginfo_t *info, void *conte
     if (handler == SIG_DFL || (handler == SIG_IGN && !sent)) {
         fall_back(number, sent);
     } else if (handler != SIG_IGN) {
-        atomic_fetch_or(&alert, BLOCKED); /* while it runs: it may connect */
+        note(true); /* while it runs: it may connect */
         if (its & ONCE)
             forget(standin);
         if (its & WITH_INFO)
@@ -261,9 +298,14 @@ unsigned guard_begin(void)
         atomic_fetch_add(&lookers, 1);
         ignore_or(true);
     }
-    if (what & BLOCKED && (SYS(rt_sigprocmask, SIG_UNBLOCK, &bus, &before, 8) != 0 || !(before & BUS_BIT)))
-        what &= ~(unsigned)BLOCKED;
-    return what;
+    if (!(what & BLOCKED))
+        return what;
+    uint64_t now = sys_now_ms();
+    if (open_ms == now || SYS(rt_sigprocmask, SIG_UNBLOCK, &bus, &before, 8) != 0)
+        return what & ~(unsigned)BLOCKED;
+    if (!(before & BUS_BIT))
+        open_ms = now;
+    return before & BUS_BIT ? what : what & ~(unsigned)BLOCKED;
 }
 
 void guard_end(unsigned what)
@@ -438,12 +480,6 @@ SHIM_EXPORT int siginterrupt(int number, int interrupt)
 
 /* ---- what the program blocks ---- */
 
-static void note(bool blocks)
-{
-    if (blocks)
-        atomic_fetch_or_explicit(&alert, BLOCKED, memory_order_relaxed);
-}
-
 SHIM_EXPORT int sigprocmask(int how, const sigset_t *set, sigset_t *old)
 {
     sigset_t unused;
@@ -464,7 +500,9 @@ SHIM_EXPORT int pthread_sigmask(int how, const sigset_t *set, sigset_t *old)
     SHIM_EXPORT int name parameters                                                                \
     {                                                                                              \
         note(blocks);                                                                              \
-        return real.name(__VA_ARGS__);                                                             \
+        int result = real.name(__VA_ARGS__);                                                       \
+        open_ms = 0; /* the mask is another one again */                                           \
+        return result;                                                                             \
     }
 
 int sigblock(int mask);
