@@ -211,8 +211,8 @@ for i in range(12):
 def check_named(tap):
     server = Server()
     # each with ports of its own: what is in TIME_WAIT cannot be bound without knowing the destination
-    for ports, address, way in (("50310-50319", "0.0.0.0", "by range"), ("50320-50329", "127.0.0.1", "by range"),
-                                ("61310-61319", "0.0.0.0", "by bind"), ("61320-61329", "127.0.0.1", "by bind")):
+    for ports, address, way in (("52310-52319", "0.0.0.0", "by range"), ("52320-52329", "127.0.0.1", "by range"),
+                                ("62310-62319", "0.0.0.0", "by bind"), ("62320-62329", "127.0.0.1", "by bind")):
         with pool_folder() as folder:
             done = run([sys.executable, "-c", NAMED, str(server.port), address], asked(folder, ports))
             tap.point(len(set(in_range(done.stdout, ports))) == 10 and
