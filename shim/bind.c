@@ -142,9 +142,9 @@ SHIM_EXPORT int getsockname(int fd, struct sockaddr *address, socklen_t *length)
         (name.ss_family != AF_INET && name.ss_family != AF_INET6) || address_port(&name) != 0 ||
         !is_deferred(fd))
         return real.getsockname(fd, address, length);
-    bool was_blocked = guard_begin();
+    unsigned guarded = guard_begin();
     bool chosen = choose_from_pool(fd, name, name_length);
-    guard_end(was_blocked);
+    guard_end(guarded);
     if (!chosen)
         choose_any(fd, &name, name_length);
     return real.getsockname(fd, address, length);

@@ -69,9 +69,9 @@ void hint_let_go(struct hint hint)
     struct shim_pool *at = shim_pool_peek();
     if (!at || !atomic_load_explicit(&at->netns[hint.netns].cookie, memory_order_acquire))
         return;
-    bool was_blocked = guard_begin();
+    unsigned guarded = guard_begin();
     lease_hint(&at->pool, at->netns[hint.netns].slot, hint.lane, hint.port);
-    guard_end(was_blocked);
+    guard_end(guarded);
 }
 
 bool hint_has_netns(uint32_t netns)

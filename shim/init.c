@@ -70,7 +70,7 @@ static void try_open(void)
     if (!netns_lock())
         return;
     guard_install();
-    bool was_blocked = guard_begin(); /* a program may have been started with SIGBUS blocked */
+    unsigned guarded = guard_begin(); /* a program may have been started with SIGBUS blocked */
     uint32_t used = atomic_load(&pools_used);
     if (used >= SHIM_POOLS) {
         fault_set(shim.path, "it was replaced too often for this process");
@@ -79,7 +79,7 @@ static void try_open(void)
         if (shim_pools[used].pool.header)
             atomic_store(&pools_used, used + 1);
     }
-    guard_end(was_blocked);
+    guard_end(guarded);
     netns_unlock();
 }
 
@@ -116,7 +116,10 @@ static bool second_passed(_Atomic uint64_t *last, uint64_t now)
 
 bool shim_pool_moved(struct shim_pool *at, uint64_t now)
 {
-    if (!second_passed(&looked_ms, now) || !replaced(at))
+    if (!second_passed(&looked_ms, now))
+        return false;
+    guard_renew();
+    if (!replaced(at))
         return false;
     try_open();
     atomic_store(&at->broken, 1); /* only now: other threads need one all the time */

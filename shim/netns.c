@@ -35,20 +35,6 @@ static enum holding holding(uint64_t now, uint64_t mine)
     return now >> 32 == mine >> 32 ? HELD_BY_OTHER : HELD_BY_OTHER_PROCESS;
 }
 
-/*
- * Nothing may come in between while the lock is held: a handler that leaves by longjmp(), or a
- * cancellation, would keep it for ever. A fault is no such thing.
- */
-static uint64_t mask_all(void)
-{
-    uint64_t all = ~0ull, before = 0;
-    static const uint8_t faults[] = {SIGBUS, SIGSEGV, SIGILL, SIGFPE, SIGTRAP, SIGSYS};
-    for (size_t i = 0; i < sizeof(faults); i++)
-        all &= ~(1ull << (faults[i] - 1));
-    SYS(rt_sigprocmask, SIG_BLOCK, &all, &before, 8);
-    return before;
-}
-
 static bool lock(void)
 {
     uint64_t mine = (uint64_t)SYS(getpid) << 32 | (uint64_t)SYS(gettid);
@@ -73,12 +59,12 @@ static bool lock(void)
 
 bool netns_lock(void)
 {
-    uint64_t mask = mask_all();
+    uint64_t mask = guard_hold();
     if (lock()) {
         owner_mask = mask;
         return true;
     }
-    SYS(rt_sigprocmask, SIG_SETMASK, &mask, NULL, 8);
+    guard_release(mask);
     return false;
 }
 
@@ -86,7 +72,7 @@ void netns_unlock(void)
 {
     uint64_t mask = owner_mask;
     atomic_store(&owner, 0);
-    SYS(rt_sigprocmask, SIG_SETMASK, &mask, NULL, 8);
+    guard_release(mask);
 }
 
 static uint32_t unused_entry(const struct shim_pool *at)
@@ -119,11 +105,14 @@ static void leave_idle(struct shim_pool *at)
 /* The namespace that this thread is in; 0 if that cannot be found out. */
 static uint64_t own_cookie(void)
 {
+    uint64_t cookie = 0;
+    uint64_t mask = guard_hold();
     int sock = (int)SYS(socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (sock < 0)
-        return 0;
-    uint64_t cookie = holder_netns(sock);
-    SYS(close, sock);
+    if (sock >= 0) {
+        cookie = holder_netns(sock);
+        SYS(close, sock);
+    }
+    guard_release(mask);
     return cookie;
 }
 

@@ -305,14 +305,16 @@ static int source_ask(const struct attempt *attempt, struct sockaddr_storage *na
     int result = -EXDEV; /* this thread is in another namespace than the socket */
     *name = attempt->address;
     *length = name->ss_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
+    uint64_t mask = guard_hold();
     int fd = (int)SYS(socket, name->ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return result;
-    if (holder_netns(fd) == atomic_load(&attempt->netns->cookie))
-        result = (int)SYS(connect, fd, name, *length);
-    if (!result)
-        result = sock_name(fd, name, length);
-    SYS(close, fd);
+    if (fd >= 0) {
+        if (holder_netns(fd) == atomic_load(&attempt->netns->cookie))
+            result = (int)SYS(connect, fd, name, *length);
+        if (!result)
+            result = sock_name(fd, name, length);
+        SYS(close, fd);
+    }
+    guard_release(mask);
     return result;
 }
 
@@ -353,7 +355,9 @@ static int tuple_state(struct attempt *attempt)
         return result;
     attempt->has_source = true;
     attempt->source.port = attempt->lease.port;
+    uint64_t mask = guard_hold();
     int state = sockdiag_state(&attempt->source, &attempt->dest);
+    guard_release(mask);
     atomic_store_explicit(&attempt->netns->lingers, state == TCP_TIME_WAIT, memory_order_relaxed);
     return state == -ENOENT ? 0 : state > 0 ? state : -EXDEV;
 }
@@ -494,7 +498,22 @@ static int put(struct attempt *attempt)
     return put_by_bind(attempt);
 }
 
-static enum port_answer exhausted(struct attempt *attempt);
+static void count(_Atomic uint64_t *counter)
+{
+    atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
+}
+
+static enum port_answer exhausted(struct attempt *attempt)
+{
+    struct pool_counters *counters = attempt->at->pool.counters;
+    count(&counters->exhausted);
+    shim_log("exhausted", &attempt->dest, 0);
+    sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
+    if (attempt->verdict.exhausted != POLICY_PASS)
+        return no_port();
+    count(&counters->passed);
+    return PORT_PASS;
+}
 
 /*
  * The socket has a port: one that this library bound for an earlier call (or for getsockname(),
@@ -526,9 +545,11 @@ static enum port_answer already_bound(struct attempt *attempt)
 /* Compares the namespace's leases with its sockets, if this thread can see them. */
 static int reconcile(const struct attempt *attempt, uint64_t now)
 {
-    if (!netns_is_own(attempt->netns))
-        return 0;
-    int found = lease_reconcile(&attempt->at->pool, attempt->netns->slot, now);
+    uint64_t mask = guard_hold();
+    int found = netns_is_own(attempt->netns)
+                    ? lease_reconcile(&attempt->at->pool, attempt->netns->slot, now)
+                    : 0;
+    guard_release(mask);
     return found > 0 ? found : 0;
 }
 
@@ -567,11 +588,13 @@ static bool take_back(struct attempt *attempt)
     uint64_t began = thread_ns();
     int found = reconcile(attempt, now);
     attempt->budget += thread_ns() - began; /* nobody else can make that longer */
+    uint64_t mask = guard_hold();
     int fd = pool_shares_open(shim.path, pool, O_RDWR);
     if (fd >= 0) {
         found += holder_bury_dead(pool, fd, now);
         SYS(close, fd);
     }
+    guard_release(mask);
     return found > 0;
 }
 
@@ -586,11 +609,6 @@ static uint32_t wait_left(const struct attempt *attempt)
 {
     uint64_t waited = sys_now_ms() - attempt->began;
     return waited < attempt->verdict.wait_ms ? attempt->verdict.wait_ms - (uint32_t)waited : 0;
-}
-
-static void count(_Atomic uint64_t *counter)
-{
-    atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
 }
 
 /* Waits until a port is let go, or a while: a close may have been unseen. Return: search again? */
@@ -610,18 +628,6 @@ static bool wait_for_port(struct attempt *attempt)
     attempt->waiting = true;
     attempt->seen = lease_wait_begin(pool, attempt->netns->slot, attempt->lane);
     return true;
-}
-
-static enum port_answer exhausted(struct attempt *attempt)
-{
-    struct pool_counters *counters = attempt->at->pool.counters;
-    count(&counters->exhausted);
-    shim_log("exhausted", &attempt->dest, 0);
-    sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
-    if (attempt->verdict.exhausted != POLICY_PASS)
-        return no_port();
-    count(&counters->passed);
-    return PORT_PASS;
 }
 
 /*

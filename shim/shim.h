@@ -14,7 +14,7 @@
  *   netns.c    which namespace a socket is in; joining it as holder; setns(), unshare()
  *   check.c    the answer to fixport-run --check
  *   fault.c    the one line on stderr, and the log
- *   guard.c    a pool file truncated under us; sigaction(), signal() and kin for that
+ *   guard.c    a pool file truncated under us; sigaction(), signal(), ppoll() and kin for that
  *   real.c     the next connect(), close(), ... in line
  *   port.c     from a destination to a port on a socket: the heart; theory of operation on top
  *   connect.c  connect(), sendto(), sendmsg(), sendmmsg()
@@ -34,6 +34,7 @@
 
 #include <signal.h>
 #include <stddef.h>
+#include <sys/select.h>
 #include <sys/socket.h>
 
 #define SHIM_EXPORT __attribute__((visibility("default")))
@@ -41,6 +42,8 @@
 /* ---- real.c ---- */
 
 /* The next definition of each intercepted call; the bare system calls until real_init(). */
+struct epoll_event;
+struct pollfd;
 struct real {
     int (*connect)(int, const struct sockaddr *, socklen_t);
     int (*bind)(int, const struct sockaddr *, socklen_t);
@@ -56,11 +59,22 @@ struct real {
     int (*dup3)(int, int, int);
     int (*setns)(int, int);
     int (*unshare)(int);
-    int (*sigaction)(int, const struct sigaction *, struct sigaction *); /* these: NULL if not found */
+    int (*sigaction)(int, const struct sigaction *, struct sigaction *); /* these may be NULL */
     void (*(*signal)(int, void (*)(int)))(int);
     void (*(*__sysv_signal)(int, void (*)(int)))(int);
+    void (*(*sigset)(int, void (*)(int)))(int);
+    int (*siginterrupt)(int, int);
     int (*sigprocmask)(int, const sigset_t *, sigset_t *);
     int (*pthread_sigmask)(int, const sigset_t *, sigset_t *);
+    int (*sighold)(int);
+    int (*sigblock)(int);
+    int (*sigsetmask)(int);
+    int (*sigsuspend)(const sigset_t *);
+    int (*ppoll)(struct pollfd *, unsigned long, const struct timespec *, const sigset_t *);
+    int (*pselect)(int, fd_set *, fd_set *, fd_set *, const struct timespec *, const sigset_t *);
+    int (*epoll_pwait)(int, struct epoll_event *, int, int, const sigset_t *);
+    int (*epoll_pwait2)(int, struct epoll_event *, int, const struct timespec *, const sigset_t *);
+    int (*pthread_attr_setsigmask_np)(pthread_attr_t *, const sigset_t *);
 };
 extern struct real real;
 
@@ -196,7 +210,10 @@ void check_answer(void);
 
 /* ---- fault.c ---- */
 
-/** quiet_write - write(2) that raises no signal: not SIGPIPE, SIGXFSZ or SIGTTOU. */
+/**
+ * quiet_write - write(2) that raises no signal, not SIGPIPE, SIGXFSZ or SIGTTOU, and waits for nobody:
+ * what cannot be written at once is not.
+ */
 void quiet_write(int fd, const char *line, size_t length);
 
 /** fault_init - remember what stderr is, so that nothing else is ever written to. */
@@ -256,12 +273,23 @@ bool sysctl_reserved(uint16_t port);
 /** guard_install - survive the truncation of a pool's files (SIGBUS) from now on. One thread. */
 void guard_install(void);
 
+/** guard_renew - the same where a bare system call has set a handler meanwhile: one system call. */
+void guard_renew(void);
+
 /**
  * guard_begin - before a pool is looked at: let SIGBUS through to this thread. Usually one load.
  * Return: what guard_end() takes, when that is done.
  */
-bool guard_begin(void);
-void guard_end(bool was_blocked);
+unsigned guard_begin(void);
+void guard_end(unsigned what);
+
+/**
+ * guard_hold - for as long as a descriptor, a mapping or a lock is held that the process would keep if
+ * a handler left by longjmp(), or the thread were cancelled. Two system calls, so not in each connect.
+ * Return: what guard_release() takes, when that is done.
+ */
+uint64_t guard_hold(void);
+void guard_release(uint64_t mask);
 
 /* ---- hint.c ---- */
 
@@ -269,7 +297,7 @@ enum hint_kind {
     HINT_NONE = 0,
     HINT_FRESH = 1, /* socket() made it: TCP, not bound, as far as is known; when: lane, port */
     HINT_DEFERRED = 2, /* bind(addr, 0) was put off: bind.c */
-    HINT_CHOSEN = 3, /* bound by bind.c, without a lease */
+    HINT_CHOSEN = 3, /* bound by bind.c, without a lease; perhaps to a port of the kernel's choice */
     HINT_LEASED = 4, /* connected with a lease */
     HINT_BOUND = 5, /* bound with a lease, and not connected: the connection failed */
 };

@@ -7,10 +7,16 @@ one thing for some seconds, while victims of several kinds connect: programs in 
 handler for SIGBUS, Python, a JVM. None may end, leave from outside of its rule, bind where no rule
 matches, or take longer than its budget.
 
+  hostile.py [--minutes N] [ATTACK...]
+
+--minutes N  each attack lasts N minutes; a table of figures is printed at the end
+ATTACK       only those whose names contain one of these
+
 FIXPORT_HOSTILE_SECONDS  how long each attack lasts (2)
 FIXPORT_TEST_SEED        of what is written at random (1)
 """
 
+import argparse
 import contextlib
 import glob
 import mmap
@@ -36,7 +42,10 @@ SECONDS = float(os.environ.get("FIXPORT_HOSTILE_SECONDS", "2"))
 SEED = int(os.environ.get("FIXPORT_TEST_SEED", "1"))
 NOBODY = 65534
 LO, HI = 50000, 50799
+MEMORY = 65536  # KiB of a victim; a JVM is not asked
 BUDGET = 40  # ms of CPU in one connect: 10 of our own work, and a dump of the kernel's sockets
+
+FIGURES = []  # attack, victim, what it printed
 
 # pool/layout.h
 PAGE, HOLDERS, HOLDER_BYTES = 4096, 1024, 128
@@ -58,7 +67,9 @@ while time.monotonic() < end:
     except OSError:
         failed += 1
     s.close()
-print("in", inside, "out", outside, "failed", failed, "longest 0 lost 0")
+import resource
+print("in", inside, "out", outside, "failed", failed, "longest 0 lost 0 memory",
+      resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
@@ -84,6 +95,7 @@ class Pool:
 
     def __init__(self, folder, server, exhausted="fail", ports=f"{LO}-{HI}"):
         self.path = os.path.join(folder, "pool")
+        self.range = ports.split("-")
         os.chmod(folder, 0o755)
         conf = os.path.join(folder, "conf")
         with open(conf, "w", encoding="ascii") as file:
@@ -94,6 +106,12 @@ class Pool:
         assert done.returncode == 0, done.stderr
         self.shares = glob.glob(self.path + ".*")[0]
         self.environment = fptest.environment(FIXPORT_POOL=self.path)
+
+    def others(self):
+        """Pools of other sizes, as files beside it."""
+        for i, argv in enumerate((("-p", "1024-65535", "-t", "0.0.0.0/0"), ("-p", "22", "-t", "127.0.0.0/8"))):
+            subprocess.run([fptest.POOL_TOOL, "create", "--pool", os.path.join(os.path.dirname(self.path), f"other{i}"),
+                            *argv], check=True, capture_output=True)
 
     def tool(self, *argv, **options):
         return subprocess.run([fptest.POOL_TOOL, argv[0], "--pool", self.path, *argv[1:]], check=False,
@@ -192,8 +210,52 @@ def single_words(shares, chance):
             memory[at:at + 8] = chance.choice([bytes(8), word(USED, 700, now)])
 
 
+def lanes(shares, chance):
+    """Keys of lanes, so that destinations find none of their own, or another's; and who they are for."""
+    with written(shares) as memory:
+        for at in range(PAGE + HOLDERS * HOLDER_BYTES, len(memory) - 8, 4096):
+            page = [chance.choice([0, 0, 1, chance.randrange(1 << 64)]) for _ in range(512)]
+            if at < PAGE + HOLDERS * HOLDER_BYTES + 16 * PAGE:
+                memory[at:at + 4096] = struct.pack("<512Q", *page)[:len(memory) - at]
+
+
+def counters(shares, chance):
+    """Somebody wants ports all the time, futexes change, nothing has ever been compared."""
+    now = int(time.monotonic() * 1000)
+    with written(shares) as memory:
+        for _ in range(200):
+            for at in range(0, PAGE, 8):
+                struct.pack_into("<Q", memory, at, chance.choice([now, now + 1, 0, (1 << 64) - 1, chance.randrange(1 << 64)]))
+            for slot in range(HOLDERS):
+                struct.pack_into("<Q", memory, PAGE + slot * HOLDER_BYTES + 16, 0)
+
+
+def plausible(shares, chance):
+    """Words as a healthy pool has them, in the names of holders that there are, and of some that come."""
+    now = int(time.monotonic() * 1000)
+    with written(shares) as memory:
+        alive = [slot + 1 for slot in range(HOLDERS)
+                 if struct.unpack_from("<Q", memory, PAGE + slot * HOLDER_BYTES)[0]] or [1]
+        for at in range(WORDS_LEAST & ~4095, len(memory), 4096):
+            memory[at:at + 4096] = b"".join(
+                word(chance.choice([0, USED, LETGO, RESTING, CLOSING]), chance.choice([*alive, chance.randrange(1, 1025)]),
+                     now - chance.choice([0, 50, 2000, 200000])) for _ in range(512))
+
+
+def foreign(shares, chance):
+    """A whole pool of another size, with its checksums, and the shares of one."""
+    others = sorted(glob.glob(os.path.join(os.path.dirname(shares), "other*")))
+    with open(chance.choice(others), "rb") as file:
+        other = file.read()
+    with written(shares) as memory:
+        at = chance.choice([0, 0, PAGE, chance.randrange(len(memory) // 4096) * 4096])
+        length = min(len(other), len(memory) - at)
+        memory[at:at + length] = other[:length]
+
+
 def structured(shares, chance):
-    chance.choice([random_bytes, flipped_words, planted_holders, cut])(shares, chance)
+    chance.choice([random_bytes, flipped_words, planted_holders, lanes, counters, plausible, foreign,
+                   cut])(shares, chance)
 
 
 # ---- victims ----
@@ -201,10 +263,12 @@ def structured(shares, chance):
 
 def victims_of(pool, server, java):
     ms = str(int(SECONDS * 1000))
-    plain = [str(server.ports[0]), ms, str(LO), str(HI)]
+    plain = [str(server.ports[0]), ms, *pool.range]
     kinds = {"plain": [VICTIM, *plain], "with a handler": [VICTIM, *plain, "handler"],
              "with SIGBUS blocked": [VICTIM, *plain, "blocked"],
              "non-blocking": [VICTIM, *plain, "nonblock"],
+             "asking its name": [VICTIM, *plain, "named"],
+             "an ordinary user": ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", VICTIM, *plain],
              "Python": [sys.executable, "-c", PYTHON, *plain]}
     if java:
         kinds["JVM"] = ["java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-cp", java, "Victim", *plain]
@@ -221,6 +285,7 @@ def judge(tap, what, name, process, few_fail):
     out, err = process.communicate(timeout=SECONDS * 10 + 120)
     numbers = dict(zip(*[iter(out.split())] * 2))
     said = f"{name}: exit {process.returncode}: {out}{err[-400:]}"
+    FIGURES.append((what, name, numbers))
     if process.returncode or not numbers:
         return tap.point(False, f"{what}: {name}: lives", said)
     inside, outside, failed, lost = (int(numbers[key]) for key in ("in", "out", "failed", "lost"))
@@ -232,12 +297,15 @@ def judge(tap, what, name, process, few_fail):
         good = outside == 0 and (inside > 0 or not few_fail)
         good = good and (not few_fail or failed <= (inside + failed) * few_fail)
     good = good and lost == 0 and float(numbers["longest"]) < BUDGET
+    good = good and int(numbers["memory"]) < MEMORY
     return tap.point(good, f"{what}: {name}: {out.strip()}", said)
 
 
 def check_attack(tap, server, java, name, attack, few_fail, **options):
     """@few_fail: the share of connections that may fail; None: however many; 0: none, from wherever."""
     with pool_of(server, **options) as pool, attacking(pool, attack):
+        if attack in (foreign, structured):
+            pool.others()
         for victim, process in victims_of(pool, server, java).items():
             judge(tap, name, victim, process, few_fail)
         begun = time.monotonic()
@@ -308,7 +376,7 @@ def check_handlers(tap, server):
     with pool_of(server) as pool:
         done = subprocess.run([VICTIM, str(server.ports[0]), "1000", str(LO), str(HI), "setting"],
                               env=pool.environment, capture_output=True, text=True, check=False)
-        tap.point(done.returncode == 0 and done.stdout.endswith(" lost 0\n"),
+        tap.point(done.returncode == 0 and " lost 0 " in done.stdout,
                   "a program's own handlers for SIGBUS", done.stdout, done.stderr)
 
 
@@ -429,7 +497,52 @@ def compiled(folder):
     return folder if done.returncode == 0 else None
 
 
+CHECKS = [check_steering, check_grown, check_locked, check_handlers, check_pipes, check_clock, check_wandering,
+          check_private]
+
+BIND, FEW = {"ports": "61000-61799"}, {"ports": "50000-50015"}
+ATTACKS = [
+    # name, what it does, the share that may fail (check_attack()), the pool
+    ("cut", cut, 0.3, {}),
+    ("holders planted", planted_holders, 0.5, {}),
+    ("random bytes", random_bytes, 0.5, {}),
+    ("words flipped", flipped_words, None, {}),
+    ("words flipped, by bind", flipped_words, None, BIND),
+    ("fed", feeding, None, {}),
+    ("fed, wait", feeding, None, {"exhausted": "wait 100 ms"}),
+    ("words flipped, pass", single_words, 0, {"exhausted": "pass"}),
+    ("all words, pass", flipped_words, 0, {"exhausted": "pass"}),
+    ("all words, pass, by bind", flipped_words, 0, {"exhausted": "pass", **BIND}),
+    ("lanes", lanes, None, {}),
+    ("counters", counters, None, {}),
+    ("counters, few ports", counters, None, FEW),
+    ("plausible", plausible, None, {}),
+    ("plausible, by bind", plausible, None, BIND),
+    ("foreign", foreign, None, {}),
+    ("structured", structured, None, {}),
+    ("structured, wait, by bind", structured, None, {"exhausted": "wait 100 ms", **BIND}),
+]
+
+
+def print_figures():
+    for attack in dict.fromkeys(attack for attack, _, _ in FIGURES):
+        of = [numbers for what, name, numbers in FIGURES if what == attack and name != "no rule matches"]
+
+        def total(key, of=of):
+            return sum(int(numbers.get(key, 0)) for numbers in of)
+        print(f"# {attack}: {total('in')} from the rule's ports, {total('out')} from others, {total('failed')} failed, "
+              f"longest {max(float(numbers.get('longest', 0)) for numbers in of)} ms, "
+              f"memory {max(int(numbers.get('memory', 0)) for numbers in of)} KiB")
+
+
 def main():
+    global SECONDS
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--minutes", type=float)
+    parser.add_argument("attacks", nargs="*")
+    arguments = parser.parse_args()
+    if arguments.minutes:
+        SECONDS = arguments.minutes * 60
     fptest.in_own_network()
     tap = fptest.Tap()
     if os.geteuid() != 0:
@@ -440,22 +553,12 @@ def main():
         java = compiled(folder)
         if not java:
             tap.cannot("a JVM", "there is no javac")
-        check_steering(tap, server)
-        check_grown(tap, server)
-        check_locked(tap, server)
-        check_handlers(tap, server)
-        check_pipes(tap, server)
-        check_clock(tap, server)
-        check_wandering(tap, server)
-        check_private(tap, server)
-        check_attack(tap, server, java, "cut", cut, 0.3)
-        check_attack(tap, server, java, "holders planted", planted_holders, 0.5)
-        check_attack(tap, server, java, "random bytes", random_bytes, 0.5)
-        check_attack(tap, server, java, "words flipped", flipped_words, None)
-        check_attack(tap, server, java, "fed", feeding, None)
-        check_attack(tap, server, java, "words flipped, pass", single_words, 0, exhausted="pass")
-        check_attack(tap, server, java, "all words, pass", flipped_words, 0, exhausted="pass")
-        check_attack(tap, server, java, "structured", structured, None)
+        for check in CHECKS if not arguments.attacks else ():
+            check(tap, server)
+        for name, attack, few_fail, options in ATTACKS:
+            if not arguments.attacks or any(part in name for part in arguments.attacks):
+                check_attack(tap, server, java, name, attack, few_fail, **options)
+    print_figures()
     tap.end()
 
 
