@@ -126,31 +126,46 @@ int pool_trusted(const struct stat *st)
 /* Opens without following a link or waiting for a FIFO's other end. */
 static int file_open(const char *path, int flags)
 {
-    return (int)SYS(openat, AT_FDCWD, path,
-                    flags | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0);
+    int fd = (int)SYS(openat, AT_FDCWD, path,
+                      flags | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0);
+    return fd == -EPERM ? -EACCES : fd; /* EPERM is pool_trusted()'s */
+}
+
+int pool_shares_allocate(const struct pool *pool, int fd)
+{
+    uint32_t used = 0;
+    for (uint32_t page = 0; page < POOL_PORT_PAGES; page++) {
+        uint32_t place = pool->header->pagemap[page];
+        if (place < pool->places && place >= used)
+            used = place + 1;
+    }
+    int result = (int)SYS(fallocate, fd, 0, 0,
+                          layout_words(pool->lanes) + used * layout_place_bytes(pool->lanes));
+    return result == -EOPNOTSUPP || result == -EINTR || sys_may_not(result) ? 0 : result;
 }
 
 /* ftruncate() past RLIMIT_FSIZE would raise SIGXFSZ in a program that never asked for a file. */
-static int shares_lengthen(int fd, size_t size)
+static int shares_lengthen(int fd, const struct pool *pool)
 {
     struct rlimit limit;
     if (SYS(prlimit64, 0, RLIMIT_FSIZE, NULL, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
-        limit.rlim_cur < size)
+        limit.rlim_cur < pool->shared_size)
         return -EFBIG;
-    return (int)SYS(ftruncate, fd, size);
+    int result = (int)SYS(ftruncate, fd, pool->shared_size);
+    return result ? result : pool_shares_allocate(pool, fd);
 }
 
 /* Whoever may write the shares can cut them short: then they are made as long again. */
 static int shares_check(int fd, const struct pool *pool, int flags)
 {
     struct stat st;
-    int result = (int)SYS(fstat, fd, &st);
+    int result = sys_fstat(fd, &st);
     if (result)
         return result;
     if (!S_ISREG(st.st_mode) || st.st_ino != pool->header->shared_inode)
         return -ENOLINK;
     if ((uint64_t)st.st_size < pool->shared_size && flags != O_RDONLY)
-        return shares_lengthen(fd, pool->shared_size);
+        return shares_lengthen(fd, pool);
     return 0;
 }
 
@@ -184,7 +199,7 @@ static bool is_address(long result)
 static int file_map(int file, struct pool *pool)
 {
     struct stat st;
-    int result = (int)SYS(fstat, file, &st);
+    int result = sys_fstat(file, &st);
     if (!result)
         result = pool_trusted(&st);
     if (!result && st.st_size < (off_t)sizeof(struct pool_header))
@@ -279,6 +294,7 @@ const char *pool_strerror(int error)
         {ENOTDIR, "part of the path is not a directory"},
         {ENAMETOOLONG, "the path is too long"},
         {ENOLCK, "the file system has no open-file-description locks"},
+        {ENOSYS, "the program may not make the system calls for it"},
         {ENODATA, "it has not been opened yet"},
     };
     for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)

@@ -51,6 +51,7 @@ static int open_or_create(struct pool *pool, int *fd)
 static void open_into(struct shim_pool *at)
 {
     int fd;
+    uint64_t own = netns_own(); /* before: so that there is need for one descriptor only */
     atomic_store(&at->broken, 0); /* an earlier attempt may have failed here */
     atomic_store(&at->torn, 0);
     int result = open_or_create(&at->pool, &fd);
@@ -58,7 +59,7 @@ static void open_into(struct shim_pool *at)
         fault_set(shim.path, pool_strerror(result));
     } else {
         fault_clear();
-        netns_join_own(at, fd);
+        netns_join_own(at, fd, own);
         SYS(close, fd);
         atomic_store_explicit(&shim.current, at, memory_order_release);
     }
@@ -126,6 +127,10 @@ struct shim_pool *shim_pool(uint64_t now)
         try_open();
     }
     at = shim_pool_peek();
+    if (!usable(at) && netns_locked() && netns_lock()) { /* another thread is just opening it */
+        netns_unlock();
+        at = shim_pool_peek();
+    }
     return usable(at) ? at : NULL;
 }
 

@@ -89,6 +89,11 @@ void netns_unlock(void)
     SYS(rt_sigprocmask, SIG_SETMASK, &mask, NULL, 8);
 }
 
+bool netns_locked(void)
+{
+    return atomic_load(&owner) != 0;
+}
+
 static uint32_t unused_entry(const struct shim_pool *at)
 {
     for (uint32_t i = 0; i < SHIM_NETNS; i++)
@@ -116,8 +121,7 @@ static void leave_idle(struct shim_pool *at)
     }
 }
 
-/* The namespace that this thread is in; 0 if that cannot be found out. */
-static uint64_t own_cookie(void)
+uint64_t netns_own(void)
 {
     int sock = (int)SYS(socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (sock < 0)
@@ -129,7 +133,9 @@ static uint64_t own_cookie(void)
 
 bool netns_is_own(const struct shim_netns *netns)
 {
-    return own_cookie() == atomic_load(&netns->cookie);
+    uint64_t own = netns_own();
+    own = own ? own : holder_netns_thread(); /* no descriptor is left */
+    return own && (own == atomic_load(&netns->cookie) || own == netns->inode);
 }
 
 /* Joins the namespace @cookie. @fd: an open pool file, kept open by a mapping of the caller's. */
@@ -143,12 +149,14 @@ static struct shim_netns *join(struct shim_pool *at, int fd, uint64_t cookie, ui
     }
     int slot = holder_join(&at->pool, fd, cookie, is_new);
     if (slot < 0) {
-        fault_set(shim.path, slot == -ENOSPC ? "1024 network namespaces use it already"
-                                             : pool_strerror(slot));
+        fault_set(shim.path, slot == -ENOSPC     ? "1024 network namespaces use it already"
+                             : sys_may_not(slot) ? "the program may not lock its part of it (fcntl)"
+                                                 : pool_strerror(slot));
         return NULL;
     }
     struct shim_netns *netns = &at->netns[index];
     netns->slot = (uint32_t)slot;
+    netns->inode = 0;
     netns->anchor = anchor;
     atomic_store(&netns->used, sys_now_ms());
     atomic_store(&netns->local, 0); /* read when it is needed */
@@ -164,15 +172,16 @@ static struct shim_netns *join(struct shim_pool *at, int fd, uint64_t cookie, ui
  * A namespace that is new to the pool may have connections that the pool does not know of: they are
  * taken in. So may one that is known, if this process comes from another pool at the same path.
  */
-void netns_join_own(struct shim_pool *at, int fd)
+void netns_join_own(struct shim_pool *at, int fd, uint64_t cookie)
 {
     /* The lock must outlive the other mapping of this open file, if that is torn. */
     SYS(mmap, NULL, 1, PROT_NONE, MAP_SHARED, fd, 0);
     bool is_new = false;
-    uint64_t cookie = own_cookie();
     atomic_store(&seen, 0); /* entries of another pool */
     /* If it cannot be found out, the first connection's socket will do. */
     struct shim_netns *netns = cookie ? join(at, fd, cookie, 0, &is_new) : NULL;
+    if (netns)
+        netns->inode = holder_netns_thread(); /* in case that sockets may not be asked later */
     if (netns && (is_new || atomic_load(&shim.current)))
         lease_reconcile(&at->pool, netns->slot, sys_now_ms());
 }
@@ -224,22 +233,25 @@ bool netns_mend(struct shim_pool *at)
     if (!netns_lock())
         return false;
     int fd = atomic_load(&at->torn) ? pool_shares_open(shim.path, &at->pool, O_RDWR) : -EALREADY;
-    if (fd >= 0) {
+    int result = fd < 0 ? fd : pool_shares_allocate(&at->pool, fd);
+    if (fd >= 0 && !result)
         mend(at, fd);
+    if (fd >= 0)
         SYS(close, fd);
-    } else if (fd != -EALREADY) {
-        fault_set(shim.path, "its shares were truncated, and are out of reach");
+    if (result && result != -EALREADY) {
+        fault_set(shim.path, result == -ENOLINK ? "its shares were truncated, and are out of reach"
+                                                : pool_strerror(result));
         atomic_store(&at->broken, 1);
     }
     netns_unlock();
-    return fd >= 0 || fd == -EALREADY;
+    return !result || result == -EALREADY;
 }
 
 static struct shim_netns *find(struct shim_pool *at, uint64_t cookie)
 {
     for (uint32_t i = 0; i < SHIM_NETNS; i++) {
         uint64_t known = atomic_load_explicit(&at->netns[i].cookie, memory_order_acquire);
-        if (known != cookie)
+        if (!known || (known != cookie && at->netns[i].inode != cookie))
             continue;
         atomic_store_explicit(&at->netns[i].used, sys_now_ms(), memory_order_relaxed);
         return &at->netns[i];
@@ -250,8 +262,12 @@ static struct shim_netns *find(struct shim_pool *at, uint64_t cookie)
 static struct shim_netns *find_or_join(struct shim_pool *at, uint64_t cookie)
 {
     struct shim_netns *netns = find(at, cookie);
-    if (netns || !netns_lock())
+    if (netns)
         return netns;
+    if (!netns_lock()) {
+        fault_set(shim.path, "another thread is at it, and does not go on");
+        return NULL;
+    }
     netns = find(at, cookie);
     if (!netns)
         netns = join_later(at, cookie);
@@ -262,11 +278,13 @@ static struct shim_netns *find_or_join(struct shim_pool *at, uint64_t cookie)
 struct shim_netns *netns_of(struct shim_pool *at, int fd)
 {
     uint64_t cookie = holder_netns(fd);
+    struct shim_netns *own = &at->netns[0];
+    bool unsaid = !cookie || (cookie >> 63 && !own->inode);
+    /* Nobody says; but a process that has not gone elsewhere is where it was when it started. */
+    if (unsaid && atomic_load(&own->cookie) && !own->anchor && !atomic_load(&wanders))
+        return own;
     if (cookie)
         return find_or_join(at, cookie);
-    /* Nobody says; but a process that has not gone elsewhere is where it was when it started. */
-    if (atomic_load(&at->netns[0].cookie) && !at->netns[0].anchor && !atomic_load(&wanders))
-        return &at->netns[0];
     fault_set("SO_NETNS_COOKIE", "the program may not ask in which network namespace a socket is");
     return NULL;
 }

@@ -76,6 +76,7 @@ void real_init_signals(void);
 struct shim_netns {
     _Atomic uint64_t cookie; /* 0: unused entry */
     _Atomic uint64_t used; /* ms: when it was last looked for */
+    uint64_t inode; /* its other name (holder_netns_thread()), if it is that of the start; or 0 */
     uintptr_t anchor; /* the page that keeps its lock; 0: it is that of the start */
     uint32_t slot;
     _Atomic uint32_t by_bind; /* IP_LOCAL_PORT_RANGE does not work here: bind() instead */
@@ -162,8 +163,14 @@ struct shim_netns *netns_of_fresh(struct shim_pool *at, int fd, uint64_t now, ui
 void netns_remember(const struct shim_pool *at, const struct shim_netns *netns, uint64_t now,
                     uint32_t rule);
 
-/** netns_join_own - join the namespace that the process starts in. @fd: the open pool file. */
-void netns_join_own(struct shim_pool *at, int fd);
+/** netns_own - the namespace that this thread is in; 0: it cannot be found out. Needs a descriptor. */
+uint64_t netns_own(void);
+
+/**
+ * netns_join_own - join the namespace that the process starts in.
+ * @fd: the open pool file. @cookie: netns_own().
+ */
+void netns_join_own(struct shim_pool *at, int fd, uint64_t cookie);
 
 /** netns_is_own - whether this thread is in that namespace now: a few system calls. */
 bool netns_is_own(const struct shim_netns *netns);
@@ -182,6 +189,9 @@ bool netns_mend(struct shim_pool *at);
 bool netns_lock(void);
 void netns_unlock(void);
 
+/** netns_locked - whether some thread is at it. */
+bool netns_locked(void);
+
 /* ---- check.c ---- */
 
 /** check_answer - tell fixport-run --check how the shim fares, if it asks; then wait to be killed. */
@@ -189,8 +199,8 @@ void check_answer(void);
 
 /* ---- fault.c ---- */
 
-/** quiet_write - write(2) that raises no signal: not SIGPIPE, SIGXFSZ or SIGTTOU. */
-void quiet_write(int fd, const char *line, size_t length);
+/** quiet_write - write(2) that raises no signal: not SIGPIPE, SIGXFSZ or SIGTTOU. Return: or -errno. */
+long quiet_write(int fd, const char *line, size_t length);
 
 /** fault_init - remember what stderr is, so that nothing else is ever written to. */
 void fault_init(void);
@@ -206,6 +216,12 @@ void fault_clear(void);
 
 /** fault_say - say the pending fault in one line on stderr, once in the process' life. */
 void fault_say(void);
+
+/**
+ * fault_note - say in one line on stderr what is wrong and restricts connections nonetheless, once in
+ * the process' life. @what, @why: as fault_set(). @so: what comes of it.
+ */
+void fault_note(const char *what, const char *why, const char *so);
 
 /** fault_text - the pending fault, or NULL. */
 const char *fault_text(void);
@@ -261,10 +277,11 @@ void guard_end(bool was_blocked);
 enum hint_kind {
     HINT_NONE = 0,
     HINT_FRESH = 1, /* socket() made it: TCP, not bound, as far as is known; when: lane, port */
-    HINT_DEFERRED = 2, /* bind(addr, 0) was put off: bind.c */
-    HINT_CHOSEN = 3, /* bound by bind.c, without a lease */
-    HINT_LEASED = 4, /* connected with a lease */
-    HINT_BOUND = 5, /* bound with a lease, and not connected: the connection failed */
+    HINT_OTHER = 2, /* socket() made it, and it is not one of TCP */
+    HINT_DEFERRED = 3, /* bind(addr, 0) was put off: bind.c */
+    HINT_CHOSEN = 4, /* bound by bind.c, without a lease */
+    HINT_LEASED = 5, /* connected with a lease */
+    HINT_BOUND = 6, /* bound with a lease, and not connected: the connection failed */
 };
 
 /* What may be known about a descriptor. 64 bits, so that it is read and written at once. */
@@ -342,6 +359,7 @@ struct attempt {
     uint32_t lost; /* connections undone because their lease had passed to another holder */
     uint32_t taken_back; /* comparisons with the kernel */
     uint64_t budget; /* ns of this thread's CPU time at the first setback; 0: there was none */
+    int unknown; /* -errno: the kernel's connections could not be compared */
     uint32_t rounds; /* searches made again because some of them come free soon */
     bool once; /* the call carries data: it is not made twice */
     bool undone; /* a connection was made and undone: the socket shows the port that it had */
@@ -403,9 +421,6 @@ int sock_name(int fd, struct sockaddr_storage *address, socklen_t *length);
 
 /** sock_tcp_state - TCP_CLOSE...; -errno if it is no TCP or MPTCP socket. */
 int sock_tcp_state(int fd);
-
-/** sock_may_not - whether an answer of these is that of a seccomp filter. */
-bool sock_may_not(int result);
 
 /** sock_disconnect - connect(AF_UNSPEC): abort and make unconnected again. */
 void sock_disconnect(int fd);
