@@ -95,6 +95,9 @@ int pool_shares_allocate(const struct pool *pool, int fd);
 /** pool_close - unmap. The locks that its open file anchors go with it. */
 void pool_close(struct pool *pool);
 
+/** pool_map_error - what mmap(2) said, as pool_strerror() takes it. */
+int pool_map_error(long result);
+
 /** pool_strerror - what a pool_open() result means, the second half of a sentence. */
 const char *pool_strerror(int error);
 

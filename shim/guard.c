@@ -51,6 +51,7 @@ static bool is_ours(uintptr_t fault)
             atomic_store(&at->broken, 1); /* its owner's doing */
         else
             continue;
+        lock_spare(&at->pool);
         return true;
     }
     return false;

@@ -211,12 +211,16 @@ static struct shim_netns *join_later(struct shim_pool *at, uint64_t cookie)
 
 static _Atomic uint64_t mended_ms;
 
-static void mend(struct shim_pool *at, int fd)
+/* Return: 0 or -errno of mmap(2). */
+static int mend(struct shim_pool *at, int fd)
 {
     uint64_t now = sys_now_ms(), before = atomic_load(&mended_ms);
     atomic_store(&at->torn, 0); /* before: what tears it from now on says so again */
-    SYS(mmap, at->pool.counters, at->pool.shared_size, PROT_READ | PROT_WRITE,
-        MAP_SHARED | MAP_FIXED, fd, 0);
+    long mapped = SYS(mmap, at->pool.counters, at->pool.shared_size, PROT_READ | PROT_WRITE,
+                      MAP_SHARED | MAP_FIXED, fd, 0);
+    if (mapped < 0 && mapped > -4096)
+        return pool_map_error(mapped);
+    lock_spare(&at->pool);
     for (uint32_t i = 0; i < SHIM_NETNS; i++) {
         if (!atomic_load(&at->netns[i].cookie))
             continue;
@@ -226,6 +230,7 @@ static void mend(struct shim_pool *at, int fd)
             lease_reconcile(&at->pool, at->netns[i].slot, now);
         }
     }
+    return 0;
 }
 
 bool netns_mend(struct shim_pool *at)
@@ -235,7 +240,7 @@ bool netns_mend(struct shim_pool *at)
     int fd = atomic_load(&at->torn) ? pool_shares_open(shim.path, &at->pool, O_RDWR) : -EALREADY;
     int result = fd < 0 ? fd : pool_shares_allocate(&at->pool, fd);
     if (fd >= 0 && !result)
-        mend(at, fd);
+        result = mend(at, fd);
     if (fd >= 0)
         SYS(close, fd);
     if (result && result != -EALREADY) {

@@ -23,6 +23,7 @@
  *   hint.c     what is remembered about descriptors, never relied on
  *   sock.c     facts about sockets and addresses; sysctl.c about the namespace; random.c; mem.c
  *   clock.c    the kernel's time
+ *   lock.c     mlockall(): the pool's pages are left out
  */
 #ifndef FIXPORT_SHIM_H
 #define FIXPORT_SHIM_H
@@ -54,6 +55,7 @@ struct real {
     void (*closefrom)(int);
     int (*dup2)(int, int);
     int (*dup3)(int, int, int);
+    int (*mlockall)(int);
     int (*setns)(int, int);
     int (*unshare)(int);
     int (*sigaction)(int, const struct sigaction *, struct sigaction *); /* these: NULL if not found */
@@ -238,6 +240,14 @@ bool close_lingers(void);
 
 /** clock_init - find the kernel's clock for shim_clock() (weak.h), which makes a system call until then. */
 void clock_init(void);
+
+/* ---- lock.c ---- */
+
+/**
+ * lock_spare - a pool was mapped in a program that may have all its memory locked, now and later: not
+ * this. Async-signal-safe.
+ */
+void lock_spare(const struct pool *pool);
 
 /* ---- random.c ---- */
 

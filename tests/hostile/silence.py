@@ -9,6 +9,7 @@ refused if FIXPORT_ON_ERROR=fail, and goes on if not. The ports are those that t
 
 import contextlib
 import ctypes
+import glob
 import itertools
 import os
 import re
@@ -339,6 +340,190 @@ def check_space(tap, server):
                   "fixport: FIXPORT_LOG=/dev/full: no space left; nothing is logged\n", "a full log", answer)
 
 
+# ---- locked memory ----
+
+
+def locked(done):
+    """Kilobytes: locked, and mapped."""
+    found = re.search(r"VmLck (\d+) VmSize (\d+)", done)
+    return (int(found[1]), int(found[2])) if found and "mlockall" not in done else (None, None)
+
+
+def check_locked_memory(tap, server):
+    """What a program locks does not grow by the pool, and nothing fails for the pool's sake."""
+    with pool_of(server) as pool:
+        most = os.path.getsize(glob.glob(pool.path + ".*")[0]) // 1024 // 4
+        dialled = [FILTERED, "-", "dial", str(server.port), "3", "0", "closed"]
+        for kind in ("lock", "lockfuture", "lockonfault"):
+            plain, shimmed = (subprocess.run([*dialled, kind], env=env, capture_output=True, text=True,
+                                             check=False) for env in (dict(os.environ), pool.environment()))
+            before, mapped = locked(plain.stdout)
+            after = locked(shimmed.stdout)[0]
+            inside = all(map(pool.has, server.take(6)[3:]))
+            tap.point(before and after and after - before < most and inside and not shimmed.stderr,
+                      f"{kind}: {before} kB are locked, {after} kB with the library, whose pool has {most * 4} kB",
+                      plain.stdout, shimmed.stdout, shimmed.stderr)
+            limit = (mapped + 1024) * 1024
+            user = ["setpriv", "--reuid=65534", "--clear-groups", "prlimit", f"--memlock={limit}:{limit}"]
+            for name, env in (("without", dict(os.environ)), ("with", pool.environment())):
+                done = subprocess.run([*user, *dialled, kind], env=env, capture_output=True, text=True, check=False)
+                ports = server.take(3)
+                good = locked(done.stdout)[0] and done.stdout.count("ok") == 3 and not done.stderr
+                tap.point(good and (name == "without" or all(map(pool.has, ports))),
+                          f"{kind}: as little as {limit} may be locked, {name} the library", done.stdout, done.stderr)
+        for how in ("replaced", "cut"):
+            busy = subprocess.Popen([*dialled, "lockfuture", "pause"], env=pool.environment(), text=True,
+                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            busy.stdout.readline()
+            if how == "cut":
+                os.truncate(glob.glob(pool.path + ".*")[0], 0)
+            else:
+                assert pool.tool("remove", "--force").returncode == 0
+                assert pool.tool("create", "-c", pool.conf).returncode == 0
+                time.sleep(1.1)  # it looks once a second
+            out, err = busy.communicate("\n" * 3, timeout=60)
+            after = locked(out)[0]
+            ports = server.take(3)
+            tap.point(after and after - before < most and not err and len(ports) == 3 and all(map(pool.has, ports)),
+                      f"the pool is {how}: {after} kB", out, err, ports)
+
+
+# ---- other users' eyes ----
+
+
+def in_user_namespace(uid_map, uid, argv, env):
+    """Runs @argv as @uid of a user namespace with that map, None for none. Return: what it printed, and said."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        ready, go = os.pipe(), os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                libc = ctypes.CDLL(None, use_errno=True)
+                os.setgroups([])
+                if uid_map is None:
+                    os.setresuid(1000, 1000, 1000)
+                assert libc.unshare(0x10000000) == 0, ctypes.get_errno()  # CLONE_NEWUSER
+                os.write(ready[1], b"1")
+                os.read(go[0], 1)
+                if uid_map is not None:
+                    os.setresgid(uid, uid, uid)
+                    os.setresuid(uid, uid, uid)
+                os.dup2(out.fileno(), 1)
+                os.dup2(err.fileno(), 2)
+                os.execve(argv[0], argv, env)
+            finally:
+                os._exit(99)
+        os.read(ready[0], 1)
+        for name in ("uid_map", "gid_map") if uid_map is not None else ():
+            with open(f"/proc/{pid}/{name}", "w", encoding="ascii") as file:
+                file.write(uid_map)
+        os.write(go[1], b"1")
+        os.waitpid(pid, 0)
+        for end in (*ready, *go):
+            os.close(end)
+        out.seek(0)
+        err.seek(0)
+        return out.read(), err.read()
+
+
+def check_user_namespaces(tap, server):
+    """Root's pool where root is not mapped is used, and one that others may write is not."""
+    maps = [("1000 is mapped alone", "1000 1000 1", 1000), ("nobody is mapped", None, 65534),
+            ("a pod's users", "0 100000 65536", 1000), ("a pod's root", "0 100000 65536", 0),
+            ("rootless", "0 1000 1\n1 100000 65535", 0)]
+    for name, uid_map, uid in maps:
+        with pool_of(server, BY_BIND) as pool:  # the kernel's own choice is elsewhere
+            argv = [FILTERED, "-", "dial", str(server.port), "2", "0"]
+
+            def tried(pool=pool, uid_map=uid_map, uid=uid, argv=argv):
+                out, err = in_user_namespace(uid_map, uid, argv, pool.environment())
+                return out, server.take(out.count("ok")), err
+            out, ports, err = tried()
+            tap.point(out == "ok\nok\n" and len(ports) == 2 and all(map(pool.has, ports)) and not err,
+                      f"a user namespace, {name}: root's pool is used", out, ports, err)
+            for mode in (0o646, 0o664):
+                os.chmod(pool.path, mode)
+                out, ports, err = tried()
+                tap.point(out == "ok\nok\n" and err.count("\n") == 1 and "others may write it" in err and
+                          not any(map(pool.has, ports)), f"{name}: not with mode {mode:o}", out, ports, err)
+            os.chmod(pool.path, 0o644)
+            owners = [102000] if uid_map and "100000" in uid_map else []
+            if uid == 0:
+                owners.append(100000 + 65534 if uid_map == "0 100000 65536" else 100000 + 65533)
+            for owner in owners:  # those that are mapped; the last is "nobody" there, as root is
+                os.chown(pool.path, owner, owner)
+                out, ports, err = tried()
+                tap.point(out == "ok\nok\n" and err.count("\n") == 1 and not any(map(pool.has, ports)),
+                          f"{name}: not if {owner} is its owner", out, ports, err)
+
+
+SECURE = """
+set -e
+mount -t tmpfs tmpfs /run
+mkdir -p /run/fixport /run/etc /run/bin
+chmod 755 /run
+cp -a /etc/. /run/etc
+mount --bind /run/etc /etc
+"$1" create --pool /run/fixport/pool -c "$2" > /run/out
+for kind in plain setuid capable; do cp "$4" /run/bin/$kind; done
+chmod 4755 /run/bin/setuid
+setcap cap_net_raw+ep /run/bin/capable
+test "$5" = there || "$1" remove --pool /run/fixport/pool > /run/out
+echo "$3" > /etc/ld.so.preload
+shift 5
+exec "$@"
+"""
+
+
+def check_secure(tap, server):
+    """Loaded by /etc/ld.so.preload, the library obeys no environment in who has more rights than its user."""
+    with pool_of(server, BY_BIND) as real, pool_of(server, (61800, 61899)) as evil:
+        for kind, there, name in itertools.product(
+                ("plain", "setuid", "capable"), ("there", "missing"),
+                ("FIXPORT_POOL", "FIXPORT_PORTS", "FIXPORT_LOG", "FIXPORT_DISABLE", "FIXPORT_ON_ERROR",
+                 "FIXPORT_CHECK")):
+            log = os.path.join(os.path.dirname(evil.path), "log")
+            folder = os.path.dirname(evil.path)
+            os.chmod(folder, 0o777)
+            answer, hold = os.pipe(), os.pipe()
+            value = {"FIXPORT_POOL": evil.path, "FIXPORT_PORTS": "61800-61899", "FIXPORT_LOG": log,
+                     "FIXPORT_DISABLE": "1", "FIXPORT_ON_ERROR": "fail",
+                     "FIXPORT_CHECK": f"{hold[0]},{answer[1]}"}[name]
+            more = ["FIXPORT_TO=127.0.0.1"] if name in ("FIXPORT_PORTS", "FIXPORT_ON_ERROR") else []
+            if name == "FIXPORT_ON_ERROR":
+                more.append("FIXPORT_PORTS=61000-61799")
+                more.append("FIXPORT_POOL=/run/fixport/pool")
+            process = subprocess.Popen(
+                ["unshare", "-m", "sh", "-c", SECURE, "sh", fptest.POOL_TOOL, real.conf, fptest.SHIM, FILTERED,
+                 there, "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env", f"{name}={value}",
+                 *more, f"/run/bin/{kind}", "-", "dial", str(server.port), "1", "0"],
+                env={"PATH": os.environ["PATH"]}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                pass_fds=(hold[0], answer[1]))
+            for end in (answer[1], hold[0], hold[1]):
+                os.close(end)
+            out, err = process.communicate(timeout=60)
+            with os.fdopen(answer[0], "rb") as pipe:
+                told = pipe.read()
+            ports = server.take(out.count("ok"))
+            logged = os.path.exists(log)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(log)
+            if there == "there":
+                same = out == "ok\n" and all(map(real.has, ports)) and len(ports) == 1 and not err
+            else:
+                same = out == "ok\n" and not any(map(real.has, ports)) and not any(map(evil.has, ports)) and \
+                    len(ports) == 1 and err.count("\n") == 1 and "/run/fixport/pool: there is no such file" in err
+            same = same and not told and not logged
+            if kind == "plain":
+                matters = {"FIXPORT_ON_ERROR": "missing", "FIXPORT_LOG": "there"}.get(name, there)
+                obeyed = not same or there != matters
+                tap.point(obeyed, f"{name}: obeyed where it may be, pool {there}", out, err, ports, told)
+            else:
+                tap.point(same, f"{name}: not obeyed, {kind}, pool {there}", out, err, ports, told, logged)
+            for pool in glob.glob("/dev/shm/fixport-65534-*") + glob.glob("/dev/shm/fixport-0-*"):
+                os.unlink(pool)
+
+
 def policy(pool):
     """What makes the library know the rule without its pool."""
     return {"FIXPORT_PORTS": f"{pool.ports[0]}-{pool.ports[1]}", "FIXPORT_TO": "127.0.0.1"}
@@ -356,6 +541,9 @@ def main():
     check_few_descriptors(tap, server)
     check_memory(tap, server)
     check_space(tap, server)
+    check_locked_memory(tap, server)
+    check_user_namespaces(tap, server)
+    check_secure(tap, server)
     tap.end()
 
 
