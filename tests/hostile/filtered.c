@@ -20,6 +20,7 @@
  *       closed  sockets are closed, by a reset
  *       unseen  the same by a system call that the library does not see
  *       marks   a vain write() of a word before and after each step, for strace(1)
+ *       slow    a second passes between the connections
  *       pause   waits for a byte on standard input between the connections
  */
 #include <arpa/inet.h>
@@ -127,7 +128,7 @@ static void set_filter(char *rules)
 }
 
 static struct {
-    bool old, bare, datagram, nonblock, again, full, memory, unseen, closed, marks, pause;
+    bool old, bare, datagram, nonblock, again, full, memory, unseen, closed, marks, slow, pause;
     int lock; /* of mlockall(); 0: none */
 } kind;
 
@@ -235,6 +236,7 @@ int main(int argc, char **argv)
         kind.unseen |= strcmp(argv[i], "unseen") == 0;
         kind.closed |= strcmp(argv[i], "closed") == 0;
         kind.marks |= strcmp(argv[i], "marks") == 0;
+        kind.slow |= strcmp(argv[i], "slow") == 0;
         kind.pause |= strcmp(argv[i], "pause") == 0;
         kind.lock |= strncmp(argv[i], "lock", 4) == 0 ? MCL_CURRENT : 0;
         kind.lock |= strcmp(argv[i], "lockfuture") == 0 ? MCL_FUTURE : 0;
@@ -260,6 +262,8 @@ int main(int argc, char **argv)
         else
             puts("ok");
         fflush(stdout);
+        if (kind.slow)
+            sleep(1);
         if (kind.pause && read(0, &byte, 1) != 1)
             break;
     }

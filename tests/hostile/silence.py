@@ -7,6 +7,7 @@ matches has a port of the range, or the promised line has been written, once, an
 refused if FIXPORT_ON_ERROR=fail, and goes on if not. The ports are those that the server sees.
 """
 
+import collections
 import contextlib
 import ctypes
 import glob
@@ -524,6 +525,115 @@ def check_secure(tap, server):
                 os.unlink(pool)
 
 
+# ---- the calls that it makes ----
+
+ROWS = {"start": "at the start", "connect": "at a connect", "short": "where no port is left",
+        "close": "at a close", "line": "when a line is written", "lock": "at mlockall()"}
+
+
+def documented():
+    """SECURITY.md's table: for each moment the calls."""
+    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "SECURITY.md")
+    with open(source, encoding="utf-8") as file:
+        text = file.read()
+    table = {}
+    for row, title in ROWS.items():
+        found = re.search(rf"^\| {re.escape(title)}[^|]*\| (.*) \|$", text, re.M)
+        table[row] = set(re.findall(r"`(\w+)`", found[1])) if found else set()
+    return table
+
+
+def traced(folder, env, argv):
+    """For each step of the program its system calls, and how many."""
+    trace = os.path.join(folder, "trace")
+    variables = [word for name in env if name.startswith(("FIXPORT_", "LD_PRELOAD")) for word in
+                 ("-E", f"{name}={env[name]}")]
+    done = subprocess.run(["strace", "-f", "-qq", "-o", trace, "-e", "signal=none", *variables, *argv],
+                          env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=False)
+    steps, step = collections.Counter(), "start"
+    with open(trace, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            mark = re.search(r'write\(-1, "(\w+)"', line)
+            call = re.match(r"\d+ +(\w+)\(", line)
+            if mark:
+                step = mark[1]
+            elif call:
+                steps[step, call[1]] += 1
+    return steps, done
+
+
+def check_calls(tap, server):
+    """What the library adds to a program's system calls is in SECURITY.md, and what is there is added."""
+    if not shutil.which("strace") or not shutil.which("cc"):
+        tap.cannot("the library's system calls", "there is no strace or no compiler")
+        return
+    table, seen = documented(), {row: set() for row in ROWS}
+    with tempfile.TemporaryDirectory() as folder:
+        empty = os.path.join(folder, "empty.so")
+        subprocess.run(["cc", "-shared", "-nostdlib", "-o", empty, "-x", "c", "/dev/null"], check=True)
+
+        def added(what, env, kinds, count, rows, before=()):
+            """@rows: for each step of the program, the rows that its calls may be of."""
+            argv = [*before, FILTERED, "-", "dial", str(server.port), str(count), "0", "marks", *kinds]
+            plain, _ = traced(folder, {"LD_PRELOAD": empty}, argv)
+            shimmed, done = traced(folder, env, argv)
+            server.take(count)
+            if not shimmed:
+                tap.cannot("the library's system calls", "strace may not trace here")
+                return
+            unknown = {}
+            for (step, call), times in shimmed.items():
+                if times <= plain[step, call] or call in LOADERS:
+                    continue
+                of = rows.get(step, [])
+                for row in of:
+                    seen[row].add(call)
+                if not any(call in table[row] for row in of):
+                    unknown.setdefault(step, []).append(call)
+            tap.point(not unknown, f"system calls, {what}: those that are documented", unknown, done.stderr)
+
+        usual = {"start": ["start"], "connect": ["connect"], "close": ["close"],
+                 "main": ["lock"]}
+        for ports, way in ((BY_RANGE, "by range"), (BY_BIND, "by bind")):
+            with pool_of(server, ports) as pool:
+                added(f"{way}", pool.environment(), ["closed"], 5, usual)
+                added(f"{way}, sockets not seen made", pool.environment(), ["closed", "bare"], 5, usual)
+                added(f"{way}, a second later", pool.environment(), ["closed", "slow"], 3, usual)
+                added(f"{way}, a vain connection", pool.environment(), ["closed", "again"], 3, usual)
+                added(f"{way}, locked", pool.environment(), ["closed", "lockfuture"], 3, usual)
+                added(f"{way}, locked within a limit", pool.environment(), ["closed", "lockfuture"], 3, usual,
+                      ["setpriv", "--reuid=65534", "--clear-groups", "prlimit", "--memlock=5000000:5000000"])
+                os.truncate(glob.glob(pool.path + ".*")[0], 5000)
+                added(f"{way}, shares cut", pool.environment(), ["closed"], 2, usual)
+            with pool_of(server, (ports[0], ports[0] + 3)) as pool:
+                few = dict(usual, connect=["connect", "short"], close=["close", "short"])
+                added(f"{way}, few ports", pool.environment(), ["closed"], 12, few)
+                added(f"{way}, none left", pool.environment(), [], 6, few)
+            with pool_of(server, (ports[0], ports[0] + 3), exhausted="wait 2 s") as pool:
+                added(f"{way}, waits", pool.environment(), ["unseen"], 5, few)
+                added(f"{way}, somebody has waited", pool.environment(), ["closed"], 2, few)
+            with pool_of(server, ports) as pool:
+                own = fptest.environment(FIXPORT_PORTS=f"{ports[0]}-{ports[1]}", FIXPORT_TO="127.0.0.1",
+                                         FIXPORT_POOL=pool.path + "own")
+                added(f"{way}, a private pool", own, ["closed"], 3, usual)
+                line = dict(usual, connect=["connect", "start", "line"])
+                added(f"{way}, no pool", fptest.environment(FIXPORT_POOL="/nonexistent"), [], 2, line)
+                line["connect"].remove("start")
+                added(f"{way}, a log", pool.environment(FIXPORT_LOG=os.path.join(folder, "log")), [], 2, line)
+                added(f"{way}, a log on stderr", pool.environment(FIXPORT_LOG="stderr"), [], 2, line)
+        for row, calls in table.items():
+            others = set().union(*(table[other] for other in ROWS if other != row))
+            missing = calls - seen[row] - RARE.get(row, set())
+            tap.point(calls and not missing, f"{ROWS[row]}: what is documented is made", missing,
+                      f"seen: {sorted(seen[row] & (calls | (seen[row] - others)))}")
+
+
+# What is documented, and is only made where something else fails or happens meanwhile.
+RARE = {"start": {"unlinkat", "faccessat", "munlock"}, "connect": {"connect"}, "line": {"rt_sigtimedwait"},
+        "short": {"nanosleep"}, "close": {"futex"}}
+LOADERS = {"mprotect"}
+
+
 def policy(pool):
     """What makes the library know the rule without its pool."""
     return {"FIXPORT_PORTS": f"{pool.ports[0]}-{pool.ports[1]}", "FIXPORT_TO": "127.0.0.1"}
@@ -544,6 +654,7 @@ def main():
     check_locked_memory(tap, server)
     check_user_namespaces(tap, server)
     check_secure(tap, server)
+    check_calls(tap, server)
     tap.end()
 
 
