@@ -82,12 +82,12 @@ class Server:
 class Pool:
     """One as root makes it for all users of the machine, its path open to them."""
 
-    def __init__(self, folder, server, exhausted="fail", ports=f"{LO}-{HI}"):
+    def __init__(self, folder, server, exhausted="fail", ports=f"{LO}-{HI}", quarantine=1):
         self.path = os.path.join(folder, "pool")
         os.chmod(folder, 0o755)
         conf = os.path.join(folder, "conf")
         with open(conf, "w", encoding="ascii") as file:
-            file.write(f"[pool]\nports = {ports}\nmode = 0666\nquarantine = 1\n[rule all]\n"
+            file.write(f"[pool]\nports = {ports}\nmode = 0666\nquarantine = {quarantine}\n[rule all]\n"
                        f"to = 127.0.0.1:{server.ports[0]}\nwhen-exhausted = {exhausted}\n")
         self.conf = conf
         done = self.tool("create", "-c", conf)
@@ -332,33 +332,61 @@ def check_pipes(tap, server):
                 tap.equal(done.returncode, 7, f"stderr is a closed {kind}, log {log}: the program goes on")
 
 
-FROZEN = """
-#include <time.h>
-int clock_gettime(clockid_t clock, struct timespec *now) { *now = (struct timespec){1000, 0}; return 0; }
+FAKE = fptest.program("fake", "libfake.so")
+WAITER = """
+import socket, sys, time
+held = [socket.socket() for _ in range(3)]
+for s in held:
+    try:
+        s.connect(("127.0.0.1", int(sys.argv[1])))
+    except OSError as error:
+        print(error.errno)
+print("clock", int(time.monotonic()))
+"""
+# In a namespace of its own, with a server of its own: two connections, closed by a reset.
+GUEST = """
+import errno, socket, struct, sys
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+for _ in range(2):
+    s = socket.socket()
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    try:
+        s.connect(("127.0.0.1", int(sys.argv[1])))
+        print(s.getsockname()[1])
+    except OSError as error:
+        print(errno.errorcode[error.errno])
 """
 
 
 def check_clock(tap, server):
-    """A preloaded clock that stands still hangs no wait, and makes none shorter."""
-    code = ("import socket, sys\nheld = [socket.socket() for _ in range(3)]\n"
-            "for s in held:\n    try: s.connect(('127.0.0.1', int(sys.argv[1])))\n"
-            "    except OSError as error: print(error.errno)\n")
-    with pool_of(server, ports="50000-50001", exhausted="wait 1 s") as pool:
-        source, library = (os.path.join(os.path.dirname(pool.path), "frozen." + end) for end in ("c", "so"))
-        with open(source, "w", encoding="ascii") as file:
-            file.write(FROZEN)
-        done = subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=False)
-        if done.returncode:
-            tap.cannot("a frozen clock", "there is no compiler")
-            return
-        env = dict(pool.environment)
-        env["LD_PRELOAD"] += ":" + library
-        begun = time.monotonic()
-        done = subprocess.run([sys.executable, "-S", "-c", code, str(server.ports[0])], env=env,
-                              capture_output=True, text=True, check=False, timeout=60)
-        took = time.monotonic() - begun
-        tap.point(done.stdout == "99\n" and 0.9 < took < 20, "a frozen clock: a wait of 1 s ends, and not before",
-                  took, done.stdout, done.stderr)
+    """A preloaded clock that stands still, or is ahead: a wait ends, and not before; ports rest as long."""
+    for clock in ("frozen", "+1000"):
+        with pool_of(server, ports="61000-61001", exhausted="wait 1 s") as pool:
+            env = dict(pool.environment, FAKE_CLOCK=clock)
+            env["LD_PRELOAD"] += ":" + FAKE
+            begun, now = time.monotonic(), int(time.monotonic())
+            done = subprocess.run([sys.executable, "-S", "-c", WAITER, str(server.ports[0])], env=env,
+                                  capture_output=True, text=True, check=False, timeout=60)
+            took = time.monotonic() - begun
+            error, _, faked = (done.stdout.split() + ["", "", "0"])[:3]
+            tap.point(error == "99" and 0.9 < took < 20, f"clock {clock}: a wait of 1 s ends, and not before",
+                      took, done.stdout, done.stderr)
+            tap.point(int(faked) == 1000 if clock == "frozen" else int(faked) >= now + 1000, "and it is faked", faked)
+        for quarantine in (0, 600):
+            with pool_of(server, ports="61000-61001", quarantine=quarantine) as pool:
+                env = dict(pool.environment)
+                answers = []
+                for fake in (None, clock):
+                    if fake:
+                        env.update(FAKE_CLOCK=fake, LD_PRELOAD=env["LD_PRELOAD"] + ":" + FAKE)
+                    done = subprocess.run(["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh",
+                                           sys.executable, "-S", "-c", GUEST, str(server.ports[0])], env=env,
+                                          capture_output=True, text=True, check=False, timeout=60)
+                    answers.append(done.stdout.split())
+                good = sorted(answers[0]) == ["61000", "61001"] and \
+                    (answers[1] == ["EADDRNOTAVAIL"] * 2 if quarantine else set(answers[1]) <= {"61000", "61001"})
+                tap.point(good, f"clock {clock}: another namespace's ports after a quarantine of {quarantine} s",
+                          answers, done.stderr)
 
 
 PRIVATE = """
