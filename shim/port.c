@@ -134,7 +134,8 @@ static enum port_answer connectable(const struct attempt *attempt, int fd)
     struct hint hint = hint_get(fd);
     int state = state_of(fd, hint);
     if (sys_may_not(state)) {
-        if (hint.kind == HINT_LEASED && hint.lane == attempt->lane)
+        if (hint.kind == HINT_LEASED &&
+            pool_lane_find(&attempt->at->pool, &attempt->dest, false) == hint.lane)
             return PORT_PASS; /* to look whether it is connected by now */
         fault_set("getsockopt()", "the program may not ask whether a socket is one of TCP's");
         return faulty(true);
@@ -182,7 +183,6 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
         return answer;
     struct hint hint = hint_get(fd);
     attempt->fresh = hint_is_fresh(hint, attempt->began);
-    attempt->lane = (uint32_t)pool_lane_find(&attempt->at->pool, &attempt->dest, true);
     if (!attempt->fresh)
         answer = connectable(attempt, fd);
     if (answer != PORT_READY)
@@ -196,6 +196,7 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
     attempt->unknown = 0;
     if (!find_netns(attempt, fd))
         return faulty(true);
+    attempt->lane = (uint32_t)pool_lane_find(&attempt->at->pool, &attempt->dest, true);
     attempt->by_bind = hint_is_bound(hint);
     attempt->name_length = 0;
     search_begin(attempt);
