@@ -107,8 +107,9 @@ static bool owner_is_unmapped(uid_t owner)
 {
     static const char all[] = "         0          0 4294967295\n";
     char map[64];
-    int fd = owner == OVERFLOW_UID ? (int)SYS(openat, AT_FDCWD, "/proc/self/uid_map", O_RDONLY | O_CLOEXEC, 0)
-                            : -ENOENT;
+    int fd = owner == OVERFLOW_UID
+                 ? (int)SYS(openat, AT_FDCWD, "/proc/self/uid_map", O_RDONLY | O_CLOEXEC, 0)
+                 : -ENOENT;
     if (fd < 0)
         return false;
     long got = SYS(read, fd, map, sizeof(map));
@@ -128,8 +129,8 @@ int pool_trusted(const struct stat *st)
 /* Opens without following a link or waiting for a FIFO's other end. */
 static int file_open(const char *path, int flags)
 {
-    int fd = (int)SYS(openat, AT_FDCWD, path,
-                      flags | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0);
+    int fd =
+        (int)SYS(openat, AT_FDCWD, path, flags | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0);
     return fd == -EPERM ? -EACCES : fd; /* EPERM is pool_trusted()'s */
 }
 
@@ -204,8 +205,8 @@ static bool is_address(long result)
 }
 
 /*
- * Where the overflow uid is mapped, too, somebody here may be the owner after all: what could be written
- * is not trusted.
+ * Where the overflow uid is mapped, too, somebody here may be the owner after all: what could be
+ * written is not trusted.
  */
 static bool owner_is_doubtful(const char *path, const struct stat *st)
 {
@@ -316,8 +317,9 @@ const char *pool_strerror(int error)
         {ENAMETOOLONG, "the path is too long"},
         {ENOLCK, "the file system has no open-file-description locks"},
         {ENOSYS, "the program may not make the system calls for it"},
-        {EKEYREJECTED, "it is not this user's alone (mode 0600, one link), or has other rules than are asked "
-                       "for"},
+        {EKEYREJECTED,
+         "it is not this user's alone (mode 0600, one link), or has other rules than are asked "
+         "for"},
         {ENODATA, "it has not been opened yet"},
     };
     for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)

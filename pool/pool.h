@@ -87,8 +87,8 @@ void pool_share(struct pool *pool, void *memory);
 int pool_shares_open(const char *path, const struct pool *pool, int flags);
 
 /**
- * pool_shares_allocate - make sure that what is used of the shares can be touched, which raises SIGBUS
- * where a hole cannot be filled. @fd: of the shares. Return: 0 or -ENOSPC.
+ * pool_shares_allocate - make sure that what is used of the shares can be touched, which raises
+ * SIGBUS where a hole cannot be filled. @fd: of the shares. Return: 0 or -ENOSPC.
  */
 int pool_shares_allocate(const struct pool *pool, int fd);
 

@@ -55,7 +55,8 @@ static inline long sys_keep(int saved, long result)
     })
 
 /**
- * sys_may_not - whether a system call's answer is that of a seccomp filter, or of a security module.
+ * sys_may_not - whether a system call's answer is that of a seccomp filter, or of a security
+ * module.
  */
 static inline bool sys_may_not(long result)
 {

@@ -79,7 +79,8 @@ static void answer(int fd)
     char buffer[2048];
     struct text text = text_begin(buffer, sizeof(buffer));
     bool ready = shim_enabled();
-    struct shim_pool *at = ready ? shim_pool(sys_now_ms()) : NULL; /* as a connection would find it */
+    struct shim_pool *at =
+        ready ? shim_pool(sys_now_ms()) : NULL; /* as a connection would find it */
     line(&text, "version", PACKAGE_VERSION);
     line(&text, "pool", shim.path);
     line(&text, "state", !ready ? "disabled" : at && !fault_text() ? "ok" : "fault");

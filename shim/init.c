@@ -27,8 +27,8 @@ static int check_private(struct pool *pool, int fd)
     struct stat st;
     uint32_t generation = atomic_load(&pool->header->generation);
     if (SYS(newfstatat, AT_FDCWD, shim.path, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
-        st.st_dev == pool->device && st.st_ino == pool->inode && st.st_uid == (uid_t)SYS(geteuid) && !(st.st_mode & 077) &&
-        st.st_nlink == 1 &&
+        st.st_dev == pool->device && st.st_ino == pool->inode && st.st_uid == (uid_t)SYS(geteuid) &&
+        !(st.st_mode & 077) && st.st_nlink == 1 &&
         memcmp(pool->policy[generation & 1], &shim.policy, sizeof(shim.policy)) == 0)
         return 0;
     pool_close(pool);
@@ -51,7 +51,7 @@ static int open_or_create(struct pool *pool, int *fd)
 static void open_into(struct shim_pool *at)
 {
     int fd;
-    uint64_t own = netns_own(); /* before: so that there is need for one descriptor only */
+    uint64_t own = netns_own(); /* before: so that one descriptor is enough */
     atomic_store(&at->broken, 0); /* an earlier attempt may have failed here */
     atomic_store(&at->torn, 0);
     int result = open_or_create(&at->pool, &fd);

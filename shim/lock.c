@@ -3,8 +3,8 @@
  * A program that locks its memory means its own: the pool's pages are left out, so that they count
  * neither as its (VmLck in /proc/PID/status) nor against its limit (RLIMIT_MEMLOCK).
  *
- * The kernel compares the limit with all that is mapped (mm/mlock.c). Where mlockall() fails only for
- * the pool's sake, the other mappings are locked one by one.
+ * The kernel compares the limit with all that is mapped (mm/mlock.c). Where mlockall() fails only
+ * for the pool's sake, the other mappings are locked one by one.
  */
 #include "shim.h"
 #include "../pool/layout_size.h"
@@ -43,8 +43,8 @@ void lock_spare(const struct pool *pool)
 }
 
 /*
- * Goes through the lines of /proc/self/maps, which begin "5581c000-5581d000 ". Locks what is not the
- * pools' if @lock, as @how says. Return: its bytes; 0: not known.
+ * Goes through the lines of /proc/self/maps, which begin "5581c000-5581d000 ". Locks what is not
+ * the pools' if @lock, as @how says. Return: its bytes; 0: not known.
  */
 static uint64_t each_mapping(bool lock, int how)
 {

@@ -80,8 +80,8 @@ static enum port_answer no_port(void)
 }
 
 /*
- * The state of a socket. Where the kernel may not be asked, what is remembered will do, however old.
- * Return: as sock_tcp_state().
+ * The state of a socket. Where the kernel may not be asked, what is remembered will do, however
+ * old. Return: as sock_tcp_state().
  */
 static int state_of(int fd, struct hint hint)
 {
@@ -632,9 +632,10 @@ static enum port_answer exhausted(struct attempt *attempt)
     count(&counters->exhausted);
     shim_log("exhausted", &attempt->dest, 0);
     if (attempt->unknown)
-        fault_note("NETLINK_SOCK_DIAG", sys_may_not(attempt->unknown)
-                                            ? "the program may not ask which connections there are"
-                                            : pool_strerror(attempt->unknown),
+        fault_note("NETLINK_SOCK_DIAG",
+                   sys_may_not(attempt->unknown)
+                       ? "the program may not ask which connections there are"
+                       : pool_strerror(attempt->unknown),
                    "; ports that were closed unseen are not taken back\n");
     sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
     if (attempt->verdict.exhausted != POLICY_PASS)
@@ -737,7 +738,7 @@ static enum port_answer cannot_put(struct attempt *attempt, int result)
         fault_set("bind()", "the program may not give a socket a port of the range");
         return faulty(true);
     }
-    errno = -result; /* EACCES for ports below 1024, no route, a socket that cannot be bound at all */
+    errno = -result; /* EACCES for a port below 1024, no route, or it cannot be bound at all */
     return PORT_REFUSE;
 }
 

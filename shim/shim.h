@@ -165,7 +165,7 @@ struct shim_netns *netns_of_fresh(struct shim_pool *at, int fd, uint64_t now, ui
 void netns_remember(const struct shim_pool *at, const struct shim_netns *netns, uint64_t now,
                     uint32_t rule);
 
-/** netns_own - the namespace that this thread is in; 0: it cannot be found out. Needs a descriptor. */
+/** netns_own - the namespace that this thread is in; 0: not known. Needs a descriptor. */
 uint64_t netns_own(void);
 
 /**
@@ -201,7 +201,7 @@ void check_answer(void);
 
 /* ---- fault.c ---- */
 
-/** quiet_write - write(2) that raises no signal: not SIGPIPE, SIGXFSZ or SIGTTOU. Return: or -errno. */
+/** quiet_write - write(2) without SIGPIPE, SIGXFSZ and SIGTTOU. Return: as write(2), or -errno. */
 long quiet_write(int fd, const char *line, size_t length);
 
 /** fault_init - remember what stderr is, so that nothing else is ever written to. */
@@ -220,8 +220,8 @@ void fault_clear(void);
 void fault_say(void);
 
 /**
- * fault_note - say in one line on stderr what is wrong and restricts connections nonetheless, once in
- * the process' life. @what, @why: as fault_set(). @so: what comes of it.
+ * fault_note - say in one line on stderr what is wrong, though ports are restricted nonetheless; once
+ * in the process' life. @what, @why: as fault_set(). @so: what comes of it.
  */
 void fault_note(const char *what, const char *why, const char *so);
 
@@ -244,8 +244,8 @@ void clock_init(void);
 /* ---- lock.c ---- */
 
 /**
- * lock_spare - a pool was mapped in a program that may have all its memory locked, now and later: not
- * this. Async-signal-safe.
+ * lock_spare - a pool was mapped in a program that may have all its memory locked: not this.
+ * Async-signal-safe.
  */
 void lock_spare(const struct pool *pool);
 

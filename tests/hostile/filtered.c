@@ -99,15 +99,16 @@ static void add_rule(char *text)
     while (arguments && count < 8) {
         unsigned which = (unsigned)strtoul(arguments, &arguments, 10);
         unsigned value = (unsigned)strtoul(arguments + 1, &arguments, 0);
-        emit(BPF_LD | BPF_W | BPF_ABS,
-             (unsigned)(offsetof(struct seccomp_data, args) + which * 8), 0, 0);
+        emit(BPF_LD | BPF_W | BPF_ABS, (unsigned)(offsetof(struct seccomp_data, args) + which * 8),
+             0, 0);
         tests[count++] = length;
         emit(BPF_JMP | BPF_JEQ | BPF_K, value, 0, 0);
         arguments = *arguments == '/' ? arguments + 1 : NULL;
     }
     emit(BPF_RET | BPF_K,
          strcmp(action, "kill") == 0 ? SECCOMP_RET_KILL_PROCESS
-                                     : SECCOMP_RET_ERRNO | (unsigned)atoi(action), 0, 0);
+                                     : SECCOMP_RET_ERRNO | (unsigned)atoi(action),
+         0, 0);
     for (int i = 0; i < count; i++)
         code[tests[i]].jf = (unsigned char)(length - tests[i] - 1);
 }
