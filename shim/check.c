@@ -81,6 +81,8 @@ static void answer(int fd)
     bool ready = shim_enabled();
     struct shim_pool *at =
         ready ? shim_pool(sys_now_ms()) : NULL; /* as a connection would find it */
+    if (at)
+        netns_check(at);
     line(&text, "version", PACKAGE_VERSION);
     line(&text, "pool", shim.path);
     line(&text, "state", !ready ? "disabled" : at && !fault_text() ? "ok" : "fault");

@@ -19,6 +19,7 @@
 #include "../pool/layout_size.h"
 
 #include <signal.h>
+#include <sys/auxv.h>
 
 #define BUS_BIT (1ull << (SIGBUS - 1)) /* in the kernel's set of signals */
 #define WITH_INFO (1ull << 63)         /* the program's handler takes three arguments */
@@ -31,14 +32,23 @@ static _Atomic uint64_t program; /* its handler for SIGBUS, with these bits; SIG
 static _Atomic uint32_t installed;
 static _Atomic uint32_t blocked; /* some thread may have SIGBUS blocked */
 
-/* Whether a fault was in those @size bytes; then they are zeros from now on. */
+static bool map_zeros(uintptr_t at, size_t size)
+{
+    return SYS(mmap, at, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
+               0) == (long)at;
+}
+
+/*
+ * Whether a fault was in those @size bytes; then they are zeros from now on. In a program that locks
+ * its memory there may be room for a page of them only.
+ */
 static bool put_zeros(uintptr_t fault, const void *memory, size_t size)
 {
     uintptr_t base = (uintptr_t)memory;
     if (!base || fault < base || fault - base >= size)
         return false;
-    SYS(mmap, base, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-    return true;
+    uintptr_t page = getauxval ? getauxval(AT_PAGESZ) : 4096;
+    return map_zeros(base, size) || map_zeros(fault & ~(page - 1), page);
 }
 
 static bool is_ours(uintptr_t fault)

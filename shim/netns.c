@@ -20,6 +20,9 @@
 #define IDLE_MS 60000 /* an entry without a connection ends after that */
 #define IDLE_FULL_MS 100 /* or after that, if all are taken */
 
+#define UNKNOWN \
+    "SO_NETNS_COOKIE", "the program may not ask in which network namespace a socket is"
+
 static uint64_t owner_mask; /* the signals that the owner had blocked */
 static _Atomic uint64_t owner; /* pid << 32 | tid of the thread that is joining; 0: nobody */
 static _Atomic uint32_t wanders; /* the process changes namespaces: ask every socket */
@@ -290,8 +293,14 @@ struct shim_netns *netns_of(struct shim_pool *at, int fd)
         return own;
     if (cookie)
         return find_or_join(at, cookie);
-    fault_set("SO_NETNS_COOKIE", "the program may not ask in which network namespace a socket is");
+    fault_set(UNKNOWN);
     return NULL;
+}
+
+void netns_check(const struct shim_pool *at)
+{
+    if (!atomic_load(&at->netns[0].cookie) && !netns_own())
+        fault_set(UNKNOWN);
 }
 
 /* What is remembered in @seen, without the entry. */

@@ -174,6 +174,9 @@ uint64_t netns_own(void);
  */
 void netns_join_own(struct shim_pool *at, int fd, uint64_t cookie);
 
+/** netns_check - set the fault that the first connection would meet, if it is known of @at by now. */
+void netns_check(const struct shim_pool *at);
+
 /** netns_is_own - whether this thread is in that namespace now: a few system calls. */
 bool netns_is_own(const struct shim_netns *netns);
 
