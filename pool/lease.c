@@ -38,7 +38,8 @@
  * table, so only they return its words (or its death does: holder.h). One that finds no port says
  * so in the pool's counters; the processes of other namespaces see that when they next connect, and
  * reconcile, twice at least until a word is at rest. A namespace that is alive and connects to
- * nothing cannot be reached so; "fixport-pool reclaim" visits it.
+ * nothing cannot be reached so; "fixport-pool reclaim" visits it, or asks the node's connection
+ * tracking which of its connections have ended (tools/pool/tracked.c).
  *
  * A connection that the pool does not know (it is older than the pool, or its namespace was dead and
  * came back) is taken in by the dump that shows it, if nobody else has the word.
@@ -295,11 +296,11 @@ int lease_claim(struct lease_search *search, uint16_t port, struct lease *lease)
     return -EADDRNOTAVAIL;
 }
 
-/* Whether the port is free or this namespace's in every lane. */
+/* Whether the port is free or this namespace's in every lane, as far as @words may be looked at. */
 static bool port_is_unused(const struct pool *pool, uint16_t port, uint32_t holder,
-                           uint32_t quarantine, uint64_t now)
+                           uint32_t quarantine, uint64_t now, uint32_t *words)
 {
-    for (uint32_t lane = 0; lane < pool->lanes; lane++) {
+    for (uint32_t lane = 0; lane < pool->lanes && *words; lane++, --*words) {
         _Atomic uint64_t *at = pool_word(pool, lane, port);
         uint64_t word = at ? atomic_load_explicit(at, memory_order_relaxed) : 0;
         bool rested = word_state(word) == WORD_RESTING &&
@@ -307,22 +308,23 @@ static bool port_is_unused(const struct pool *pool, uint16_t port, uint32_t hold
         if (word_state(word) != WORD_FREE && word_holder(word) != holder && !rested)
             return false;
     }
-    return true;
+    return *words > 0;
 }
 
 uint16_t lease_unused_port(const struct pool *pool, const struct pool_any *any, uint32_t slot,
-                           uint32_t random)
+                           uint32_t random, uint32_t *words)
 {
     uint64_t now = sys_now_ms();
     uint32_t size = portset_size(&any->ports);
     uint32_t start = size ? (uint32_t)((uint64_t)random * size >> 32) : 0;
-    for (uint32_t i = 0; i < size; i++) {
-        uint32_t follow;
+    uint32_t follow;
+    for (uint32_t i = 0; i < size && *words; i++) {
         uint16_t port = port_at(&any->ports, (start + i) % size, &follow);
-        if (port && port_is_unused(pool, port, slot + 1, any->quarantine_ms, now))
+        if (port && port_is_unused(pool, port, slot + 1, any->quarantine_ms, now, words))
             return port;
     }
-    return 0;
+    *words = 0;
+    return port_at(&any->ports, start, &follow);
 }
 
 /* Undoes a taking, unless the word has changed since. */
@@ -405,6 +407,17 @@ void lease_hint(const struct pool *pool, uint32_t slot, uint32_t lane, uint16_t 
         return;
     struct lease lease = {.word = word, .lane = lane, .port = port};
     lease_let_go(pool, &lease, sys_now_ms());
+}
+
+bool lease_over(const struct pool *pool, uint32_t lane, uint16_t port, uint64_t word, uint64_t now)
+{
+    _Atomic uint64_t *at = pool_word(pool, lane, port);
+    uint32_t holder = word_holder(word);
+    if (!at || !atomic_compare_exchange_strong(at, &word, word_make(WORD_RESTING, holder, now)))
+        return false;
+    atomic_fetch_add_explicit(&pool->counters->reclaimed, 1, memory_order_relaxed);
+    lane_released(pool, lane, holder);
+    return true;
 }
 
 bool lease_confirm(const struct pool *pool, struct lease *lease, uint64_t now)

@@ -218,11 +218,15 @@ static _Atomic uint64_t mended_ms;
 static int mend(struct shim_pool *at, int fd)
 {
     uint64_t now = sys_now_ms(), before = atomic_load(&mended_ms);
-    atomic_store(&at->torn, 0); /* before: what tears it from now on says so again */
-    long mapped = SYS(mmap, at->pool.counters, at->pool.shared_size, PROT_READ | PROT_WRITE,
-                      MAP_SHARED | MAP_FIXED, fd, 0);
-    if (mapped < 0 && mapped > -4096)
+    uint32_t torn = atomic_exchange(&at->torn, 0); /* before: what tears it from now on says so again */
+    long mapped = (long)at->pool.counters;
+    if (torn & TORN_AWAY)
+        mapped = SYS(mmap, at->pool.counters, at->pool.shared_size, PROT_READ | PROT_WRITE,
+                     MAP_SHARED | MAP_FIXED, fd, 0);
+    if (mapped != (long)at->pool.counters) {
+        atomic_fetch_or(&at->torn, torn);
         return pool_map_error(mapped);
+    }
     lock_spare(&at->pool);
     for (uint32_t i = 0; i < SHIM_NETNS; i++) {
         if (!atomic_load(&at->netns[i].cookie))
@@ -233,6 +237,7 @@ static int mend(struct shim_pool *at, int fd)
             lease_reconcile(&at->pool, at->netns[i].slot, now);
         }
     }
+    fault_clear();
     return 0;
 }
 
@@ -246,13 +251,12 @@ bool netns_mend(struct shim_pool *at)
         result = mend(at, fd);
     if (fd >= 0)
         SYS(close, fd);
-    if (result && result != -EALREADY) {
+    bool mended = !result || result == -EALREADY;
+    if (!mended)
         fault_set(shim.path, result == -ENOLINK ? "its shares were truncated, and are out of reach"
                                                 : pool_strerror(result));
-        atomic_store(&at->broken, 1);
-    }
     netns_unlock();
-    return !result || result == -EALREADY;
+    return mended;
 }
 
 static struct shim_netns *find(struct shim_pool *at, uint64_t cookie)
