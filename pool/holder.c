@@ -21,6 +21,14 @@
 #define JOIN_WINDOW 16u
 #define JOIN_TRIES 20
 
+static uint64_t netns_inode(void)
+{
+    struct stat st;
+    if (SYS(newfstatat, AT_FDCWD, "/proc/thread-self/ns/net", &st, 0) != 0)
+        return 0;
+    return st.st_ino;
+}
+
 uint64_t holder_netns(int fd)
 {
     uint64_t cookie = 0;
@@ -28,11 +36,13 @@ uint64_t holder_netns(int fd)
     long result = SYS(getsockopt, fd, SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &size);
     if (result == 0)
         return cookie;
-    struct stat st;
-    if (result == -EBADF || result == -ENOTSOCK ||
-        SYS(newfstatat, AT_FDCWD, "/proc/thread-self/ns/net", &st, 0) != 0)
-        return 0;
-    return st.st_ino | 1ull << 63;
+    return result == -EBADF || result == -ENOTSOCK ? 0 : holder_netns_thread();
+}
+
+uint64_t holder_netns_thread(void)
+{
+    uint64_t inode = netns_inode();
+    return inode ? inode | 1ull << 63 : 0;
 }
 
 /* Tries to get the lock of one slot. @type: F_RDLCK, F_WRLCK, F_UNLCK. Return: 0, -EAGAIN, ... */
@@ -157,14 +167,6 @@ static void slot_bury(const struct pool *pool, int fd, uint32_t slot)
     slots_add(&burial.dead, slot);
     words_bury(&burial);
     slot_clear(pool, slot);
-}
-
-static uint64_t netns_inode(void)
-{
-    struct stat st;
-    if (SYS(newfstatat, AT_FDCWD, "/proc/thread-self/ns/net", &st, 0) != 0)
-        return 0;
-    return st.st_ino;
 }
 
 static void command_name(char *name, size_t size)

@@ -31,6 +31,9 @@
  */
 uint64_t holder_netns(int fd);
 
+/** holder_netns_thread - the other name, of the namespace that this thread is in; 0: not known. */
+uint64_t holder_netns_thread(void);
+
 /**
  * holder_join - make this process one that keeps a namespace's holder alive.
  * @pool, @fd: from pool_open(); the lock lives as long as a mapping of @fd.

@@ -502,7 +502,7 @@ static int truth_begin(struct truth *truth, const struct pool *pool)
     size_t size = SOCKDIAG_BUFFER + any + 3 * all;
     long at = SYS(mmap, NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (at < 0 && at > -4096)
-        return (int)at;
+        return pool_map_error(at);
     char *base = (char *)at;
     *truth = (struct truth){.pool = pool,
                             .buffer = base,

@@ -86,8 +86,17 @@ void pool_share(struct pool *pool, void *memory);
  */
 int pool_shares_open(const char *path, const struct pool *pool, int flags);
 
+/**
+ * pool_shares_allocate - make sure that what is used of the shares can be touched, which raises
+ * SIGBUS where a hole cannot be filled. @fd: of the shares. Return: 0 or -ENOSPC.
+ */
+int pool_shares_allocate(const struct pool *pool, int fd);
+
 /** pool_close - unmap. The locks that its open file anchors go with it. */
 void pool_close(struct pool *pool);
+
+/** pool_map_error - what mmap(2) said, as pool_strerror() takes it. */
+int pool_map_error(long result);
 
 /** pool_strerror - what a pool_open() result means, the second half of a sentence. */
 const char *pool_strerror(int error);

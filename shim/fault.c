@@ -36,7 +36,7 @@ static struct {
 void fault_init(void)
 {
     struct stat st;
-    fault.has_stderr = SYS(fstat, 2, &st) == 0;
+    fault.has_stderr = sys_fstat(2, &st) == 0;
     fault.device = st.st_dev;
     fault.inode = st.st_ino;
 }
@@ -72,7 +72,7 @@ const char *fault_text(void)
 static bool stderr_is_the_same(void)
 {
     struct stat st;
-    return fault.has_stderr && SYS(fstat, 2, &st) == 0 && st.st_dev == fault.device &&
+    return fault.has_stderr && sys_fstat(2, &st) == 0 && st.st_dev == fault.device &&
            st.st_ino == fault.inode;
 }
 
@@ -104,7 +104,7 @@ static long write_at_once(int fd, const char *line, size_t length)
     return result;
 }
 
-void quiet_write(int fd, const char *line, size_t length)
+long quiet_write(int fd, const char *line, size_t length)
 {
     uint64_t pending = 0;
     uint64_t before = guard_hold();
@@ -116,6 +116,7 @@ void quiet_write(int fd, const char *line, size_t length)
     if (ours) /* it has come to this thread, and waits */
         SYS(rt_sigtimedwait, &ours, NULL, &(struct timespec){.tv_sec = 0}, 8);
     guard_release(before);
+    return result;
 }
 
 void fault_say(void)
@@ -132,18 +133,38 @@ void fault_say(void)
     quiet_write(2, line, text.length < sizeof(line) ? text.length : sizeof(line) - 1);
 }
 
-/* Said once: a log that stays empty says that there is nothing to say. */
-static void log_failed(void)
+static void say(const char *what, const char *why, const char *so)
 {
-    char line[400];
-    static _Atomic uint32_t said;
-    if (atomic_exchange(&said, 1) || !stderr_is_the_same())
+    char line[512];
+    if (!stderr_is_the_same())
         return;
     struct text text = text_begin(line, sizeof(line));
-    text_string(&text, "fixport: FIXPORT_LOG=");
-    append_clean(&text, shim.log);
-    text_string(&text, ": it cannot be opened; nothing is logged\n");
+    text_string(&text, "fixport: ");
+    append_clean(&text, what);
+    text_string(&text, ": ");
+    text_string(&text, why);
+    text_string(&text, so);
     quiet_write(2, line, text.length < sizeof(line) ? text.length : sizeof(line) - 1);
+}
+
+void fault_note(const char *what, const char *why, const char *so)
+{
+    static _Atomic uint32_t noted;
+    if (!atomic_exchange(&noted, 1))
+        say(what, why, so);
+}
+
+/* Said once: a log that stays empty says that there is nothing to say. */
+static void log_failed(const char *why)
+{
+    char what[300];
+    static _Atomic uint32_t said;
+    if (atomic_exchange(&said, 1))
+        return;
+    struct text text = text_begin(what, sizeof(what));
+    text_string(&text, "FIXPORT_LOG=");
+    text_string(&text, shim.log);
+    say(what, why, "; nothing is logged\n");
 }
 
 static void log_write(const char *line, size_t length)
@@ -158,9 +179,11 @@ static void log_write(const char *line, size_t length)
                       O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY,
                       0600);
     if (fd < 0) {
-        log_failed();
+        log_failed(fd == -EMFILE ? "the program has too many open files" : "it cannot be opened");
     } else {
-        quiet_write(fd, line, length);
+        long wrote = quiet_write(fd, line, length);
+        if (wrote != (long)length && wrote != -EAGAIN)
+            log_failed(wrote >= 0 || wrote == -ENOSPC ? "no space left" : "it cannot be written");
         SYS(close, fd);
     }
     guard_release(mask);

@@ -20,6 +20,9 @@
 #define IDLE_MS 60000 /* an entry without a connection ends after that */
 #define IDLE_FULL_MS 100 /* or after that, if all are taken */
 
+#define UNKNOWN \
+    "SO_NETNS_COOKIE", "the program may not ask in which network namespace a socket is"
+
 static uint64_t owner_mask; /* the signals that the owner had blocked */
 static _Atomic uint64_t owner; /* pid << 32 | tid of the thread that is joining; 0: nobody */
 static _Atomic uint32_t wanders; /* the process changes namespaces: ask every socket */
@@ -75,6 +78,11 @@ void netns_unlock(void)
     guard_release(mask);
 }
 
+bool netns_locked(void)
+{
+    return atomic_load(&owner) != 0;
+}
+
 static uint32_t unused_entry(const struct shim_pool *at)
 {
     for (uint32_t i = 0; i < SHIM_NETNS; i++)
@@ -102,8 +110,7 @@ static void leave_idle(struct shim_pool *at)
     }
 }
 
-/* The namespace that this thread is in; 0 if that cannot be found out. */
-static uint64_t own_cookie(void)
+uint64_t netns_own(void)
 {
     uint64_t cookie = 0;
     uint64_t mask = guard_hold();
@@ -118,7 +125,9 @@ static uint64_t own_cookie(void)
 
 bool netns_is_own(const struct shim_netns *netns)
 {
-    return own_cookie() == atomic_load(&netns->cookie);
+    uint64_t own = netns_own();
+    own = own ? own : holder_netns_thread(); /* no descriptor is left */
+    return own && (own == atomic_load(&netns->cookie) || own == netns->inode);
 }
 
 /* Joins the namespace @cookie. @fd: an open pool file, kept open by a mapping of the caller's. */
@@ -132,12 +141,14 @@ static struct shim_netns *join(struct shim_pool *at, int fd, uint64_t cookie, ui
     }
     int slot = holder_join(&at->pool, fd, cookie, is_new);
     if (slot < 0) {
-        fault_set(shim.path, slot == -ENOSPC ? "1024 network namespaces use it already"
-                                             : pool_strerror(slot));
+        fault_set(shim.path, slot == -ENOSPC     ? "1024 network namespaces use it already"
+                             : sys_may_not(slot) ? "the program may not lock its part of it (fcntl)"
+                                                 : pool_strerror(slot));
         return NULL;
     }
     struct shim_netns *netns = &at->netns[index];
     netns->slot = (uint32_t)slot;
+    netns->inode = 0;
     netns->anchor = anchor;
     atomic_store(&netns->used, sys_now_ms());
     atomic_store(&netns->local, 0); /* read when it is needed */
@@ -153,15 +164,16 @@ static struct shim_netns *join(struct shim_pool *at, int fd, uint64_t cookie, ui
  * A namespace that is new to the pool may have connections that the pool does not know of: they are
  * taken in. So may one that is known, if this process comes from another pool at the same path.
  */
-void netns_join_own(struct shim_pool *at, int fd)
+void netns_join_own(struct shim_pool *at, int fd, uint64_t cookie)
 {
     /* The lock must outlive the other mapping of this open file, if that is torn. */
     SYS(mmap, NULL, 1, PROT_NONE, MAP_SHARED, fd, 0);
     bool is_new = false;
-    uint64_t cookie = own_cookie();
     atomic_store(&seen, 0); /* entries of another pool */
     /* If it cannot be found out, the first connection's socket will do. */
     struct shim_netns *netns = cookie ? join(at, fd, cookie, 0, &is_new) : NULL;
+    if (netns)
+        netns->inode = holder_netns_thread(); /* in case that sockets may not be asked later */
     if (netns && (is_new || atomic_load(&shim.current)))
         lease_reconcile(&at->pool, netns->slot, sys_now_ms());
 }
@@ -191,15 +203,20 @@ static struct shim_netns *join_later(struct shim_pool *at, uint64_t cookie)
 
 static _Atomic uint64_t mended_ms;
 
-static bool mend(struct shim_pool *at, int fd)
+/* Return: 0 or -errno of mmap(2). */
+static int mend(struct shim_pool *at, int fd)
 {
     uint64_t now = sys_now_ms(), before = atomic_load(&mended_ms);
     uint32_t torn = atomic_exchange(&at->torn, 0); /* before: what tears it from now on says so again */
-    if (torn & TORN_AWAY && SYS(mmap, at->pool.counters, at->pool.shared_size, PROT_READ | PROT_WRITE,
-                                MAP_SHARED | MAP_FIXED, fd, 0) != (long)at->pool.counters) {
+    long mapped = (long)at->pool.counters;
+    if (torn & TORN_AWAY)
+        mapped = SYS(mmap, at->pool.counters, at->pool.shared_size, PROT_READ | PROT_WRITE,
+                     MAP_SHARED | MAP_FIXED, fd, 0);
+    if (mapped != (long)at->pool.counters) {
         atomic_fetch_or(&at->torn, torn);
-        return false;
+        return pool_map_error(mapped);
     }
+    lock_spare(&at->pool);
     for (uint32_t i = 0; i < SHIM_NETNS; i++) {
         if (!atomic_load(&at->netns[i].cookie))
             continue;
@@ -210,7 +227,7 @@ static bool mend(struct shim_pool *at, int fd)
         }
     }
     fault_clear();
-    return true;
+    return 0;
 }
 
 bool netns_mend(struct shim_pool *at)
@@ -218,11 +235,15 @@ bool netns_mend(struct shim_pool *at)
     if (!netns_lock())
         return false;
     int fd = atomic_load(&at->torn) ? pool_shares_open(shim.path, &at->pool, O_RDWR) : -EALREADY;
-    bool mended = fd == -EALREADY || (fd >= 0 && mend(at, fd));
+    int result = fd < 0 ? fd : pool_shares_allocate(&at->pool, fd);
+    if (fd >= 0 && !result)
+        result = mend(at, fd);
     if (fd >= 0)
         SYS(close, fd);
+    bool mended = !result || result == -EALREADY;
     if (!mended)
-        fault_set(shim.path, "its shares were truncated, and are out of reach");
+        fault_set(shim.path, result == -ENOLINK ? "its shares were truncated, and are out of reach"
+                                                : pool_strerror(result));
     netns_unlock();
     return mended;
 }
@@ -231,7 +252,7 @@ static struct shim_netns *find(struct shim_pool *at, uint64_t cookie)
 {
     for (uint32_t i = 0; i < SHIM_NETNS; i++) {
         uint64_t known = atomic_load_explicit(&at->netns[i].cookie, memory_order_acquire);
-        if (known != cookie)
+        if (!known || (known != cookie && at->netns[i].inode != cookie))
             continue;
         atomic_store_explicit(&at->netns[i].used, sys_now_ms(), memory_order_relaxed);
         return &at->netns[i];
@@ -242,8 +263,12 @@ static struct shim_netns *find(struct shim_pool *at, uint64_t cookie)
 static struct shim_netns *find_or_join(struct shim_pool *at, uint64_t cookie)
 {
     struct shim_netns *netns = find(at, cookie);
-    if (netns || !netns_lock())
+    if (netns)
         return netns;
+    if (!netns_lock()) {
+        fault_set(shim.path, "another thread is at it, and does not go on");
+        return NULL;
+    }
     netns = find(at, cookie);
     if (!netns)
         netns = join_later(at, cookie);
@@ -254,13 +279,21 @@ static struct shim_netns *find_or_join(struct shim_pool *at, uint64_t cookie)
 struct shim_netns *netns_of(struct shim_pool *at, int fd)
 {
     uint64_t cookie = holder_netns(fd);
+    struct shim_netns *own = &at->netns[0];
+    bool unsaid = !cookie || (cookie >> 63 && !own->inode);
+    /* Nobody says; but a process that has not gone elsewhere is where it was when it started. */
+    if (unsaid && atomic_load(&own->cookie) && !own->anchor && !atomic_load(&wanders))
+        return own;
     if (cookie)
         return find_or_join(at, cookie);
-    /* Nobody says; but a process that has not gone elsewhere is where it was when it started. */
-    if (atomic_load(&at->netns[0].cookie) && !at->netns[0].anchor && !atomic_load(&wanders))
-        return &at->netns[0];
-    fault_set("SO_NETNS_COOKIE", "the program may not ask in which network namespace a socket is");
+    fault_set(UNKNOWN);
     return NULL;
+}
+
+void netns_check(const struct shim_pool *at)
+{
+    if (!atomic_load(&at->netns[0].cookie) && !netns_own())
+        fault_set(UNKNOWN);
 }
 
 /* What is remembered in @seen, without the entry. */

@@ -80,17 +80,36 @@ static enum port_answer no_port(void)
     return PORT_REFUSE;
 }
 
-/* Something is wrong with the pool. Loopback is left alone unless a known rule names it. */
-static enum port_answer faulty(int fd, const struct dest *dest)
+/*
+ * The state of a socket. Where the kernel may not be asked, what is remembered will do, however
+ * old. Return: as sock_tcp_state().
+ */
+static int state_of(int fd, struct hint hint)
+{
+    int state = sock_tcp_state(fd);
+    if (!sys_may_not(state) || hint.kind == HINT_NONE || hint.kind == HINT_LEASED)
+        return state;
+    return hint.kind == HINT_OTHER ? -ENOPROTOOPT : TCP_CLOSE;
+}
+
+/* This library cannot do its work: say so. @meant: a rule matches. */
+static enum port_answer faulty(bool meant)
+{
+    if (!fault_text())
+        fault_set(shim.path, "another thread is opening it, and does not go on");
+    fault_say();
+    return shim.refuse && meant ? no_port() : PORT_PASS;
+}
+
+/* There is no pool. Loopback is left alone unless a known rule names it. */
+static enum port_answer no_pool(int fd, const struct dest *dest)
 {
     struct policy_verdict unused;
-    int state = sock_tcp_state(fd);
-    if (state != TCP_CLOSE && !sock_may_not(state))
+    int state = state_of(fd, hint_get(fd));
+    if (state != TCP_CLOSE && !sys_may_not(state))
         return PORT_PASS;
-    fault_say();
-    bool meant = shim.has_policy ? policy_match(&shim.policy, dest, &unused)
-                                 : !addr_is_loopback(dest->addr);
-    return shim.refuse && meant ? no_port() : PORT_PASS;
+    return faulty(shim.has_policy ? policy_match(&shim.policy, dest, &unused)
+                                  : !addr_is_loopback(dest->addr));
 }
 
 void port_pass(int fd)
@@ -111,13 +130,16 @@ static void search_begin(struct attempt *attempt)
 }
 
 /* Whether the socket is a TCP socket that may be connected. A fresh one is, without asking. */
-static enum port_answer connectable(int fd, const struct dest *dest)
+static enum port_answer connectable(const struct attempt *attempt, int fd)
 {
     struct hint hint = hint_get(fd);
-    int state = sock_tcp_state(fd);
-    if (sock_may_not(state)) {
+    int state = state_of(fd, hint);
+    if (sys_may_not(state)) {
+        if (hint.kind == HINT_LEASED &&
+            pool_lane_find(&attempt->at->pool, &attempt->dest, false) == hint.lane)
+            return PORT_PASS; /* to look whether it is connected by now */
         fault_set("getsockopt()", "the program may not ask whether a socket is one of TCP's");
-        return faulty(fd, dest);
+        return faulty(true);
     }
     if (state != TCP_CLOSE)
         return PORT_PASS;
@@ -132,7 +154,7 @@ static enum port_answer find_rule(struct attempt *attempt, int fd, uint64_t now)
     do {
         attempt->at = shim_pool(now);
         if (!attempt->at)
-            return faulty(fd, &attempt->dest);
+            return no_pool(fd, &attempt->dest);
         if (!pool_match(&attempt->at->pool, &attempt->dest, &attempt->verdict)) {
             port_pass(fd);
             return PORT_PASS;
@@ -163,7 +185,7 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
     struct hint hint = hint_get(fd);
     attempt->fresh = hint_is_fresh(hint, attempt->began);
     if (!attempt->fresh)
-        answer = connectable(fd, &attempt->dest);
+        answer = connectable(attempt, fd);
     if (answer != PORT_READY)
         return answer;
     attempt->fd = fd;
@@ -173,8 +195,9 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
     attempt->asked = attempt->undone = false;
     attempt->refusals = attempt->rounds = attempt->lost = attempt->taken_back = 0;
     attempt->budget = 0;
+    attempt->unknown = 0;
     if (!find_netns(attempt, fd))
-        return faulty(fd, &attempt->dest);
+        return faulty(true);
     attempt->lane = (uint32_t)pool_lane_find(&attempt->at->pool, &attempt->dest, true);
     attempt->by_bind = hint_is_bound(hint);
     attempt->name_length = 0;
@@ -352,7 +375,7 @@ static int tuple_state(struct attempt *attempt)
     if (!result && !attempt->has_source)
         result = source_of(attempt, &attempt->source);
     if (result)
-        return result;
+        return sys_may_not(result) ? -EXDEV : result;
     attempt->has_source = true;
     attempt->source.port = attempt->lease.port;
     uint64_t mask = guard_hold();
@@ -406,7 +429,7 @@ static int share(struct attempt *attempt, int state)
     if (!result)
         result = sock_get(attempt->fd, SOL_SOCKET, SO_REUSEADDR, &reuse);
     if (result)
-        return result;
+        return sys_may_not(result) ? -EADDRINUSE : result;
     sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
     if (!reuse)
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
@@ -419,7 +442,7 @@ static int share(struct attempt *attempt, int state)
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 0); /* until it is connected: must_share() */
     if (result)
         restore_address(attempt);
-    return result;
+    return sys_may_not(result) ? -EADDRINUSE : result;
 }
 
 static int put_by_sharing(struct attempt *attempt)
@@ -452,7 +475,7 @@ static int put_by_bind(struct attempt *attempt)
 {
     int reuse = 0;
     int result = sock_get(attempt->fd, SOL_SOCKET, SO_REUSEADDR, &reuse);
-    if (result && !sock_may_not(result))
+    if (result && !sys_may_not(result))
         return result;
     result = reuse ? put_by_sharing(attempt) : put_alone(attempt);
     if (reuse && result == -EXDEV) {
@@ -508,6 +531,12 @@ static enum port_answer exhausted(struct attempt *attempt)
     struct pool_counters *counters = attempt->at->pool.counters;
     count(&counters->exhausted);
     shim_log("exhausted", &attempt->dest, 0);
+    if (attempt->unknown)
+        fault_note("NETLINK_SOCK_DIAG",
+                   sys_may_not(attempt->unknown)
+                       ? "the program may not ask which connections there are"
+                       : pool_strerror(attempt->unknown),
+                   "; ports that were closed unseen are not taken back\n");
     sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
     if (attempt->verdict.exhausted != POLICY_PASS)
         return no_port();
@@ -543,20 +572,23 @@ static enum port_answer already_bound(struct attempt *attempt)
 /* ---- when no port is left ---- */
 
 /* Compares the namespace's leases with its sockets, if this thread can see them. */
-static int reconcile(const struct attempt *attempt, uint64_t now)
+static int reconcile(struct attempt *attempt, uint64_t now)
 {
+    if (!netns_is_own(attempt->netns))
+        return 0;
     uint64_t mask = guard_hold();
-    int found = netns_is_own(attempt->netns)
-                    ? lease_reconcile(&attempt->at->pool, attempt->netns->slot, now)
-                    : 0;
+    int found = lease_reconcile(&attempt->at->pool, attempt->netns->slot, now);
     guard_release(mask);
+    if (found < 0 && found != -EINTR)
+        attempt->unknown = found;
     return found > 0 ? found : 0;
 }
 
 static uint64_t thread_ns(void)
 {
     struct timespec used = {.tv_sec = 0};
-    SYS(clock_gettime, CLOCK_THREAD_CPUTIME_ID, &used);
+    if (SYS(clock_gettime, CLOCK_THREAD_CPUTIME_ID, &used) != 0)
+        SYS_CLOCK(CLOCK_MONOTONIC, &used); /* which is longer, and never refused */
     return (uint64_t)used.tv_sec * 1000000000 + (uint64_t)used.tv_nsec;
 }
 
@@ -671,7 +703,7 @@ static enum port_answer search_again(struct attempt *attempt)
     if (answer == PORT_READY && attempt->at != before) {
         attempt->netns = netns_of(attempt->at, attempt->fd);
         if (!attempt->netns)
-            answer = faulty(attempt->fd, &attempt->dest);
+            answer = faulty(true);
     }
     if (answer != PORT_READY) {
         sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
@@ -693,7 +725,9 @@ static bool search_next(struct attempt *attempt, enum port_answer *instead)
             return false;
         }
         over = over_budget(attempt);
-        bool again = (!over && (take_back(attempt) || try_again(attempt))) || wait_for_port(attempt);
+        /* Who waits goes on comparing: that is limited in time (comparison_due()). */
+        bool again = ((!over || attempt->waiting) && take_back(attempt)) ||
+                     (!over && try_again(attempt)) || wait_for_port(attempt);
         over = false;
         *instead = again ? search_again(attempt) : exhausted(attempt);
         if (*instead != PORT_READY)
@@ -710,6 +744,21 @@ static void not_this_port(struct attempt *attempt)
         lease_return(&attempt->at->pool, &attempt->lease, sys_now_ms());
     else
         lease_refused(&attempt->at->pool, &attempt->lease, sys_now_ms());
+}
+
+#define FIRST_PORT_OF_ALL 1024 /* those below are root's */
+
+/* No port can be put on the socket. */
+static enum port_answer cannot_put(struct attempt *attempt, int result)
+{
+    lease_let_go(&attempt->at->pool, &attempt->lease, attempt->began);
+    sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
+    if (sys_may_not(result) && (result != -EACCES || attempt->lease.port >= FIRST_PORT_OF_ALL)) {
+        fault_set("bind()", "the program may not give a socket a port of the range");
+        return faulty(true);
+    }
+    errno = -result; /* EACCES for a port below 1024, no route, or it cannot be bound at all */
+    return PORT_REFUSE;
 }
 
 enum port_answer port_next(struct attempt *attempt)
@@ -729,13 +778,8 @@ enum port_answer port_next(struct attempt *attempt)
             lease_let_go(&attempt->at->pool, &attempt->lease, attempt->began);
             return already_bound(attempt);
         }
-        if (result != -EADDRINUSE) {
-            /* EACCES for ports below 1024, no route, or a socket that cannot be bound at all. */
-            lease_let_go(&attempt->at->pool, &attempt->lease, attempt->began);
-            sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
-            errno = -result;
-            return PORT_REFUSE;
-        }
+        if (result != -EADDRINUSE)
+            return cannot_put(attempt, result);
         not_this_port(attempt);
     }
 }
@@ -776,7 +820,7 @@ static int other_port(struct attempt *attempt, uint16_t port)
 }
 
 /* Another namespace has found no port: see what this one can spare (lease.c). */
-static void give_back(const struct attempt *attempt)
+static void give_back(struct attempt *attempt)
 {
     const struct pool *pool = &attempt->at->pool;
     if (lease_wanted(pool, attempt->netns->slot, attempt->began) &&

@@ -83,6 +83,11 @@ static int bare_dup3(int from, int to, int flags)
     return (int)SYS_BARE(dup3, from, to, flags);
 }
 
+static int bare_mlockall(int flags)
+{
+    return (int)SYS_BARE(mlockall, flags);
+}
+
 static int bare_setns(int fd, int kind)
 {
     return (int)SYS_BARE(setns, fd, kind);
@@ -171,6 +176,7 @@ struct real real = {
     .closefrom = bare_closefrom,
     .dup2 = bare_dup2,
     .dup3 = bare_dup3,
+    .mlockall = bare_mlockall,
     .setns = bare_setns,
     .unshare = bare_unshare,
     .sigsuspend = bare_sigsuspend,
@@ -208,6 +214,7 @@ void real_init(void)
     LOOK_UP(closefrom);
     LOOK_UP(dup2);
     LOOK_UP(dup3);
+    LOOK_UP(mlockall);
     LOOK_UP(setns);
     LOOK_UP(unshare);
 }

@@ -23,6 +23,7 @@
  *   hint.c     what is remembered about descriptors, never relied on
  *   sock.c     facts about sockets and addresses; sysctl.c about the namespace; random.c; mem.c
  *   clock.c    the kernel's time
+ *   lock.c     mlockall(): the pool's pages are left out
  */
 #ifndef FIXPORT_SHIM_H
 #define FIXPORT_SHIM_H
@@ -57,6 +58,7 @@ struct real {
     void (*closefrom)(int);
     int (*dup2)(int, int);
     int (*dup3)(int, int, int);
+    int (*mlockall)(int);
     int (*setns)(int, int);
     int (*unshare)(int);
     int (*sigaction)(int, const struct sigaction *, struct sigaction *); /* these may be NULL */
@@ -90,6 +92,7 @@ void real_init_signals(void);
 struct shim_netns {
     _Atomic uint64_t cookie; /* 0: unused entry */
     _Atomic uint64_t used; /* ms: when it was last looked for */
+    uint64_t inode; /* its other name (holder_netns_thread()), if it is that of the start; or 0 */
     uintptr_t anchor; /* the page that keeps its lock; 0: it is that of the start */
     uint32_t slot;
     _Atomic uint32_t by_bind; /* IP_LOCAL_PORT_RANGE does not work here: bind() instead */
@@ -183,8 +186,17 @@ struct shim_netns *netns_of_fresh(struct shim_pool *at, int fd, uint64_t now, ui
 void netns_remember(const struct shim_pool *at, const struct shim_netns *netns, uint64_t now,
                     uint32_t rule);
 
-/** netns_join_own - join the namespace that the process starts in. @fd: the open pool file. */
-void netns_join_own(struct shim_pool *at, int fd);
+/** netns_own - the namespace that this thread is in; 0: not known. Needs a descriptor. */
+uint64_t netns_own(void);
+
+/**
+ * netns_join_own - join the namespace that the process starts in.
+ * @fd: the open pool file. @cookie: netns_own().
+ */
+void netns_join_own(struct shim_pool *at, int fd, uint64_t cookie);
+
+/** netns_check - set the fault that the first connection would meet, if it is known of @at by now. */
+void netns_check(const struct shim_pool *at);
 
 /** netns_is_own - whether this thread is in that namespace now: a few system calls. */
 bool netns_is_own(const struct shim_netns *netns);
@@ -203,6 +215,9 @@ bool netns_mend(struct shim_pool *at);
 bool netns_lock(void);
 void netns_unlock(void);
 
+/** netns_locked - whether some thread is at it. */
+bool netns_locked(void);
+
 /* ---- check.c ---- */
 
 /** check_answer - tell fixport-run --check how the shim fares, if it asks; then wait to be killed. */
@@ -212,9 +227,9 @@ void check_answer(void);
 
 /**
  * quiet_write - write(2) that raises no signal, not SIGPIPE, SIGXFSZ or SIGTTOU, and waits for nobody:
- * what cannot be written at once is not.
+ * what cannot be written at once is not. Return: as write(2), or -errno; -EAGAIN: it would have waited.
  */
-void quiet_write(int fd, const char *line, size_t length);
+long quiet_write(int fd, const char *line, size_t length);
 
 /** fault_init - remember what stderr is, so that nothing else is ever written to. */
 void fault_init(void);
@@ -231,6 +246,12 @@ void fault_clear(void);
 /** fault_say - say the pending fault in one line on stderr, once in the process' life. */
 void fault_say(void);
 
+/**
+ * fault_note - say in one line on stderr what is wrong, though ports are restricted nonetheless; once
+ * in the process' life. @what, @why: as fault_set(). @so: what comes of it.
+ */
+void fault_note(const char *what, const char *why, const char *so);
+
 /** fault_text - the pending fault, or NULL. */
 const char *fault_text(void);
 
@@ -246,6 +267,14 @@ bool close_lingers(void);
 
 /** clock_init - find the kernel's clock for shim_clock() (weak.h), which makes a system call until then. */
 void clock_init(void);
+
+/* ---- lock.c ---- */
+
+/**
+ * lock_spare - a pool was mapped in a program that may have all its memory locked: not this.
+ * Async-signal-safe.
+ */
+void lock_spare(const struct pool *pool);
 
 /* ---- random.c ---- */
 
@@ -296,10 +325,11 @@ void guard_release(uint64_t mask);
 enum hint_kind {
     HINT_NONE = 0,
     HINT_FRESH = 1, /* socket() made it: TCP, not bound, as far as is known; when: lane, port */
-    HINT_DEFERRED = 2, /* bind(addr, 0) was put off: bind.c */
-    HINT_CHOSEN = 3, /* bound by bind.c, without a lease; perhaps to a port of the kernel's choice */
-    HINT_LEASED = 4, /* connected with a lease */
-    HINT_BOUND = 5, /* bound with a lease, and not connected: the connection failed */
+    HINT_OTHER = 2, /* socket() made it, and it is not one of TCP */
+    HINT_DEFERRED = 3, /* bind(addr, 0) was put off: bind.c */
+    HINT_CHOSEN = 4, /* bound by bind.c, without a lease; perhaps to a port of the kernel's choice */
+    HINT_LEASED = 5, /* connected with a lease */
+    HINT_BOUND = 6, /* bound with a lease, and not connected: the connection failed */
 };
 
 /* What may be known about a descriptor. 64 bits, so that it is read and written at once. */
@@ -377,6 +407,7 @@ struct attempt {
     uint32_t lost; /* connections undone because their lease had passed to another holder */
     uint32_t taken_back; /* comparisons with the kernel */
     uint64_t budget; /* ns of this thread's CPU time at the first setback; 0: there was none */
+    int unknown; /* -errno: the kernel's connections could not be compared */
     uint32_t rounds; /* searches made again because some of them come free soon */
     bool once; /* the call carries data: it is not made twice */
     bool undone; /* a connection was made and undone: the socket shows the port that it had */
@@ -439,9 +470,6 @@ int sock_name(int fd, struct sockaddr_storage *address, socklen_t *length);
 
 /** sock_tcp_state - TCP_CLOSE...; -errno if it is no TCP or MPTCP socket. */
 int sock_tcp_state(int fd);
-
-/** sock_may_not - whether an answer of these is that of a seccomp filter. */
-bool sock_may_not(int result);
 
 /** sock_disconnect - connect(AF_UNSPEC): abort and make unconnected again. */
 void sock_disconnect(int fd);

@@ -93,13 +93,13 @@ class Server:
 class Pool:
     """One as root makes it for all users of the machine, its path open to them."""
 
-    def __init__(self, folder, server, exhausted="fail", ports=f"{LO}-{HI}"):
+    def __init__(self, folder, server, exhausted="fail", ports=f"{LO}-{HI}", quarantine=1):
         self.path = os.path.join(folder, "pool")
         self.range = ports.split("-")
         os.chmod(folder, 0o755)
         conf = os.path.join(folder, "conf")
         with open(conf, "w", encoding="ascii") as file:
-            file.write(f"[pool]\nports = {ports}\nmode = 0666\nquarantine = 1\n[rule all]\n"
+            file.write(f"[pool]\nports = {ports}\nmode = 0666\nquarantine = {quarantine}\n[rule all]\n"
                        f"to = 127.0.0.1:{server.ports[0]}\nwhen-exhausted = {exhausted}\n")
         self.conf = conf
         done = self.tool("create", "-c", conf)
@@ -400,36 +400,70 @@ def check_pipes(tap, server):
                 tap.equal(done.returncode, 7, f"stderr is a closed {kind}, log {log}: the program goes on")
 
 
-FROZEN = """
-#include <time.h>
-int clock_gettime(clockid_t clock, struct timespec *now) { *now = (struct timespec){1000, 0}; return 0; }
+FAKE = fptest.program("fake", "libfake.so")
+WAITER = """
+import socket, sys, time
+held = [socket.socket() for _ in range(3)]
+for s in held:
+    try:
+        s.connect(("127.0.0.1", int(sys.argv[1])))
+    except OSError as error:
+        print(error.errno)
+print("clock", int(time.monotonic()))
+"""
+# In a namespace of its own, with a server of its own: two connections, closed by a reset.
+GUEST = """
+import errno, socket, struct, sys
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+for _ in range(2):
+    s = socket.socket()
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    try:
+        s.connect(("127.0.0.1", int(sys.argv[1])))
+        print(s.getsockname()[1])
+    except OSError as error:
+        print(errno.errorcode[error.errno])
 """
 
 
 def check_clock(tap, server):
-    """A preloaded clock that stands still hangs no wait, and makes none shorter."""
-    code = ("import socket, sys\nheld = [socket.socket() for _ in range(3)]\n"
-            "for s in held:\n    try: s.connect(('127.0.0.1', int(sys.argv[1])))\n"
-            "    except OSError as error: print(error.errno)\n")
-    with pool_of(server, ports="50000-50001", exhausted="wait 1 s") as pool:
-        source, library = (os.path.join(os.path.dirname(pool.path), "frozen." + end) for end in ("c", "so"))
-        with open(source, "w", encoding="ascii") as file:
-            file.write(FROZEN)
-        done = subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=False)
-        if done.returncode:
-            tap.cannot("a frozen clock", "there is no compiler")
-            return
-        env = dict(pool.environment)
-        env["LD_PRELOAD"] += ":" + library
-        begun = time.monotonic()
-        done = subprocess.run([sys.executable, "-S", "-c", code, str(server.ports[0])], env=env,
-                              capture_output=True, text=True, check=False, timeout=60)
-        took = time.monotonic() - begun
-        tap.point(done.stdout == "99\n" and 0.9 < took < 20, "a frozen clock: a wait of 1 s ends, and not before",
-                  took, done.stdout, done.stderr)
+    """A preloaded clock that stands still, or is ahead: a wait ends, and not before; ports rest as long."""
+    for clock in ("frozen", "+1000"):
+        with pool_of(server, ports="61000-61001", exhausted="wait 1 s") as pool:
+            env = dict(pool.environment, FAKE_CLOCK=clock)
+            env["LD_PRELOAD"] += ":" + FAKE
+            begun, now = time.monotonic(), int(time.monotonic())
+            done = subprocess.run([sys.executable, "-S", "-c", WAITER, str(server.ports[0])], env=env,
+                                  capture_output=True, text=True, check=False, timeout=60)
+            took = time.monotonic() - begun
+            error, _, faked = (done.stdout.split() + ["", "", "0"])[:3]
+            tap.point(error == "99" and 0.9 < took < 20, f"clock {clock}: a wait of 1 s ends, and not before",
+                      took, done.stdout, done.stderr)
+            tap.point(int(faked) == 1000 if clock == "frozen" else int(faked) >= now + 1000, "and it is faked", faked)
+        for quarantine in (0, 600):
+            with pool_of(server, ports="61000-61001", quarantine=quarantine) as pool:
+                env = dict(pool.environment)
+                answers = []
+                for fake in (None, clock):
+                    if fake:
+                        env.update(FAKE_CLOCK=fake, LD_PRELOAD=env["LD_PRELOAD"] + ":" + FAKE)
+                    done = subprocess.run(["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh",
+                                           sys.executable, "-S", "-c", GUEST, str(server.ports[0])], env=env,
+                                          capture_output=True, text=True, check=False, timeout=60)
+                    answers.append(done.stdout.split())
+                good = sorted(answers[0]) == ["61000", "61001"] and \
+                    (answers[1] == ["EADDRNOTAVAIL"] * 2 if quarantine else set(answers[1]) <= {"61000", "61001"})
+                tap.point(good, f"clock {clock}: another namespace's ports after a quarantine of {quarantine} s",
+                          answers, done.stderr)
 
 
-PRIVATE = "import socket, sys; s = socket.create_connection(('127.0.0.1', int(sys.argv[1]))); print(s.getsockname()[1])"
+PRIVATE = """
+import socket, sys
+try:
+    print(socket.create_connection(("127.0.0.1", int(sys.argv[1]))).getsockname()[1])
+except OSError:
+    pass
+"""
 
 
 def check_private(tap, server):
@@ -437,9 +471,9 @@ def check_private(tap, server):
     env = fptest.environment(FIXPORT_PORTS="50800-50809", FIXPORT_TO="127.0.0.1")
     user = 20000 + os.getpid() % 30000  # other tests run beside this one
 
-    def dial():
+    def dial(on_error="pass"):
         done = subprocess.run(["setpriv", f"--reuid={user}", "--clear-groups", sys.executable, "-S", "-c", PRIVATE,
-                               str(server.ports[0])], env=env, capture_output=True, text=True, check=False)
+                               str(server.ports[0])], env=dict(env, FIXPORT_ON_ERROR=on_error), capture_output=True, text=True, check=False)
         return done.stdout.strip(), done.stderr
 
     def pools():
@@ -452,14 +486,78 @@ def check_private(tap, server):
     tap.equal({os.stat(name).st_mode & 0o777 for name in pools()}, {0o600}, "is its user's alone")
     for name in pools():
         os.unlink(name)
-    for owner in (54321, 0):
-        subprocess.run([fptest.POOL_TOOL, "create", "--pool", own, "-p", "50810-50819", "-t", "127.0.0.1"],
-                       check=True, capture_output=True)
-        for name in pools():
-            os.chown(name, owner, owner)
+    def refused(what, why):
+        """Neither used, nor silent; and with FIXPORT_ON_ERROR=fail there is no connection."""
         port, err = dial()
-        tap.point(not 50810 <= int(port or 0) <= 50819 and err.count("\n") == 1,
-                  f"one that user {owner} has made first is not taken, and that is said", port, err)
+        tap.point(port and not 50800 <= int(port) <= 50819 and err.count("\n") == 1 and why in err,
+                  f"a private pool's place is taken: {what}: said", port, err)
+        port, err = dial("fail")
+        tap.point(not port and why in err, f"{what}: refused", port, err)
+        for name in pools() + glob.glob(f"/dev/shm/fixport-{user}.other*"):
+            shutil.rmtree(name) if os.path.isdir(name) and not os.path.islink(name) else os.unlink(name)
+
+    def make(path, ports, owner):
+        subprocess.run([fptest.POOL_TOOL, "create", "--pool", path, "-p", ports, "-t", "127.0.0.1"],
+                       check=True, capture_output=True)
+        for name in glob.glob(path + "*"):
+            os.chown(name, owner, owner)
+            os.chmod(name, 0o600 if name != path else 0o644)
+
+    other = f"/dev/shm/fixport-{user}.other"
+    nobodys, not_alone = "its owner is neither root nor this user", "it is not this user's alone"
+    for owner, why in ((54321, nobodys), (0, "permission denied")):
+        make(own, "50810-50819", owner)
+        refused(f"a pool of user {owner}'s", why)
+    make(own, "50810-50819", 0)  # all may write its shares, as of one in /run/fixport
+    os.chmod(glob.glob(own + ".*")[0], 0o666)
+    refused("a pool of root's for all", not_alone)
+    make(other, "50810-50819", 0)
+    os.chmod(glob.glob(other + ".*")[0], 0o666)
+    os.link(other, own)
+    for name in glob.glob(other + ".*"):
+        os.link(name, own + name[len(other):])
+    refused("a hard link to root's", "")
+    for how in ("a second link", "mode 0640", "mode 0604", "mode 0660", "a symbolic link", "other rules", "a FIFO",
+                "a directory", "other shares", "another's shares"):
+        assert 50800 <= int(dial()[0]) <= 50809
+        shares = glob.glob(own + ".*")[0]
+        why = not_alone
+        if how == "a second link":
+            os.link(own, other)
+        elif how.startswith("mode"):
+            os.chmod(own, int(how[5:], 8))
+            why = nobodys if how == "mode 0660" else not_alone
+        elif how == "a symbolic link":
+            os.rename(own, other)
+            os.symlink(other, own)
+            why = "symbolic link"
+        elif how == "other rules":
+            os.unlink(own), os.unlink(shares)
+            make(own, "50810-50819", user)
+            os.chmod(own, 0o600)
+        elif how in ("a FIFO", "a directory"):
+            os.unlink(own)
+            os.mkfifo(own) if how == "a FIFO" else os.mkdir(own)
+            why = "not a regular file" if how == "a FIFO" else "a directory"
+        else:
+            os.unlink(shares)
+            with open(shares, "wb") as file:
+                file.truncate(8 << 20)
+            os.chown(shares, *(2 * (user if how == "other shares" else 54321,)))
+            os.chmod(shares, 0o666)
+            why = "not its own"
+        refused(how, why)
+    for mode, owner, used in ((0o700, user, True), (0o755, user, False), (0o700, 54321, False), (0o700, 0, False)):
+        code = (f"mount -t tmpfs tmpfs /run && mkdir -p -m 755 /run/user && mkdir -m {mode:o} /run/user/{user} && "
+                f'chown {owner} /run/user/{user} && "$@"; ls /run/user/{user}')
+        done = subprocess.run(["unshare", "-m", "sh", "-c", code, "sh", "setpriv", f"--reuid={user}", "--clear-groups",
+                               sys.executable, "-S", "-c", PRIVATE, str(server.ports[0])], env=env,
+                              capture_output=True, text=True, check=False)
+        there = [name for name in done.stdout.split() if name.startswith("fixport-")]
+        tap.point(50800 <= int(done.stdout.split()[0]) <= 50809 and not done.stderr and
+                  (len(there) == 2 and not pools() if used else not there and len(pools()) == 2),
+                  f"/run/user/UID with mode {mode:o}, owner {owner}: {'used' if used else 'not used'}", done.stdout,
+                  done.stderr, pools())
         for name in pools():
             os.unlink(name)
 
