@@ -129,14 +129,18 @@ static void lane_bury(struct burial *burial, uint32_t place, uint32_t lane)
 
 /*
  * Puts every word of the dead holders, and those that are nobody's, into quarantine, in one pass.
- * Places that the policy has never touched are holes: reading them would allocate them.
  */
 static void words_bury(struct burial *burial)
 {
+    uint8_t held[POOL_LANES_MAX];
     for (uint32_t page = 0; page < POOL_PORT_PAGES; page++) {
         uint32_t place = burial->pool->header->pagemap[page];
-        for (uint32_t lane = 0; place < burial->pool->places && lane < burial->pool->lanes; lane++)
-            lane_bury(burial, place, lane);
+        if (place >= burial->pool->places)
+            continue;
+        pool_held(burial->pool, place, held);
+        for (uint32_t lane = 0; lane < burial->pool->lanes; lane++)
+            if (held[lane])
+                lane_bury(burial, place, lane);
     }
 }
 

@@ -297,11 +297,11 @@ int lease_claim(struct lease_search *search, uint16_t port, struct lease *lease)
 }
 
 /* Whether the port is free or this namespace's in every lane, as far as @words may be looked at. */
-static bool port_is_unused(const struct pool *pool, uint16_t port, uint32_t holder,
+static bool port_is_unused(const struct pool *pool, uint16_t port, const uint8_t *held, uint32_t holder,
                            uint32_t quarantine, uint64_t now, uint32_t *words)
 {
     for (uint32_t lane = 0; lane < pool->lanes && *words; lane++, --*words) {
-        _Atomic uint64_t *at = pool_word(pool, lane, port);
+        _Atomic uint64_t *at = held[lane] ? pool_word(pool, lane, port) : NULL;
         uint64_t word = at ? atomic_load_explicit(at, memory_order_relaxed) : 0;
         bool rested = word_state(word) == WORD_RESTING &&
                       age(now, word_when(word)) >= quarantine;
@@ -317,10 +317,16 @@ uint16_t lease_unused_port(const struct pool *pool, const struct pool_any *any, 
     uint64_t now = sys_now_ms();
     uint32_t size = portset_size(&any->ports);
     uint32_t start = size ? (uint32_t)((uint64_t)random * size >> 32) : 0;
-    uint32_t follow;
+    uint32_t follow, before = POOL_NO_PLACE;
+    uint8_t held[POOL_LANES_MAX];
     for (uint32_t i = 0; i < size && *words; i++) {
         uint16_t port = port_at(&any->ports, (start + i) % size, &follow);
-        if (port && port_is_unused(pool, port, slot + 1, any->quarantine_ms, now, words))
+        uint32_t place = pool->header->pagemap[port / POOL_PAGE_PORTS];
+        if (place < pool->places && place != before)
+            pool_held(pool, place, held);
+        before = place;
+        if (place < pool->places &&
+            port_is_unused(pool, port, held, slot + 1, any->quarantine_ms, now, words))
             return port;
     }
     *words = 0;
@@ -631,15 +637,30 @@ static int lane_apply(const struct truth *truth, uint32_t holder, uint32_t place
     return freed;
 }
 
+/* Whether there is a connection that a lane's words, if there are none, have to learn of. */
+static bool lane_is_live(const struct truth *truth, uint32_t place, uint32_t lane)
+{
+    const uint8_t *bits = truth->live + ((size_t)place * truth->pool->lanes + lane) * POOL_PAGE_PORTS / 8;
+    for (uint32_t i = 0; i < POOL_PAGE_PORTS / 8; i++)
+        if (bits[i])
+            return true;
+    return false;
+}
+
 static int truth_apply(const struct truth *truth, uint32_t holder, uint64_t began)
 {
     const struct pool *pool = truth->pool;
     uint32_t keyed = pool->lanes - pool->lanes_shared;
     int changed = 0;
+    uint8_t held[POOL_LANES_MAX];
     for (uint32_t page = 0; page < POOL_PORT_PAGES; page++) {
         uint32_t place = pool->header->pagemap[page];
-        for (uint32_t lane = 0; place < pool->places && lane < pool->lanes; lane++)
-            if (lane >= keyed || atomic_load(&pool->lane_key[lane]))
+        if (place >= pool->places)
+            continue;
+        pool_held(pool, place, held);
+        for (uint32_t lane = 0; lane < pool->lanes; lane++)
+            if ((lane >= keyed || atomic_load(&pool->lane_key[lane])) &&
+                (held[lane] || lane_is_live(truth, place, lane)))
                 changed += lane_apply(truth, holder, place, lane, began);
     }
     return changed;

@@ -373,6 +373,17 @@ _Atomic uint64_t *pool_word(const struct pool *pool, uint32_t lane, uint16_t por
                        port % POOL_PAGE_PORTS];
 }
 
+void pool_held(const struct pool *pool, uint32_t place, uint8_t held[POOL_LANES_MAX])
+{
+    long result = -ENOSYS;
+#ifdef __x86_64__ /* a lane's words are a page: elsewhere one may be larger */
+    result = SYS(mincore, &pool->word[(size_t)place * pool->lanes * POOL_PAGE_PORTS],
+                 layout_place_bytes(pool->lanes), held);
+#endif
+    if (result)
+        memset(held, 1, POOL_LANES_MAX);
+}
+
 /* The finaliser of splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators). */
 static uint64_t mix(uint64_t x)
 {

@@ -118,6 +118,14 @@ int pool_policy(const struct pool *pool, struct policy *copy);
 _Atomic uint64_t *pool_word(const struct pool *pool, uint32_t lane, uint16_t port);
 
 /**
+ * pool_held - which lanes have words of a page of ports in memory. Whoever may write the shares can make
+ * holes in them, which read as free words; and to read one allocates it, at the expense of the reader's
+ * control group: so whoever reads them all leaves out what is not there.
+ * @place: < pool->places. @held: for each lane whether it has. All have if the kernel does not say.
+ */
+void pool_held(const struct pool *pool, uint32_t place, uint8_t held[POOL_LANES_MAX]);
+
+/**
  * pool_lane_find - the lane of a destination.
  * @insert: claim a lane if it has none yet.
  * Return: an index < pool->lanes; without @insert -ENOENT if it has none and none is shared by it.
