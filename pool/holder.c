@@ -20,6 +20,7 @@
 
 #define JOIN_WINDOW 16u
 #define JOIN_TRIES 20
+#define CONDEMNED (1ull << 62) /* in a cookie: nobody joins that slot any more */
 
 uint64_t holder_netns(int fd)
 {
@@ -61,9 +62,16 @@ static uint64_t word_buried(uint64_t word, uint64_t now)
     return word_make(WORD_RESTING, 0, word_state(word) == WORD_RESTING ? word_when(word) : now);
 }
 
+static uint64_t cpu_ns(void)
+{
+    struct timespec used = {.tv_sec = 0};
+    SYS(clock_gettime, CLOCK_THREAD_CPUTIME_ID, &used);
+    return (uint64_t)used.tv_sec * 1000000000 + (uint64_t)used.tv_nsec;
+}
+
 /* A set of slots. */
 struct slots {
-    uint64_t bits[POOL_HOLDERS / 64];
+    uint64_t bits[POOL_SLOTS / 64 + 1];
 };
 
 static void slots_add(struct slots *slots, uint32_t slot)
@@ -71,51 +79,81 @@ static void slots_add(struct slots *slots, uint32_t slot)
     slots->bits[slot / 64] |= 1ull << slot % 64;
 }
 
-/* @holder: slot + 1, as words have it, or anything. */
-static bool slots_have(const struct slots *slots, uint32_t holder)
+static bool slots_have(const struct slots *slots, uint32_t slot)
 {
-    uint32_t slot = holder - 1;
-    return slot < POOL_HOLDERS && (slots->bits[slot / 64] >> slot % 64 & 1);
+    return slot < POOL_SLOTS && (slots->bits[slot / 64] >> slot % 64 & 1);
 }
 
-static void lane_bury(const struct pool *pool, uint32_t place, uint32_t lane,
-                      const struct slots *dead, uint64_t now)
+/* Who is buried, and what is known of guests. */
+struct burial {
+    const struct pool *pool;
+    int fd;
+    uint64_t now; /* before the first look at a guest's lock */
+    uint64_t until; /* cpu_ns() */
+    struct slots dead;
+    struct slots asked; /* guests */
+};
+
+/* A guest is looked at when the first of its words is met. */
+static bool burial_has(struct burial *burial, uint64_t word)
 {
+    uint32_t slot = word_holder(word) - 1;
+    if (slot < POOL_HOLDERS || slot >= POOL_SLOTS)
+        return slots_have(&burial->dead, slot);
+    if (!slots_have(&burial->asked, slot) && cpu_ns() < burial->until) {
+        slots_add(&burial->asked, slot);
+        if (!holder_alive(burial->fd, slot))
+            slots_add(&burial->dead, slot);
+    }
+    /* What is younger may be that of one who has come since. */
+    return slots_have(&burial->dead, slot) && word_when(word) < burial->now &&
+           word_state(word) != WORD_RESTING;
+}
+
+/* Return: how many words were buried. */
+static unsigned lane_bury(struct burial *burial, uint32_t place, uint32_t lane)
+{
+    const struct pool *pool = burial->pool;
     _Atomic uint64_t *words = &pool->word[((size_t)place * pool->lanes + lane) * POOL_PAGE_PORTS];
+    unsigned count = 0;
     for (uint32_t i = 0; i < POOL_PAGE_PORTS; i++) {
         uint64_t word = atomic_load_explicit(&words[i], memory_order_relaxed);
-        if (word && slots_have(dead, word_holder(word)))
-            atomic_compare_exchange_strong(&words[i], &word, word_buried(word, now));
+        if (word && burial_has(burial, word))
+            count += atomic_compare_exchange_strong(&words[i], &word, word_buried(word, burial->now));
     }
+    return count;
 }
 
 /*
- * Puts every word of these dead holders into quarantine, in one pass. The caller has the slots'
- * exclusive locks. Places that the policy has never touched are holes: reading them would allocate
- * them.
+ * Puts every word of these dead holders into quarantine, in one pass. Places that the policy has never
+ * touched are holes: reading them would allocate them.
  */
-static void words_bury(const struct pool *pool, const struct slots *dead, uint64_t now)
+static unsigned words_bury(struct burial *burial)
 {
+    const struct pool *pool = burial->pool;
+    unsigned count = 0;
     for (uint32_t page = 0; page < POOL_PORT_PAGES; page++) {
         uint32_t place = pool->header->pagemap[page];
         for (uint32_t lane = 0; place < pool->places && lane < pool->lanes; lane++)
-            lane_bury(pool, place, lane, dead, now);
+            count += lane_bury(burial, place, lane);
     }
+    return count;
 }
 
-/* The last of it: who dies before leaves a slot that is dead as it was. */
-static void slot_clear(const struct pool *pool, uint32_t slot)
+/*
+ * Makes sure that no process has that slot, and none joins it from now on.
+ * Return: its cookie, condemned; 0: somebody has it, or it changes just now.
+ */
+static uint64_t slot_condemn(const struct pool *pool, int fd, uint32_t slot)
 {
-    atomic_store(&pool->holder[slot].cookie, 0);
-    atomic_fetch_add_explicit(&pool->counters->buried, 1, memory_order_relaxed);
-}
-
-static void slot_bury(const struct pool *pool, uint32_t slot, uint64_t now)
-{
-    struct slots dead = {.bits = {0}};
-    slots_add(&dead, slot);
-    words_bury(pool, &dead, now);
-    slot_clear(pool, slot);
+    _Atomic uint64_t *cookie = &pool->holder[slot].cookie;
+    uint64_t before = atomic_load(cookie), condemned = before | CONDEMNED;
+    if (holder_alive(fd, slot) || !atomic_compare_exchange_strong(cookie, &before, condemned))
+        return 0;
+    if (!holder_alive(fd, slot))
+        return condemned;
+    atomic_compare_exchange_strong(cookie, &condemned, before); /* joined in between */
+    return 0;
 }
 
 static uint64_t netns_inode(void)
@@ -139,8 +177,8 @@ static void command_name(char *name, size_t size)
             name[i] = '\0';
 }
 
-/* Makes a slot this namespace's. The caller has its exclusive lock, so nobody else writes it. */
-static void slot_fill(struct pool_holder *holder, uint64_t cookie)
+/* Says who has a slot that is this namespace's. */
+static void slot_fill(struct pool_holder *holder)
 {
     struct utsname host = {.nodename = ""};
     struct timespec now = {.tv_sec = 0};
@@ -156,16 +194,17 @@ static void slot_fill(struct pool_holder *holder, uint64_t cookie)
     struct text text = text_begin(holder->host, sizeof(holder->host));
     text_string_n(&text, host.nodename, sizeof(host.nodename));
     command_name(holder->command, sizeof(holder->command));
-    atomic_store_explicit(&holder->cookie, cookie, memory_order_release);
 }
 
 void holder_restore(const struct pool *pool, uint32_t slot, uint64_t cookie)
 {
-    if (atomic_load(&pool->holder[slot].cookie) == 0)
-        slot_fill(&pool->holder[slot], cookie);
+    if (slot >= POOL_HOLDERS || atomic_load(&pool->holder[slot].cookie) != 0)
+        return;
+    slot_fill(&pool->holder[slot]);
+    atomic_store_explicit(&pool->holder[slot].cookie, cookie, memory_order_release);
 }
 
-/* Joins the slot if it is this namespace's. -EAGAIN: somebody is just writing it. */
+/* Joins the slot if it is this namespace's. -ENOENT: it is not any more. */
 static int slot_join(const struct pool *pool, int fd, uint32_t slot, uint64_t cookie)
 {
     int result = slot_lock(fd, slot, F_RDLCK);
@@ -173,32 +212,50 @@ static int slot_join(const struct pool *pool, int fd, uint32_t slot, uint64_t co
         return result;
     if (atomic_load(&pool->holder[slot].cookie) == cookie)
         return 0;
-    slot_lock(fd, slot, F_UNLCK); /* buried in between */
+    slot_lock(fd, slot, F_UNLCK);
     return -ENOENT;
 }
 
-/* Makes an unused or dead slot this namespace's. -EAGAIN: it is alive. */
+/* Makes an unused or dead slot this namespace's. -EBUSY: it is alive. -EAGAIN: others want it, too. */
 static int slot_claim(const struct pool *pool, int fd, uint32_t slot, uint64_t cookie)
 {
-    int result = slot_lock(fd, slot, F_WRLCK);
-    if (result)
-        return result;
-    if (atomic_load(&pool->holder[slot].cookie) != 0)
-        slot_bury(pool, slot, sys_now_ms());
-    slot_fill(&pool->holder[slot], cookie);
-    return slot_lock(fd, slot, F_RDLCK);
+    uint64_t condemned = slot_condemn(pool, fd, slot);
+    if (!condemned)
+        return holder_alive(fd, slot) ? -EBUSY : -EAGAIN;
+    if (condemned != CONDEMNED) {
+        struct burial burial = {.pool = pool, .fd = fd, .now = sys_now_ms()};
+        slots_add(&burial.dead, slot);
+        words_bury(&burial);
+        atomic_fetch_add_explicit(&pool->counters->buried, 1, memory_order_relaxed);
+    }
+    if (!atomic_compare_exchange_strong(&pool->holder[slot].cookie, &condemned, cookie))
+        return -EAGAIN;
+    int result = slot_join(pool, fd, slot, cookie);
+    if (!result)
+        slot_fill(&pool->holder[slot]);
+    return result == -ENOENT ? -EAGAIN : result;
 }
 
-/* The slot of this namespace among @window slots from @home. -EAGAIN: somebody is writing it. */
-static int window_join(const struct pool *pool, int fd, uint64_t cookie, uint32_t home,
-                       uint32_t window)
+/* A place among the slots: where a namespace looks for its own. */
+struct window {
+    const struct pool *pool;
+    int fd;
+    uint64_t cookie;
+    uint32_t home;
+    uint32_t size;
+    uint64_t until; /* cpu_ns(); 0: to the end */
+    bool patient; /* who is just claiming a slot may be of this very namespace: come again */
+};
+
+/* The slot of this namespace. -ENOENT: it has none; -EAGAIN: somebody is writing it. */
+static int window_join(const struct window *window)
 {
     int result = -ENOENT;
-    for (uint32_t i = 0; i < window; i++) {
-        uint32_t slot = (home + i) % POOL_HOLDERS;
-        if (atomic_load(&pool->holder[slot].cookie) != cookie)
+    for (uint32_t i = 0; i < window->size; i++) {
+        uint32_t slot = (window->home + i) % POOL_HOLDERS;
+        if (atomic_load(&window->pool->holder[slot].cookie) != window->cookie)
             continue;
-        int joined = slot_join(pool, fd, slot, cookie);
+        int joined = slot_join(window->pool, window->fd, slot, window->cookie);
         if (joined == 0)
             return (int)slot;
         result = joined == -ENOENT ? -EAGAIN : joined;
@@ -206,84 +263,100 @@ static int window_join(const struct pool *pool, int fd, uint64_t cookie, uint32_
     return result;
 }
 
-/*
- * A slot for a namespace that has none: an unused one, else a dead one. An unused slot that is
- * locked may be just being claimed for this very namespace: the patient come again for it.
- */
-static int window_claim(const struct pool *pool, int fd, uint64_t cookie, uint32_t home,
-                        uint32_t window, bool patient)
+/* A slot for a namespace that has none: an unused one, else a dead one. -ENOSPC: all are alive. */
+static int window_claim(const struct window *window)
 {
     for (int dead = 0; dead <= 1; dead++) {
-        for (uint32_t i = 0; i < window; i++) {
-            uint32_t slot = (home + i) % POOL_HOLDERS;
-            if ((atomic_load(&pool->holder[slot].cookie) != 0) != dead)
+        for (uint32_t i = 0; i < window->size; i++) {
+            uint32_t slot = (window->home + i) % POOL_HOLDERS;
+            uint64_t cookie = atomic_load(&window->pool->holder[slot].cookie);
+            if (((cookie & ~CONDEMNED) != 0) != dead)
                 continue;
-            int result = slot_claim(pool, fd, slot, cookie);
+            if (cookie == CONDEMNED && window->patient)
+                return -EAGAIN;
+            int result = slot_claim(window->pool, window->fd, slot, window->cookie);
             if (result == 0)
                 return (int)slot;
-            if (result != -EAGAIN || (!dead && patient))
+            if (result != -EBUSY && (result != -EAGAIN || window->patient))
                 return result;
+            if (window->until && cpu_ns() > window->until)
+                return -ENOSPC;
         }
     }
     return -ENOSPC;
 }
 
 /* Joins the namespace's slot, or claims one. -EAGAIN: come again. */
-static int window_enter(const struct pool *pool, int fd, uint64_t cookie, uint32_t home,
-                        uint32_t window, bool patient, bool *is_new)
+static int window_enter(const struct window *window, bool *is_new)
 {
-    int result = window_join(pool, fd, cookie, home, window);
-    *is_new = result == -ENOENT || (!patient && result < 0);
-    return *is_new ? window_claim(pool, fd, cookie, home, window, patient) : result;
+    int result = window_join(window);
+    *is_new = result == -ENOENT || (!window->patient && result < 0);
+    return *is_new ? window_claim(window) : result;
+}
+
+static uint32_t hash(uint64_t cookie)
+{
+    return (uint32_t)(cookie * 0x9e3779b97f4a7c15ull >> 32);
+}
+
+/* No slot can be had. */
+static int guest_join(const struct pool *pool, int fd, uint64_t cookie)
+{
+    uint32_t slot = POOL_HOLDERS + hash(cookie ^ pool->seed) % (POOL_SLOTS - POOL_HOLDERS);
+    int result = slot_lock(fd, slot, F_RDLCK);
+    atomic_fetch_add_explicit(&pool->counters->guests, 1, memory_order_relaxed);
+    return result ? result : (int)slot;
 }
 
 int holder_join(const struct pool *pool, int fd, uint64_t cookie, bool *is_new)
 {
-    uint32_t home = (uint32_t)(cookie * 0x9e3779b97f4a7c15ull >> 32) % POOL_HOLDERS;
+    struct window window = {.pool = pool,
+                            .fd = fd,
+                            .cookie = cookie,
+                            .home = hash(cookie) % POOL_HOLDERS,
+                            .size = JOIN_WINDOW,
+                            .patient = true};
     int result = -ENOSPC;
     bool unused;
     is_new = is_new ? is_new : &unused;
     for (int tries = 0; tries < JOIN_TRIES; tries++) {
-        result = window_enter(pool, fd, cookie, home, JOIN_WINDOW, true, is_new);
+        result = window_enter(&window, is_new);
         if (result != -EAGAIN)
             break;
         SYS(nanosleep, &(struct timespec){.tv_nsec = 50000}, NULL);
     }
     if (result != -EAGAIN && result != -ENOSPC)
         return result;
-    /* The window is full, or its lock is held by somebody who does not go on: look everywhere. */
-    return window_enter(pool, fd, cookie, home, POOL_HOLDERS, false, is_new);
+    /* The window is full, or somebody writes to it all the time: look everywhere. */
+    window.patient = false;
+    window.size = POOL_HOLDERS;
+    window.until = cpu_ns() + HOLDER_LOOK_NS;
+    result = window_enter(&window, is_new);
+    return result == -EAGAIN || result == -ENOSPC ? guest_join(pool, fd, cookie) : result;
 }
 
-/* Locks the slots of those that have died, and no others. Return: how many. */
-static int dead_lock(const struct pool *pool, int fd, struct slots *dead)
+int holder_bury_dead(const struct pool *pool, int fd, bool patient)
 {
+    struct burial burial = {.pool = pool,
+                            .fd = fd,
+                            .now = sys_now_ms(),
+                            .until = cpu_ns() + (patient ? HOLDER_PATIENCE_NS : HOLDER_LOOK_NS)};
     int count = 0;
-    for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++) {
-        if (atomic_load(&pool->holder[slot].cookie) == 0 || slot_lock(fd, slot, F_WRLCK) != 0)
-            continue;
-        if (atomic_load(&pool->holder[slot].cookie) != 0) {
-            slots_add(dead, slot);
+    for (uint32_t i = 0; i < POOL_HOLDERS && cpu_ns() < burial.until; i++) {
+        uint32_t slot = (uint32_t)(burial.now + i) % POOL_HOLDERS;
+        if (atomic_load(&pool->holder[slot].cookie) && slot_condemn(pool, fd, slot)) {
+            slots_add(&burial.dead, slot);
             count++;
-        } else {
-            slot_lock(fd, slot, F_UNLCK); /* buried in between */
         }
     }
-    return count;
-}
-
-int holder_bury_dead(const struct pool *pool, int fd, uint64_t now)
-{
-    struct slots dead = {.bits = {0}};
-    int count = dead_lock(pool, fd, &dead);
-    if (!count)
+    if (!count && !patient && !atomic_load(&pool->counters->guests))
         return 0;
-    words_bury(pool, &dead, now);
+    unsigned words = words_bury(&burial);
     for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++) {
-        if (!slots_have(&dead, slot + 1))
-            continue;
-        slot_clear(pool, slot);
-        slot_lock(fd, slot, F_UNLCK);
+        uint64_t cookie = atomic_load(&pool->holder[slot].cookie);
+        if (slots_have(&burial.dead, slot) && cookie & CONDEMNED)
+            atomic_compare_exchange_strong(&pool->holder[slot].cookie, &cookie, 0);
     }
-    return count;
+    atomic_fetch_add_explicit(&pool->counters->buried, (unsigned)count, memory_order_relaxed);
+    return count ? count : words > 0;
 }

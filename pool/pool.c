@@ -205,37 +205,49 @@ static int file_map(int file, struct pool *pool)
     return result;
 }
 
-static int shares_map(const char *path, struct pool *pool, int *fd)
+static int shares_map(const char *path, struct pool *pool)
 {
-    *fd = pool_shares_open(path, pool, O_RDWR);
-    if (*fd < 0)
-        return *fd;
-    long at = SYS(mmap, NULL, pool->shared_size, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
-    if (is_address(at)) {
-        pool_share(pool, (void *)at);
-        return 0;
-    }
-    SYS(close, *fd);
-    return (int)at;
+    int fd = pool_shares_open(path, pool, O_RDWR);
+    if (fd < 0)
+        return fd;
+    long at = SYS(mmap, NULL, pool->shared_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    SYS(close, fd);
+    if (!is_address(at))
+        return (int)at;
+    pool_share(pool, (void *)at);
+    return 0;
 }
 
 int pool_open(const char *path, struct pool *pool, int *fd)
 {
-    int shares;
     *pool = (struct pool){.header = NULL};
     int file = file_open(path, O_RDONLY);
     if (file < 0)
         return file;
     int result = file_map(file, pool);
-    SYS(close, file);
     if (!result)
-        result = shares_map(path, pool, &shares);
+        result = shares_map(path, pool);
     if (result)
         pool_close(pool);
-    else if (fd)
-        *fd = shares;
+    if (!result && fd)
+        *fd = file;
     else
-        SYS(close, shares);
+        SYS(close, file);
+    return result;
+}
+
+int pool_file_open(const char *path, const struct pool *pool)
+{
+    struct stat st;
+    int fd = file_open(path, O_RDONLY);
+    if (fd < 0)
+        return fd;
+    int result = (int)SYS(fstat, fd, &st);
+    if (!result && (st.st_dev != pool->device || st.st_ino != pool->inode))
+        result = -ESTALE;
+    if (!result)
+        return fd;
+    SYS(close, fd);
     return result;
 }
 

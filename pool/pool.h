@@ -47,7 +47,7 @@ struct pool_options {
  * pool_open - open, check and map a pool.
  * @path: not followed if its last component is a symlink.
  * @pool: the result; pool->header is NULL on failure.
- * @fd: if not NULL, receives a descriptor of the very open file of the shares that is mapped, which the
+ * @fd: if not NULL, receives a descriptor of the very open file of the pool's own that is mapped, which the
  *      caller closes (holder_join() needs it); else it is closed.
  *
  * Return: 0, or
@@ -85,6 +85,10 @@ void pool_share(struct pool *pool, void *memory);
  * @flags: O_RDWR or O_RDONLY. Return: a descriptor; -ENOLINK, others of open(2).
  */
 int pool_shares_open(const char *path, const struct pool *pool, int flags);
+
+/** pool_file_open - open the own file of @pool at @path again, to read. Return: a descriptor; -ESTALE: that
+ * is another one; errors of open(2). */
+int pool_file_open(const char *path, const struct pool *pool);
 
 /** pool_close - unmap. The locks that its open file anchors go with it. */
 void pool_close(struct pool *pool);

@@ -108,7 +108,7 @@ static void leave_idle(struct shim_pool *at)
     uint64_t idle = unused_entry(at) == SHIM_NETNS ? IDLE_FULL_MS : IDLE_MS;
     for (uint32_t i = 0; i < SHIM_NETNS; i++) {
         struct shim_netns *netns = &at->netns[i];
-        if (!atomic_load(&netns->cookie) || !netns->anchor ||
+        if (!atomic_load(&netns->cookie) || !netns->later ||
             now - atomic_load(&netns->used) < idle || hint_has_netns(i))
             continue;
         atomic_store(&netns->cookie, 0);
@@ -132,8 +132,19 @@ bool netns_is_own(const struct shim_netns *netns)
     return own_cookie() == atomic_load(&netns->cookie);
 }
 
-/* Joins the namespace @cookie. @fd: an open pool file, kept open by a mapping of the caller's. */
-static struct shim_netns *join(struct shim_pool *at, int fd, uint64_t cookie, uintptr_t anchor,
+/*
+ * Keeps an open file, and so its lock, by a mapping that nobody touches. For people who look into
+ * /proc/PID/maps its offset says which slot: from there fixport-pool knows who keeps a holder alive.
+ * Return: 0 if there is no memory.
+ */
+static uintptr_t anchor_slot(int fd, uint32_t slot)
+{
+    long at = SYS(mmap, NULL, 1, PROT_NONE, MAP_SHARED, fd, (slot + 1) * POOL_ANCHOR_STEP);
+    return at > 0 || at < -4095 ? (uintptr_t)at : 0;
+}
+
+/* Joins the namespace @cookie. @fd: an open pool file; @later: that nothing keeps open but an anchor. */
+static struct shim_netns *join(struct shim_pool *at, int fd, uint64_t cookie, bool later,
                                bool *is_new)
 {
     uint32_t index = unused_entry(at);
@@ -143,12 +154,17 @@ static struct shim_netns *join(struct shim_pool *at, int fd, uint64_t cookie, ui
     }
     int slot = holder_join(&at->pool, fd, cookie, is_new);
     if (slot < 0) {
-        fault_set(shim.path, slot == -ENOSPC ? "1024 network namespaces use it already"
-                                             : pool_strerror(slot));
+        fault_set(shim.path, pool_strerror(slot));
+        return NULL;
+    }
+    uintptr_t anchor = anchor_slot(fd, (uint32_t)slot);
+    if (later && !anchor) {
+        fault_set(shim.path, pool_strerror(-ENOMEM));
         return NULL;
     }
     struct shim_netns *netns = &at->netns[index];
     netns->slot = (uint32_t)slot;
+    netns->later = later;
     netns->anchor = anchor;
     atomic_store(&netns->used, sys_now_ms());
     atomic_store(&netns->local, 0); /* read when it is needed */
@@ -166,13 +182,11 @@ static struct shim_netns *join(struct shim_pool *at, int fd, uint64_t cookie, ui
  */
 void netns_join_own(struct shim_pool *at, int fd)
 {
-    /* The lock must outlive the other mapping of this open file, if that is torn. */
-    SYS(mmap, NULL, 1, PROT_NONE, MAP_SHARED, fd, 0);
     bool is_new = false;
     uint64_t cookie = own_cookie();
     atomic_store(&seen, 0); /* entries of another pool */
     /* If it cannot be found out, the first connection's socket will do. */
-    struct shim_netns *netns = cookie ? join(at, fd, cookie, 0, &is_new) : NULL;
+    struct shim_netns *netns = cookie ? join(at, fd, cookie, false, &is_new) : NULL;
     if (netns && (is_new || atomic_load(&shim.current)))
         lease_reconcile(&at->pool, netns->slot, sys_now_ms());
 }
@@ -183,17 +197,12 @@ static struct shim_netns *join_later(struct shim_pool *at, uint64_t cookie)
     bool is_new = false;
     struct shim_netns *netns = NULL;
     leave_idle(at);
-    int fd = pool_shares_open(shim.path, &at->pool, O_RDWR);
+    int fd = pool_file_open(shim.path, &at->pool);
     if (fd < 0) {
         fault_set(shim.path, pool_strerror(fd));
         return NULL;
     }
-    long anchor = SYS(mmap, NULL, 1, PROT_NONE, MAP_SHARED, fd, 0);
-    bool mapped = anchor > 0 || anchor < -4095;
-    if (mapped)
-        netns = join(at, fd, cookie, (uintptr_t)anchor, &is_new);
-    if (!netns && mapped)
-        SYS(munmap, anchor, 1);
+    netns = join(at, fd, cookie, true, &is_new);
     SYS(close, fd);
     if (netns && is_new && netns_is_own(netns))
         lease_reconcile(&at->pool, netns->slot, sys_now_ms());
@@ -265,7 +274,7 @@ struct shim_netns *netns_of(struct shim_pool *at, int fd)
     if (cookie)
         return find_or_join(at, cookie);
     /* Nobody says; but a process that has not gone elsewhere is where it was when it started. */
-    if (atomic_load(&at->netns[0].cookie) && !at->netns[0].anchor && !atomic_load(&wanders))
+    if (atomic_load(&at->netns[0].cookie) && !at->netns[0].later && !atomic_load(&wanders))
         return &at->netns[0];
     fault_set("SO_NETNS_COOKIE", "the program may not ask in which network namespace a socket is");
     return NULL;

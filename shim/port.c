@@ -555,9 +555,9 @@ static bool take_back(struct attempt *attempt)
     if ((!attempt->waiting && attempt->taken_back++ >= COMPARE_TIMES) || !comparison_due(attempt, now))
         return false;
     int found = reconcile(attempt, now);
-    int fd = pool_shares_open(shim.path, pool, O_RDWR);
+    int fd = pool_file_open(shim.path, pool);
     if (fd >= 0) {
-        found += holder_bury_dead(pool, fd, now);
+        found += holder_bury_dead(pool, fd, false);
         SYS(close, fd);
     }
     return found > 0;

@@ -76,7 +76,8 @@ void real_init_signals(void);
 struct shim_netns {
     _Atomic uint64_t cookie; /* 0: unused entry */
     _Atomic uint64_t used; /* ms: when it was last looked for */
-    uintptr_t anchor; /* the page that keeps its lock; 0: it is that of the start */
+    uintptr_t anchor; /* a page of the open file that has its lock; 0: there is none */
+    bool later; /* the lock goes with the anchor: it is not the namespace of the start */
     uint32_t slot;
     _Atomic uint32_t by_bind; /* IP_LOCAL_PORT_RANGE does not work here: bind() instead */
     _Atomic uint32_t local; /* net.ipv4.ip_local_port_range: lo | hi << 16; 0: not read yet */

@@ -303,6 +303,102 @@ def check_locked(tap, server):
         holder.wait()
 
 
+LOCKER = """
+import fcntl, mmap, os, signal, struct, sys
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+F_OFD_SETLK, BASE, MANY = 37, 1 << 40, int(sys.argv[1])
+held = []
+def lock(name, kind, start, length):
+    try:
+        held.append(os.open(name, os.O_RDWR if kind == fcntl.F_WRLCK else os.O_RDONLY))
+        fcntl.fcntl(held[-1], F_OFD_SETLK, struct.pack("hhxxxxqqixxxx", kind, 0, start, length, 0))
+    except OSError:
+        pass
+for name in sys.argv[2:]:
+    for kind in (fcntl.F_WRLCK, fcntl.F_RDLCK):
+        before = len(held)
+        lock(name, kind, 0, 0)
+        if MANY and len(held) > before:
+            for at in range(BASE, BASE + 2 * MANY, 2):
+                try:
+                    fcntl.fcntl(held[-1], F_OFD_SETLK, struct.pack("hhxxxxqqixxxx", kind, 0, at, 1, 0))
+                except OSError:
+                    break
+print("locked", flush=True)
+signal.pause()
+"""
+
+
+@contextlib.contextmanager
+def locking(pool, many=0):
+    """Whatever can be locked is, by nobody, who is stopped then."""
+    holder = subprocess.Popen([sys.executable, "-c", LOCKER, str(many), pool.path, pool.shares], text=True,
+                              stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == "locked\n"
+    holder.send_signal(signal.SIGSTOP)
+    try:
+        yield holder.pid
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+ELSEWHERE = """
+import socket, sys
+port = int(sys.argv[1])
+listener = socket.create_server(("127.0.0.1", port), backlog=512)
+held = [socket.create_connection(("127.0.0.1", port)) for _ in range(int(sys.argv[2]))]
+print(*[s.getsockname()[1] for s in held], flush=True)
+sys.stdin.read()
+"""
+
+
+def dialling_elsewhere(pool, server, count):
+    """A program in a network namespace of its own that holds @count connections to the rule's server."""
+    argv = ["unshare", "--net", "sh", "-c", 'ip link set lo up; exec "$@"', "sh", sys.executable, "-S", "-c",
+            ELSEWHERE, str(server.ports[0]), str(count)]
+    return subprocess.Popen(argv, env=pool.environment, text=True, stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def ports_elsewhere(tap, what, pool, server, count, pods):
+    """@pods namespaces at a time: all inside, and none has another's port."""
+    started = [dialling_elsewhere(pool, server, count) for _ in range(pods)]
+    ports = [set(map(int, process.stdout.readline().split())) for process in started]
+    said = [process.communicate()[1] for process in started]
+    inside = all(len(own) == count and all(LO <= port <= HI for port in own) for own in ports)
+    tap.point(inside and not any(said), f"{what}: {pods} namespaces have ports of the rule", ports, said)
+    tap.equal(len(set().union(*ports)), sum(map(len, ports)), f"{what}: none has another's")
+
+
+def check_starved(tap, server):
+    """All that can be locked is locked, every slot is said to be taken, and who did it is stopped."""
+    plain = [VICTIM, str(server.ports[0]), "300", str(LO), str(HI)]
+    for many, plant in ((0, False), (0, True), (20000, True)):
+        what = f"all slots locked{' and planted' if plant else ''}{', 20000 times' if many else ''}"
+        with pool_of(server) as pool, locking(pool, many) as locker:
+            if plant:
+                planted_holders(pool.shares, random.Random(SEED))
+            ports_elsewhere(tap, what, pool, server, 100, 3)
+            done = subprocess.run(plain, text=True, env=pool.environment, capture_output=True, check=False)
+            tap.point(re.match(r"in [1-9]\d* out 0 ", done.stdout) and not done.stderr,
+                      f"{what}: a program that starts has ports", done.stdout, done.stderr)
+            begun = time.monotonic()
+            done = pool.tool("status")
+            tap.point(done.returncode == 0 and time.monotonic() - begun < 5 and
+                      re.search(rf"\b{locker} python3\b", done.stdout),
+                      f"{what}: status names who holds them", done.stdout[-3000:], done.stderr)
+    with pool_of(server, ports="50000-50199") as pool:
+        with locking(pool):
+            planted_holders(pool.shares, random.Random(SEED))
+            ports_elsewhere(tap, "guests", pool, server, 150, 1)
+        done = pool.tool("reclaim")
+        tap.point(done.returncode == 0 and "150 leases of dead ones taken back" in done.stdout,
+                  "guests: when the locks are gone, the dead are buried", done.stdout[-300:], done.stderr)
+        time.sleep(1.1)  # the quarantine is 1 s
+        ports_elsewhere(tap, "after that", pool, server, 150, 1)
+
+
 def check_handlers(tap, server):
     """A thread sets handlers for SIGBUS, another connects: each is what was set."""
     with pool_of(server) as pool:
@@ -443,6 +539,7 @@ def main():
         check_steering(tap, server)
         check_grown(tap, server)
         check_locked(tap, server)
+        check_starved(tap, server)
         check_handlers(tap, server)
         check_pipes(tap, server)
         check_clock(tap, server)

@@ -19,7 +19,7 @@ struct list {
 
 static int list_slot(const struct snapshot_lease *lease)
 {
-    return lease->holder >= 1 && lease->holder <= POOL_HOLDERS ? (int)lease->holder - 1 : -1;
+    return lease->holder >= 1 && lease->holder <= POOL_SLOTS ? (int)lease->holder - 1 : -1;
 }
 
 /* --holder: a slot's number or a host name, as list and status print them. */
@@ -87,7 +87,8 @@ static void list_print(const struct list *list)
 static json_t *list_json_lease(const struct list *list, const struct snapshot_lease *lease)
 {
     int slot = list_slot(lease);
-    const struct pool_holder *holder = slot < 0 ? NULL : &list->snapshot->pool.holder[slot];
+    const struct pool_holder *holder =
+        slot < 0 || slot >= (int)POOL_HOLDERS ? NULL : &list->snapshot->pool.holder[slot];
     json_t *object = json_object();
     char dest[64];
     snapshot_lane_text(list->snapshot, lease->lane, dest, sizeof(dest));

@@ -22,6 +22,9 @@
 #include <sys/wait.h>
 
 #define RECLAIM_APART_NS 30000000 /* more than a tick of the coarse clock */
+#define RECLAIM_CHILD_S 5 /* for one namespace */
+#define RECLAIM_KEEPERS 3 /* names */
+#define RECLAIM_MS 20000 /* for all: anybody can say that slots are a living namespace's */
 
 /* What became of a holder. Also exit statuses of our child; others than those of a failed tool. */
 enum verdict {
@@ -30,6 +33,7 @@ enum verdict {
     VERDICT_COMPARED,
     VERDICT_UNSEEN, /* none of its processes is visible here, or not enterable */
     VERDICT_ERROR, /* the kernel did not say */
+    VERDICT_LATE, /* there was no time left */
 };
 
 struct reclaim {
@@ -37,6 +41,7 @@ struct reclaim {
     int fd;
     uint64_t own; /* this process' namespace */
     struct proc_list everyone;
+    struct proc_list users; /* looked for if some holder is VERDICT_UNSEEN */
     enum verdict verdict[POOL_HOLDERS];
 };
 
@@ -83,6 +88,7 @@ static enum verdict reclaim_compare(const struct reclaim *reclaim, uint32_t slot
 static void reclaim_child(const struct reclaim *reclaim, uint32_t slot, int pid)
 {
     char path[64];
+    alarm(RECLAIM_CHILD_S);
     snprintf(path, sizeof(path), "/proc/%d/ns/net", pid);
     int ns = open(path, O_RDONLY | O_CLOEXEC);
     if (ns < 0 || setns(ns, CLONE_NEWNET) != 0)
@@ -128,7 +134,9 @@ static void reclaim_all(struct reclaim *reclaim, const struct snapshot *before,
 {
     struct progress progress = {.what = "looking at network namespaces"};
     uint32_t done = 0;
-    holder_bury_dead(&reclaim->pool, reclaim->fd, sys_now_ms());
+    bool unseen = false;
+    uint64_t until = sys_now_ms() + RECLAIM_MS;
+    holder_bury_dead(&reclaim->pool, reclaim->fd, true);
     procs_everyone(&reclaim->everyone);
     for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++) {
         uint64_t was = before->pool.holder[slot].cookie;
@@ -136,12 +144,15 @@ static void reclaim_all(struct reclaim *reclaim, const struct snapshot *before,
         if (!was)
             continue;
         progress_step(&progress, done++, tally->holders_alive + tally->holders_dead);
-        reclaim->verdict[slot] = reclaim->pool.holder[slot].cookie == was
-                                     ? reclaim_holder(reclaim, slot)
-                                     : VERDICT_BURIED;
+        reclaim->verdict[slot] = reclaim->pool.holder[slot].cookie != was ? VERDICT_BURIED
+                                 : sys_now_ms() >= until                  ? VERDICT_LATE
+                                                         : reclaim_holder(reclaim, slot);
+        unseen |= reclaim->verdict[slot] == VERDICT_UNSEEN;
     }
     progress_end(&progress);
     procs_free(&reclaim->everyone);
+    if (unseen)
+        procs_mapping(before, tally, &reclaim->users);
 }
 
 /* Leases that @slot had and has no longer, rests aside. Others' connects meanwhile blur it. */
@@ -155,17 +166,47 @@ static uint32_t reclaim_back(const struct tally *before, const struct tally *aft
     return had > has ? had - has : 0;
 }
 
+static uint32_t reclaim_guests(const struct tally *before, const struct tally *after)
+{
+    uint32_t had = before->guests.used + before->guests.letgo;
+    uint32_t has = after->guests.used + after->guests.letgo;
+    return had > has ? had - has : 0;
+}
+
 static const char *verdict_name(enum verdict verdict)
 {
     return verdict == VERDICT_BURIED     ? "buried"
            : verdict == VERDICT_COMPARED ? "compared"
            : verdict == VERDICT_UNSEEN   ? "unseen"
+           : verdict == VERDICT_LATE     ? "late"
                                          : "error";
 }
 
-static void reclaim_say(const struct snapshot *snapshot, uint32_t slot, enum verdict verdict,
+/* Who keeps a holder alive whose namespace cannot be entered: often one that has ended. */
+static void reclaim_keepers(const struct reclaim *reclaim, uint32_t slot)
+{
+    unsigned shown = 0;
+    char name[32];
+    for (size_t i = 0; i < reclaim->users.count; i++) {
+        const struct proc_entry *entry = &reclaim->users.entry[i];
+        if (entry->slot != (int)slot || ++shown > RECLAIM_KEEPERS)
+            continue;
+        say_clean(entry->command, sizeof(entry->command), say_utf8(), name, sizeof(name));
+        printf("%s%d %s%s", shown == 1 ? "; kept by " : ", ", entry->pid, name,
+               entry->visitor ? ", which is elsewhere" : "");
+    }
+    for (size_t i = 0; !shown && i < reclaim->users.lockers && i < PROCS_LOCKERS; i++) {
+        const struct proc_locker *locker = &reclaim->users.locker[i];
+        say_clean(locker->command, sizeof(locker->command), say_utf8(), name, sizeof(name));
+        printf("%s%d %s, which holds locks on %u slots", i ? ", " : "; perhaps kept by ", locker->pid,
+               name, locker->slots);
+    }
+}
+
+static void reclaim_say(const struct reclaim *reclaim, const struct snapshot *snapshot, uint32_t slot,
                         uint32_t back)
 {
+    enum verdict verdict = reclaim->verdict[slot];
     char host[256];
     printf("%s (slot %u): ", show_holder(snapshot, (int)slot, say_utf8(), host, sizeof(host)),
            slot);
@@ -173,22 +214,38 @@ static void reclaim_say(const struct snapshot *snapshot, uint32_t slot, enum ver
         printf("dead; buried, %u lease%s taken back\n", back, back == 1 ? "" : "s");
     else if (verdict == VERDICT_COMPARED)
         printf("alive; %u lease%s without a connection taken back\n", back, back == 1 ? "" : "s");
-    else if (verdict == VERDICT_UNSEEN)
-        printf("alive; left alone: its network namespace cannot be entered from here%s\n",
+    else if (verdict == VERDICT_UNSEEN) {
+        printf("alive; left alone: its network namespace cannot be entered from here%s",
                geteuid() ? " (root can)" : "");
+        reclaim_keepers(reclaim, slot);
+        putchar('\n');
+    } else if (verdict == VERDICT_LATE)
+        printf("alive; left alone: the others took %d s\n", RECLAIM_MS / 1000);
     else
         printf("alive; left alone: the kernel did not list its sockets\n");
 }
 
-static json_t *reclaim_json_holder(const struct snapshot *snapshot, uint32_t slot,
-                                   enum verdict verdict, uint32_t back)
+static json_t *reclaim_json_holder(const struct reclaim *reclaim, const struct snapshot *snapshot,
+                                   uint32_t slot, uint32_t back)
 {
+    enum verdict verdict = reclaim->verdict[slot];
+    json_t *keepers = json_array();
     const struct pool_holder *holder = &snapshot->pool.holder[slot];
     json_t *object = json_object();
     json_put_number(object, "slot", slot);
     json_put_text(object, "host", holder->host, sizeof(holder->host));
     json_put(object, "result", json_string(verdict_name(verdict)));
     json_put_number(object, "reclaimed", back);
+    for (size_t i = 0; verdict == VERDICT_UNSEEN && i < reclaim->users.count; i++) {
+        const struct proc_entry *entry = &reclaim->users.entry[i];
+        if (entry->slot != (int)slot)
+            continue;
+        json_t *keeper = json_object();
+        json_put_number(keeper, "pid", (uint64_t)entry->pid);
+        json_put_text(keeper, "command", entry->command, sizeof(entry->command));
+        json_array_append_new(keepers, keeper);
+    }
+    json_put(object, "kept_by", keepers);
     return object;
 }
 
@@ -197,14 +254,14 @@ static int reclaim_json(const struct reclaim *reclaim, const struct snapshot *sn
 {
     json_t *root = json_object();
     json_t *list = json_array();
-    uint64_t total = 0;
+    uint64_t total = reclaim_guests(before, after);
     for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++) {
         enum verdict verdict = reclaim->verdict[slot];
         uint32_t back = reclaim_back(before, after, reclaim, slot);
         if (verdict == VERDICT_NONE)
             continue;
         total += back;
-        json_array_append_new(list, reclaim_json_holder(snapshot, slot, verdict, back));
+        json_array_append_new(list, reclaim_json_holder(reclaim, snapshot, slot, back));
     }
     json_put_number(root, "reclaimed", total);
     json_put(root, "holders", list);
@@ -214,14 +271,18 @@ static int reclaim_json(const struct reclaim *reclaim, const struct snapshot *sn
 static int reclaim_people(const struct reclaim *reclaim, const struct snapshot *snapshot,
                           const struct tally *before, const struct tally *after)
 {
-    unsigned total = 0;
+    unsigned total = 0, guests = reclaim_guests(before, after);
     for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++) {
         uint32_t back = reclaim_back(before, after, reclaim, slot);
         if (reclaim->verdict[slot] == VERDICT_NONE)
             continue;
         total += back;
-        reclaim_say(snapshot, slot, reclaim->verdict[slot], back);
+        reclaim_say(reclaim, snapshot, slot, back);
     }
+    if (guests)
+        printf("guests, namespaces that found no slot: %u lease%s of dead ones taken back\n", guests,
+               guests == 1 ? "" : "s");
+    total += guests;
     printf("%u lease%s taken back; they rest for %g s before another holder may have them\n", total,
            total == 1 ? "" : "s", snapshot->policy.quarantine_ms / 1000.0);
     return EXIT_OK;
@@ -267,6 +328,7 @@ int command_reclaim(const struct pool_request *request)
         pool_close(&reclaim.pool);
         close(reclaim.fd);
     }
+    procs_free(&reclaim.users);
     tally_free(before);
     snapshot_free(&snapshot);
     return status;

@@ -46,8 +46,7 @@ static int snapshot_pool(const char *path, struct snapshot *snapshot)
         if (i && generation == ((struct pool_header *)snapshot->memory)->generation)
             break;
     }
-    if (fd >= 0)
-        close(fd);
+    snapshot->fd = fd;
     if (!error)
         error = pool_check(snapshot->memory, (size_t)st.st_size, &snapshot->pool);
     if (!error && st.st_mode & 022)
@@ -58,17 +57,23 @@ static int snapshot_pool(const char *path, struct snapshot *snapshot)
 static int snapshot_shares(const char *path, struct snapshot *snapshot)
 {
     struct timespec wall;
-    snapshot->fd = pool_shares_open(path, &snapshot->pool, O_RDONLY);
-    if (snapshot->fd < 0)
-        return snapshot->fd;
+    struct stat st;
+    int fd = pool_shares_open(path, &snapshot->pool, O_RDONLY);
+    if (fd < 0)
+        return fd;
     snapshot->shares = aligned_alloc(64, snapshot->pool.shared_size);
-    if (!snapshot->shares)
-        return -ENOMEM;
     clock_gettime(CLOCK_REALTIME, &wall);
     snapshot->wall = (uint64_t)wall.tv_sec;
     snapshot->now = sys_now_ms();
-    pool_share(&snapshot->pool, snapshot->shares);
-    return snapshot_read(snapshot->fd, snapshot->shares, snapshot->pool.shared_size);
+    int error = fstat(fd, &st) < 0 ? -errno : !snapshot->shares ? -ENOMEM : 0;
+    if (!error) {
+        snapshot->mode = st.st_mode & 07777;
+        snapshot->group = st.st_gid;
+        pool_share(&snapshot->pool, snapshot->shares);
+        error = snapshot_read(fd, snapshot->shares, snapshot->pool.shared_size);
+    }
+    close(fd);
+    return error;
 }
 
 int snapshot_take(const char *path, struct snapshot *snapshot)

@@ -17,7 +17,9 @@ struct snapshot {
     struct policy policy; /* the current one, verified */
     void *memory; /* the pool's own file */
     void *shares;
-    int fd; /* of the shares, read-only: for holder_alive() */
+    int fd; /* of the pool's own file: for holder_alive() */
+    mode_t mode; /* of the shares */
+    gid_t group;
     uint64_t now; /* sys_now_ms() when the copy was begun */
     uint64_t wall; /* CLOCK_REALTIME then, seconds */
 };
