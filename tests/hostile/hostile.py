@@ -82,12 +82,13 @@ class Server:
 class Pool:
     """One as root makes it for all users of the machine, its path open to them."""
 
-    def __init__(self, folder, server, exhausted="fail", ports=f"{LO}-{HI}"):
+    def __init__(self, folder, server, exhausted="fail", ports=f"{LO}-{HI}", lanes=0):
         self.path = os.path.join(folder, "pool")
         os.chmod(folder, 0o755)
         conf = os.path.join(folder, "conf")
         with open(conf, "w", encoding="ascii") as file:
-            file.write(f"[pool]\nports = {ports}\nmode = 0666\nquarantine = 1\n[rule all]\n"
+            file.write(f"[pool]\nports = {ports}\nmode = 0666\nquarantine = 1\n"
+                       + (f"lanes = {lanes}\n" if lanes else "") + "[rule all]\n"
                        f"to = 127.0.0.1:{server.ports[0]}\nwhen-exhausted = {exhausted}\n")
         self.conf = conf
         done = self.tool("create", "-c", conf)
@@ -399,6 +400,52 @@ def check_starved(tap, server):
         ports_elsewhere(tap, "after that", pool, server, 150, 1)
 
 
+def scribbled(shares, chance):
+    """Every byte: words that are all leases of all holders, lanes with destinations, and noise."""
+    now = int(time.monotonic() * 1000)
+    with open(shares, "r+b") as file:
+        size = min(os.fstat(file.fileno()).st_size, 128 << 20)
+        file.write(chance.randbytes(WORDS_LEAST))
+        page = b"".join(word(USED, holder % 4096, now) for holder in range(0, 4096, 8))
+        noise = chance.randbytes(1 << 16) + page * 32
+        while file.tell() < size:
+            file.write(noise[:size - file.tell()])
+
+
+def check_tools(tap, server):
+    """Each tool comes to an end, in little memory, and says something, whatever the shares hold."""
+    everything = [["status"], ["status", "--json"], ["list"], ["list", "--json"], ["list", "--port", "50001"],
+                  ["metrics"], ["reclaim"], ["reclaim", "--json"], ["reload", "-p", f"{LO}-{HI}", "-t", "127.0.0.1"],
+                  ["create", "-p", f"{LO}-{HI}"], ["run"], ["run", "--check"], ["remove"]]
+
+    def attempt(pool, what):
+        for argv in everything:
+            tool = [fptest.POOL_TOOL, *argv, "--pool", pool.path]
+            if argv[0] == "run":
+                tool = [fptest.RUN_TOOL, *argv[1:], "--pool", pool.path, "true"]
+            begun = time.monotonic()
+            with tempfile.TemporaryFile() as out, tempfile.TemporaryFile("w+") as err:
+                done = subprocess.run(["prlimit", f"--as={200 << 20}", *tool], stdout=out, stderr=err, check=False,
+                                      timeout=120)
+                err.seek(0)
+                err, said = err.read(), out.tell()
+            took = time.monotonic() - begun
+            good = took < 30 and 0 <= done.returncode <= 2 and (said or err or argv == ["run"])
+            good = good and (argv[0] != "create" or "exists already" in err)
+            good = good and (done.returncode == 0 or err.count("\n") == 1 or argv == ["run", "--check"])
+            tap.point(good, f"{what}: {' '.join(argv)} ends with {done.returncode}", f"{took:.1f} s", err[-300:])
+
+    with pool_of(server, lanes=4096, ports="10240-13823") as pool, locking(pool):
+        tap.point(os.stat(pool.shares).st_size > 100 << 20, "a pool of more than 100 MiB",
+                  os.stat(pool.shares).st_size)
+        scribbled(pool.shares, random.Random(SEED))
+        attempt(pool, "128 MiB of garbage, all locked")
+    with pool_of(server) as pool, attacking(pool, cut):
+        attempt(pool, "cut and grown")
+    with pool_of(server) as pool, attacking(pool, planted_holders), attacking(pool, random_bytes):
+        attempt(pool, "random bytes")
+
+
 def check_handlers(tap, server):
     """A thread sets handlers for SIGBUS, another connects: each is what was set."""
     with pool_of(server) as pool:
@@ -540,6 +587,7 @@ def main():
         check_grown(tap, server)
         check_locked(tap, server)
         check_starved(tap, server)
+        check_tools(tap, server)
         check_handlers(tap, server)
         check_pipes(tap, server)
         check_clock(tap, server)

@@ -231,6 +231,9 @@ void map_print(const struct tally *tally);
 
 /* ---- the subcommands; each returns the exit status ---- */
 
+/* What one may take until it prints; each has shorter limits of its own. say_limit(0) then. */
+#define POOL_COMMAND_S 60
+
 /* What a subcommand takes besides --pool and -c. */
 enum {
     TAKES_POLICY = 1 << 0, /* -p, -t */

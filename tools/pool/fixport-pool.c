@@ -60,7 +60,9 @@ int main(int argc, char **argv)
     const struct pool_command *command = NULL;
     say_begin("fixport-pool", EXIT_BAD_INPUT);
     int status = options_parse(argc, argv, commands, &command, &request);
+    say_limit(POOL_COMMAND_S);
     if (!status)
         status = command->run(&request);
+    say_limit(0);
     return say_end(status);
 }

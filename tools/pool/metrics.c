@@ -150,6 +150,7 @@ int command_metrics(const struct pool_request *request)
     if (status)
         return status;
     struct tally *tally = tally_take(&snapshot);
+    say_limit(0);
     if (tally) {
         metrics_pool(path, &snapshot, tally);
         metrics_leases(tally);

@@ -301,6 +301,7 @@ static int reclaim_report(const struct pool_request *request, const char *path,
         return say_pool_error(path, error);
     struct tally *after = tally_take(&later);
     int status = EXIT_FAILED;
+    say_limit(0);
     if (after)
         status = request->json ? reclaim_json(reclaim, snapshot, before, after)
                                : reclaim_people(reclaim, snapshot, before, after);

@@ -261,6 +261,7 @@ int command_status(const struct pool_request *request)
         return EXIT_FAILED;
     }
     procs_mapping(&snapshot, tally, &procs);
+    say_limit(0);
     if (request->json)
         status = status_json(path, &snapshot, tally, &procs);
     else
