@@ -56,6 +56,7 @@ struct pool_request {
     const char *to;
     const char *holder; /* list: slot or host name */
     int port; /* list: 1..65535, 0: any */
+    int listen; /* metrics: the port to serve them on; 0: print them */
     int state; /* list: enum word_state, 0: any */
     bool json;
     bool force;
@@ -241,6 +242,7 @@ enum {
     TAKES_FORCE = 1 << 2,
     TAKES_FILTER = 1 << 3, /* --port, --holder, --state */
     TAKES_ANY = 1 << 4,
+    TAKES_SERVE = 1 << 5,
 };
 
 struct pool_command {
@@ -262,6 +264,12 @@ int command_list(const struct pool_request *request);
 int command_metrics(const struct pool_request *request);
 int command_reclaim(const struct pool_request *request);
 int command_remove(const struct pool_request *request);
+
+/** metrics_print - the metrics of the pool that @request means, on @to. Return: an exit status. */
+int metrics_print(const struct pool_request *request, FILE *to);
+
+/** serve_metrics - answer HTTP with them on request->listen. Return: only if that cannot be. */
+int serve_metrics(const struct pool_request *request);
 
 /** status_json - the JSON form of status. */
 int status_json(const char *path, const struct snapshot *snapshot, const struct tally *tally,
