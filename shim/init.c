@@ -106,7 +106,10 @@ static bool second_passed(_Atomic uint64_t *last, uint64_t now)
 
 bool shim_pool_moved(struct shim_pool *at, uint64_t now)
 {
-    if (!second_passed(&looked_ms, now) || !replaced(at))
+    if (!second_passed(&looked_ms, now))
+        return false;
+    netns_leave_idle(at, now);
+    if (!replaced(at))
         return false;
     try_open();
     atomic_store(&at->broken, 1); /* only now: other threads need one all the time */

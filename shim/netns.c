@@ -17,8 +17,8 @@
 #define LOCK_YIELDS 1000 /* then by naps of 1 ms */
 #define LOCK_NAPS 100 /* joining takes a few ms; somebody is stopped in the middle of it */
 #define FORK_NAPS 20
-#define IDLE_MS 60000 /* an entry without a connection ends after that */
-#define IDLE_FULL_MS 100 /* or after that, if all are taken */
+#define IDLE_MS 10000 /* an entry without a connection ends after that */
+#define IDLE_FULL_MS 100 /* or after that, if all are taken; who needs one waits for it */
 
 static uint64_t owner_mask; /* the signals that the owner had blocked */
 static _Atomic uint64_t owner; /* pid << 32 | tid of the thread that is joining; 0: nobody */
@@ -99,20 +99,46 @@ static uint32_t unused_entry(const struct shim_pool *at)
 
 /*
  * An agent that enters one namespace after another would keep all of them alive as holders, also those
- * that have ended. So who joins another one leaves those that it met later than its own, and has not
- * been in for a while, and has no connection in that it knows of.
+ * that have ended. So a process leaves those that it met later than its own, and has not been in for a
+ * while, and has no connection in that it knows of: when it joins another one, and with one of its
+ * connects in each second.
  */
-static void leave_idle(struct shim_pool *at)
+static bool is_idle(const struct shim_netns *netns, uint64_t now, uint64_t idle)
+{
+    return atomic_load(&netns->cookie) && netns->later && now - atomic_load(&netns->used) >= idle;
+}
+
+static void leave_idle(struct shim_pool *at, uint64_t idle)
 {
     uint64_t now = sys_now_ms();
-    uint64_t idle = unused_entry(at) == SHIM_NETNS ? IDLE_FULL_MS : IDLE_MS;
     for (uint32_t i = 0; i < SHIM_NETNS; i++) {
         struct shim_netns *netns = &at->netns[i];
-        if (!atomic_load(&netns->cookie) || !netns->later ||
-            now - atomic_load(&netns->used) < idle || hint_has_netns(i))
+        if (!is_idle(netns, now, idle) || hint_has_netns(i))
             continue;
         atomic_store(&netns->cookie, 0);
         SYS(munmap, netns->anchor, 1);
+    }
+}
+
+void netns_leave_idle(struct shim_pool *at, uint64_t now)
+{
+    bool any = false;
+    for (uint32_t i = 0; i < SHIM_NETNS; i++)
+        any |= is_idle(&at->netns[i], now, IDLE_MS);
+    if (!any || !netns_lock())
+        return;
+    leave_idle(at, IDLE_MS);
+    netns_unlock();
+}
+
+/* Makes room. It takes some ms only if all entries were used a short while ago. */
+static void leave_some(struct shim_pool *at)
+{
+    leave_idle(at, IDLE_MS);
+    for (int ms = 0; unused_entry(at) == SHIM_NETNS && ms <= IDLE_FULL_MS; ms++) {
+        if (ms)
+            SYS(nanosleep, &(struct timespec){.tv_nsec = 1000000}, NULL);
+        leave_idle(at, IDLE_FULL_MS);
     }
 }
 
@@ -196,7 +222,7 @@ static struct shim_netns *join_later(struct shim_pool *at, uint64_t cookie)
 {
     bool is_new = false;
     struct shim_netns *netns = NULL;
-    leave_idle(at);
+    leave_some(at);
     int fd = pool_file_open(shim.path, &at->pool);
     if (fd < 0) {
         fault_set(shim.path, pool_strerror(fd));

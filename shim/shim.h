@@ -166,6 +166,9 @@ void netns_remember(const struct shim_pool *at, const struct shim_netns *netns, 
 /** netns_join_own - join the namespace that the process starts in. @fd: the open pool file. */
 void netns_join_own(struct shim_pool *at, int fd);
 
+/** netns_leave_idle - leave the namespaces met later that this process has no more to do with. */
+void netns_leave_idle(struct shim_pool *at, uint64_t now);
+
 /** netns_is_own - whether this thread is in that namespace now: a few system calls. */
 bool netns_is_own(const struct shim_netns *netns);
 
@@ -312,7 +315,7 @@ void hint_fresh(int fd, uint64_t now);
 /** hint_is_fresh - whether @hint says so of this very tick: later, much may have happened unseen. */
 bool hint_is_fresh(struct hint hint, uint64_t now);
 
-/** hint_has_netns - whether a connection of namespace @netns (an index) is known. For rare calls. */
+/** hint_has_netns - whether a connection of namespace @netns (an index) is known, or was. For rare calls. */
 bool hint_has_netns(uint32_t netns);
 
 /** hint_range - let go of all descriptors first..last. */

@@ -13,6 +13,7 @@ FIXPORT_TEST_SEED        of what is written at random (1)
 
 import contextlib
 import glob
+import json
 import mmap
 import os
 import random
@@ -539,28 +540,73 @@ def check_private(tap, server):
             os.unlink(name)
 
 
-WANDER = """
-import os, socket, sys, time, ctypes
+# Enters the namespaces of all these processes, at once one after the other, and connects there; keeps one
+# connection, in the fifth. Then it goes home, and connects there until it is told to end.
+AGENT = """
+import ctypes, os, select, socket, sys
 libc = ctypes.CDLL(None, use_errno=True)
-for i in range(24):
-    assert libc.unshare(0x40000000) == 0, ctypes.get_errno()
-    os.system("ip link set lo up")
-    listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
-    s = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
-    print(s.getsockname()[1])
-    s.close(), listener.close()
-    time.sleep(0.11)
+port, pids = int(sys.argv[1]), sys.argv[2:]
+home = os.open("/proc/self/ns/net", os.O_RDONLY)
+spaces = [os.open(f"/proc/{pid}/ns/net", os.O_RDONLY) for pid in pids]
+kept = []
+for i, space in enumerate(spaces):
+    assert libc.setns(space, 0x40000000) == 0, ctypes.get_errno()
+    os.close(space)
+    listener = socket.create_server(("127.0.0.1", port))
+    s = socket.create_connection(("127.0.0.1", port))
+    print(s.getsockname()[1], end=" ")
+    if i == 4:
+        kept = [s, listener]
+    s, listener = None, None
+assert libc.setns(home, 0x40000000) == 0
+print(flush=True)
+while not select.select([0], [], [], 0.3)[0]:
+    socket.create_connection(("127.0.0.1", port)).close()
 """
 
 
-def check_wandering(tap, server):
-    """One process in more namespaces than it has room for, one after the other."""
+def check_agent(tap, server):
+    """One process in 40 namespaces, one after the other; those end, and what it keeps of them is named."""
     with pool_of(server) as pool:
-        done = subprocess.run([sys.executable, "-c", WANDER, str(server.ports[0])], env=pool.environment,
-                              capture_output=True, text=True, check=False, timeout=120)
-        inside = [LO <= int(port) <= HI for port in done.stdout.split()]
-        tap.point(inside == [True] * 24 and not done.stderr, "24 namespaces in one process' life", done.stdout,
+        pods = [subprocess.Popen(["unshare", "--net", "sh", "-c", "ip link set lo up; echo; exec cat"], text=True,
+                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(40)]
+        for pod in pods:
+            pod.stdout.readline()
+        agent = subprocess.Popen([sys.executable, "-S", "-c", AGENT, str(server.ports[0]),
+                                  *[str(pod.pid) for pod in pods]], env=pool.environment, text=True,
+                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        inside = [LO <= int(port) <= HI for port in agent.stdout.readline().split()]
+        tap.equal(inside, [True] * 40, "40 namespaces entered by one process: a port of the rule in each")
+
+        def visits():
+            """{slot: whether the agent is elsewhere} of the holders that it keeps."""
+            holders = json.loads(pool.tool("status", "--json").stdout)["holders"]
+            return {holder["slot"]: process["elsewhere"] for holder in holders if holder["alive"]
+                    for process in holder["processes"] if process["pid"] == agent.pid}
+        got = visits()
+        tap.point(1 <= len(got) <= 16 and sorted(got.values())[:1] == [False] and sum(got.values()) == len(got) - 1,
+                  "status names it for those that it keeps, and says that it is elsewhere", got)
+        done = pool.tool("status")
+        tap.point(f"{agent.pid} python3, which is elsewhere" in done.stdout, "in words, too", done.stdout[-2500:])
+        for pod in pods:
+            pod.stdin.close()
+            pod.wait()
+        done = pool.tool("reclaim")
+        line = rf"cannot be entered from here; kept by {agent.pid} python3, which is elsewhere$"
+        tap.point(re.search(line, done.stdout, re.M), "the pods have ended: reclaim names it", done.stdout[-1500:],
                   done.stderr)
+        kept = {holder["slot"] for holder in json.loads(pool.tool("reclaim", "--json").stdout)["holders"]
+                if {"pid": agent.pid, "command": "python3"} in holder.get("kept_by", [])}
+        tap.equal(kept, {slot for slot, elsewhere in visits().items() if elsewhere}, "reclaim --json, too")
+        end = time.monotonic() + 60
+        while len(got := visits()) > 2 and time.monotonic() < end:
+            time.sleep(0.2)
+        tap.equal(sorted(got.values()), [False, True], "it leaves them: its own and that of its connection are left")
+        done = pool.tool("reclaim")
+        left = json.loads(pool.tool("status", "--json").stdout)["holders"]
+        tap.equal({holder["slot"] for holder in left}, set(got), "and the others' leases are taken back")
+        err = agent.communicate("\n")[1]
+        tap.equal((agent.returncode, err), (0, ""), "it said nothing, and ends")
 
 
 def compiled(folder):
@@ -591,7 +637,7 @@ def main():
         check_handlers(tap, server)
         check_pipes(tap, server)
         check_clock(tap, server)
-        check_wandering(tap, server)
+        check_agent(tap, server)
         check_private(tap, server)
         check_attack(tap, server, java, "cut", cut, 0.3)
         check_attack(tap, server, java, "holders planted", planted_holders, 0.5)

@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * fixport-pool metrics --listen: a small HTTP server for Prometheus, on a port that any pod reaches.
+ * fixport-pool metrics --listen: a small HTTP server for Prometheus, on a port that any pod
+ * reaches.
  *
- * Whoever asks may be hostile, so all is bounded. There are CLIENTS connections at most, and each has
- * CLIENT_MS from its beginning to its end. One that comes when all are taken takes the place of
- * another: of the address that has most connections, the oldest one. So who opens thousands ends his
- * own first, and one who asks at once is answered even if all come from one address: a request is
- * looked for as soon as its connection is there. What is asked for is worked out once for all who ask
- * within ANSWER_MS, or longer if it takes long.
+ * Whoever asks may be hostile, so all is bounded. There are CLIENTS connections at most, and each
+ * has CLIENT_MS from its beginning to its end. One that comes when all are taken takes the place of
+ * another: of the address that has most connections, the oldest one. So who opens thousands ends
+ * his own first, and one who asks at once is answered even if all come from one address: a request
+ * is looked for as soon as its connection is there. What is asked for is worked out once for all
+ * who ask within ANSWER_MS, or longer if it takes long.
  *
- * A connection is closed when its client has closed it, or is reset: what a client does not read must not
- * stay in the kernel after we have forgotten it.
+ * A connection is closed when its client has closed it, or is reset: what a client does not read
+ * must not stay in the kernel after we have forgotten it.
  */
 #include "cmd.h"
 
@@ -28,7 +29,7 @@
 #define BACKLOG 1024 /* they cost some KiB each, until they are looked at */
 #define CLIENT_MS 10000
 #define CLIENT_CLOSED_MS 50 /* looks after whether one that has closed has got all */
-#define REQUEST_MOST 4096 /* bytes; Prometheus sends some 200 */
+#define REQUEST_MOST 4096   /* bytes; Prometheus sends some 200 */
 #define ANSWER_MS 1000
 #define ANSWER_REST 4 /* times as long as it took */
 
@@ -44,10 +45,10 @@ struct client {
     int fd;
     uint64_t until; /* ms */
     uint8_t address[16];
-    size_t got; /* bytes of the request; they are kept as far as a line */
+    size_t got;            /* bytes of the request; they are kept as far as a line */
     struct answer *answer; /* NULL: it is still asking */
-    size_t sent, size; /* of the answer */
-    bool closed; /* by the other side, which may still read */
+    size_t sent, size;     /* of the answer */
+    bool closed;           /* by the other side, which may still read */
     char request[REQUEST_MOST];
 };
 
@@ -134,9 +135,9 @@ static void client_end(struct server *server, struct client *client)
 static bool request_ends(const struct client *client)
 {
     for (size_t i = 0; i + 1 < client->got; i++)
-        if (client->request[i] == '\n' &&
-            (client->request[i + 1] == '\n' ||
-             (client->request[i + 1] == '\r' && i + 2 < client->got && client->request[i + 2] == '\n')))
+        if (client->request[i] == '\n' && (client->request[i + 1] == '\n' ||
+                                           (client->request[i + 1] == '\r' && i + 2 < client->got &&
+                                            client->request[i + 2] == '\n')))
             return true;
     return false;
 }
@@ -148,7 +149,8 @@ static void client_answer(struct server *server, struct client *client)
     sscanf(client->request, "%7s %63[^? \r\n]", method, path);
     bool head = strcmp(method, "HEAD") == 0;
     if (!request_ends(client))
-        client->answer = answer_words("431 Request Header Fields Too Large", "the request is too long");
+        client->answer =
+            answer_words("431 Request Header Fields Too Large", "the request is too long");
     else if (!head && strcmp(method, "GET") != 0)
         client->answer = answer_words("405 Method Not Allowed", "GET and HEAD are answered");
     else if (strcmp(path, "/metrics") != 0 && strcmp(path, "/cgi-bin/metrics") != 0)
@@ -168,7 +170,8 @@ static bool client_read(struct server *server, struct client *client)
         client->closed |= more == 0;
         return more >= 0 || errno == EAGAIN;
     }
-    ssize_t got = recv(client->fd, client->request + client->got, REQUEST_MOST - client->got, MSG_DONTWAIT);
+    ssize_t got =
+        recv(client->fd, client->request + client->got, REQUEST_MOST - client->got, MSG_DONTWAIT);
     if (got <= 0)
         return got < 0 && errno == EAGAIN;
     client->got += (size_t)got;
@@ -180,8 +183,8 @@ static bool client_read(struct server *server, struct client *client)
 
 static bool client_write(struct client *client)
 {
-    ssize_t sent = send(client->fd, client->answer->text + client->sent, client->size - client->sent,
-                        MSG_DONTWAIT | MSG_NOSIGNAL);
+    ssize_t sent = send(client->fd, client->answer->text + client->sent,
+                        client->size - client->sent, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent < 0)
         return errno == EAGAIN;
     client->sent += (size_t)sent;
@@ -215,7 +218,8 @@ static bool client_step(struct server *server, struct client *client, short even
     return goes_on && !client_is_done(client);
 }
 
-/* The one that makes room: of the address with most connections the oldest. Clients are in no order. */
+/* The one that makes room: of the address with most connections the oldest. Clients are in no
+ * order. */
 static struct client *server_victim(struct server *server)
 {
     struct client *victim = NULL;
@@ -224,7 +228,8 @@ static struct client *server_victim(struct server *server)
         struct client *client = &server->client[i];
         unsigned same = 0;
         for (size_t k = 0; k < server->count; k++)
-            same += memcmp(client->address, server->client[k].address, sizeof(client->address)) == 0;
+            same +=
+                memcmp(client->address, server->client[k].address, sizeof(client->address)) == 0;
         if (!victim || same > most || (same == most && client->until < victim->until)) {
             victim = client;
             most = same;
@@ -238,7 +243,8 @@ static void server_accept(struct server *server)
     for (int i = 0; i < CLIENTS; i++) {
         struct sockaddr_in6 from = {.sin6_family = AF_INET6};
         socklen_t length = sizeof(from);
-        int fd = accept4(server->listener, (struct sockaddr *)&from, &length, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        int fd = accept4(server->listener, (struct sockaddr *)&from, &length,
+                         SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd < 0)
             return;
         if (server->count == CLIENTS)
@@ -265,7 +271,8 @@ static void server_turn(struct server *server)
         const struct client *client = &server->client[i];
         uint64_t again = client->closed ? now + CLIENT_CLOSED_MS : client->until;
         polls[i].fd = client->fd;
-        polls[i].events = (short)((client->closed ? 0 : POLLIN) | (client_wants_to_write(client) ? POLLOUT : 0));
+        polls[i].events =
+            (short)((client->closed ? 0 : POLLIN) | (client_wants_to_write(client) ? POLLOUT : 0));
         until = again < until ? again : until;
     }
     polls[count] = (struct pollfd){.fd = server->listener, .events = POLLIN};
@@ -315,7 +322,8 @@ int serve_metrics(const struct pool_request *request)
     server.request = request;
     server.listener = listener_open(request->listen);
     if (server.listener < 0)
-        return say_error(EXIT_FAILED, "port %d cannot be listened on: %s", request->listen, strerror(errno));
+        return say_error(EXIT_FAILED, "port %d cannot be listened on: %s", request->listen,
+                         strerror(errno));
     sigaction(SIGTERM, &end, NULL);
     sigaction(SIGINT, &end, NULL);
     say_limit(0);
