@@ -235,6 +235,8 @@ static int file_fill(int fd, const struct making *making)
     int result = size_allowed(layout_pool_size());
     if (!result)
         result = write_all(fd, making->policy, sizeof(*making->policy), layout_policy(0));
+    if (!result) /* room for the rules of a reload, when the file system may be full */
+        result = write_all(fd, making->policy, sizeof(*making->policy), layout_policy(1));
     if (!result)
         result = write_all(fd, &making->header, sizeof(making->header), 0);
     if (!result)

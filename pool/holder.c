@@ -20,6 +20,7 @@
 
 #define JOIN_WINDOW 16u
 #define JOIN_TRIES 20
+#define FUTURE_MS 60000 /* so far ahead nobody has taken a word */
 #define CONDEMNED (1ull << 62) /* in a cookie: nobody joins that slot any more */
 
 uint64_t holder_netns(int fd)
@@ -84,30 +85,48 @@ static bool slots_have(const struct slots *slots, uint32_t slot)
     return slot < POOL_SLOTS && (slots->bits[slot / 64] >> slot % 64 & 1);
 }
 
-/* Who is buried, and what is known of guests. */
+/* Whose words are to be taken back. */
 struct burial {
     const struct pool *pool;
     int fd;
-    uint64_t now; /* before the first look at a guest's lock */
-    uint64_t until; /* cpu_ns() */
-    struct slots dead;
-    struct slots asked; /* guests */
+    uint64_t now; /* before the first look at a lock */
+    uint64_t until; /* cpu_ns(): no more looks then */
+    struct slots dead; /* condemned */
+    struct slots looked, locked; /* at whose locks we looked, and who had them */
 };
 
-/* A guest is looked at when the first of its words is met. */
-static bool burial_has(struct burial *burial, uint64_t word)
+/* The lock of a guest, or of a slot that seems to be unused, as it was when it was first asked for. */
+static bool slot_was_locked(struct burial *burial, uint32_t slot)
 {
-    uint32_t slot = word_holder(word) - 1;
-    if (slot < POOL_HOLDERS || slot >= POOL_SLOTS)
-        return slots_have(&burial->dead, slot);
-    if (!slots_have(&burial->asked, slot) && cpu_ns() < burial->until) {
-        slots_add(&burial->asked, slot);
-        if (!holder_alive(burial->fd, slot))
-            slots_add(&burial->dead, slot);
+    if (!slots_have(&burial->looked, slot)) {
+        slots_add(&burial->looked, slot);
+        if (cpu_ns() >= burial->until || holder_alive(burial->fd, slot))
+            slots_add(&burial->locked, slot);
     }
-    /* What is younger may be that of one who has come since. */
-    return slots_have(&burial->dead, slot) && word_when(word) < burial->now &&
-           word_state(word) != WORD_RESTING;
+    return slots_have(&burial->locked, slot);
+}
+
+/*
+ * Whether a word is nobody's, though it says that somebody has it: a guest that has died, or anybody can
+ * have written it, and nobody else would ever take it back. Who takes a slot writes its cookie and has
+ * its lock before he takes a word: so the lock is looked at, and the cookie after the word. (A cookie
+ * alone says nothing if it is 0: a holder that lives has none after the shares were truncated.) A guest
+ * has no cookie; but what is younger than the look at its lock may be that of one who has come since.
+ */
+static bool word_is_nobodys(struct burial *burial, uint64_t word)
+{
+    enum word_state state = word_state(word);
+    uint32_t slot = word_holder(word) - 1;
+    if (state == WORD_FREE || state > WORD_CLOSING)
+        return state != WORD_FREE;
+    if (slot >= POOL_SLOTS)
+        return state != WORD_RESTING;
+    if (slot >= POOL_HOLDERS)
+        return state != WORD_RESTING &&
+               (word_when(word) < burial->now || word_when(word) > burial->now + FUTURE_MS) &&
+               !slot_was_locked(burial, slot);
+    return !atomic_load(&burial->pool->holder[slot].cookie) && !slot_was_locked(burial, slot) &&
+           !atomic_load(&burial->pool->holder[slot].cookie);
 }
 
 /* Return: how many words were buried. */
@@ -117,16 +136,16 @@ static unsigned lane_bury(struct burial *burial, uint32_t place, uint32_t lane)
     _Atomic uint64_t *words = &pool->word[((size_t)place * pool->lanes + lane) * POOL_PAGE_PORTS];
     unsigned count = 0;
     for (uint32_t i = 0; i < POOL_PAGE_PORTS; i++) {
-        uint64_t word = atomic_load_explicit(&words[i], memory_order_relaxed);
-        if (word && burial_has(burial, word))
+        uint64_t word = atomic_load_explicit(&words[i], memory_order_acquire);
+        if (word && (slots_have(&burial->dead, word_holder(word) - 1) || word_is_nobodys(burial, word)))
             count += atomic_compare_exchange_strong(&words[i], &word, word_buried(word, burial->now));
     }
     return count;
 }
 
 /*
- * Puts every word of these dead holders into quarantine, in one pass. Places that the policy has never
- * touched are holes: reading them would allocate them.
+ * Puts every word of the dead holders, and those that are nobody's, into quarantine, in one pass.
+ * Places that the policy has never touched are holes: reading them would allocate them.
  */
 static unsigned words_bury(struct burial *burial)
 {
@@ -223,7 +242,8 @@ static int slot_claim(const struct pool *pool, int fd, uint32_t slot, uint64_t c
     if (!condemned)
         return holder_alive(fd, slot) ? -EBUSY : -EAGAIN;
     if (condemned != CONDEMNED) {
-        struct burial burial = {.pool = pool, .fd = fd, .now = sys_now_ms()};
+        struct burial burial = {
+            .pool = pool, .fd = fd, .now = sys_now_ms(), .until = cpu_ns() + HOLDER_LOOK_NS};
         slots_add(&burial.dead, slot);
         words_bury(&burial);
         atomic_fetch_add_explicit(&pool->counters->buried, 1, memory_order_relaxed);
@@ -349,8 +369,6 @@ int holder_bury_dead(const struct pool *pool, int fd, bool patient)
             count++;
         }
     }
-    if (!count && !patient && !atomic_load(&pool->counters->guests))
-        return 0;
     unsigned words = words_bury(&burial);
     for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++) {
         uint64_t cookie = atomic_load(&pool->holder[slot].cookie);

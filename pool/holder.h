@@ -54,7 +54,8 @@ uint64_t holder_netns(int fd);
 int holder_join(const struct pool *pool, int fd, uint64_t cookie, bool *is_new);
 
 /**
- * holder_bury_dead - find holders whose last process has gone and take their leases back.
+ * holder_bury_dead - find holders whose last process has gone and take their leases back; and words
+ * that say that somebody has them who does not exist: whoever may write the shares can write those.
  * @fd: from pool_file_open(), for this call.
  * @patient: it may take HOLDER_PATIENCE_NS, else HOLDER_LOOK_NS; each time it begins with another one:
  *           the more locks a file has, the longer takes the look at one.

@@ -301,11 +301,11 @@ int lease_claim(struct lease_search *search, uint16_t port, struct lease *lease)
     return -EADDRNOTAVAIL;
 }
 
-/* Whether the port is free or this namespace's in every lane. */
+/* Whether the port is free or this namespace's in every lane, as far as @words may be looked at. */
 static bool port_is_unused(const struct pool *pool, uint16_t port, uint32_t holder,
-                           uint32_t quarantine, uint64_t now)
+                           uint32_t quarantine, uint64_t now, uint32_t *words)
 {
-    for (uint32_t lane = 0; lane < pool->lanes; lane++) {
+    for (uint32_t lane = 0; lane < pool->lanes && *words; lane++, --*words) {
         _Atomic uint64_t *at = pool_word(pool, lane, port);
         uint64_t word = at ? atomic_load_explicit(at, memory_order_relaxed) : 0;
         bool rested = word_state(word) == WORD_RESTING &&
@@ -313,22 +313,23 @@ static bool port_is_unused(const struct pool *pool, uint16_t port, uint32_t hold
         if (word_state(word) != WORD_FREE && word_holder(word) != holder && !rested)
             return false;
     }
-    return true;
+    return *words > 0;
 }
 
 uint16_t lease_unused_port(const struct pool *pool, const struct pool_any *any, uint32_t slot,
-                           uint32_t random)
+                           uint32_t random, uint32_t *words)
 {
     uint64_t now = sys_now_ms();
     uint32_t size = portset_size(&any->ports);
     uint32_t start = size ? (uint32_t)((uint64_t)random * size >> 32) : 0;
-    for (uint32_t i = 0; i < size; i++) {
-        uint32_t follow;
+    uint32_t follow;
+    for (uint32_t i = 0; i < size && *words; i++) {
         uint16_t port = port_at(&any->ports, (start + i) % size, &follow);
-        if (port && port_is_unused(pool, port, slot + 1, any->quarantine_ms, now))
+        if (port && port_is_unused(pool, port, slot + 1, any->quarantine_ms, now, words))
             return port;
     }
-    return 0;
+    *words = 0;
+    return port_at(&any->ports, start, &follow);
 }
 
 /* Undoes a taking, unless the word has changed since. */

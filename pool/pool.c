@@ -156,15 +156,15 @@ static int shares_check(int fd, const struct pool *pool, int flags)
 
 int pool_shares_open(const char *path, const struct pool *pool, int flags)
 {
-    char name[PATH_MAX];
-    struct text text = text_begin(name, sizeof(name));
     size_t folder = strlen(path);
     while (folder && path[folder - 1] != '/')
         folder--;
+    if (folder >= PATH_MAX - POOL_SHARED_NAME)
+        return -ENAMETOOLONG;
+    char name[folder + POOL_SHARED_NAME + 1]; /* no more: a handler may have a small stack */
+    struct text text = text_begin(name, sizeof(name));
     text_string_n(&text, path, folder);
     text_string_n(&text, pool->header->shared, POOL_SHARED_NAME);
-    if (text.length >= sizeof(name))
-        return -ENAMETOOLONG;
     int fd = file_open(name, flags);
     if (fd < 0)
         return fd == -ENOENT || fd == -ELOOP || fd == -ENOTDIR ? -ENOLINK : fd;

@@ -41,8 +41,13 @@ static void choose_any(int fd, const struct sockaddr_storage *name, socklen_t le
 }
 
 #define POOL_TRIES 64 /* ports in use in this namespace that are met before giving up */
+#define POOL_WORDS (1u << 16) /* looked at in one call: a ms */
 
-/* The same with a port of the pool, where that can be. Return: whether it could. */
+/*
+ * The same with a port of the pool, where that can be. Others may have it towards where the program
+ * connects, if none seems to be unused: then it is refused there. So it is if this namespace has all
+ * of them, and the choice is the kernel's. Return: whether the socket has a port.
+ */
 static bool choose_from_pool(int fd, struct sockaddr_storage name, socklen_t length)
 {
     int reuse = 0;
@@ -50,26 +55,23 @@ static bool choose_from_pool(int fd, struct sockaddr_storage name, socklen_t len
     struct sockaddr_storage any = name;
     struct shim_pool *at = shim_pool(sys_now_ms());
     struct shim_netns *netns = at ? netns_of(at, fd) : NULL;
-    if (!netns || sock_get(fd, SOL_SOCKET, SO_REUSEADDR, &reuse) != 0 || reuse ||
-        !pool_any_rule(&at->pool, &rule))
+    if (!netns || sock_get(fd, SOL_SOCKET, SO_REUSEADDR, &reuse) != 0 || !pool_any_rule(&at->pool, &rule))
         return false;
     undo_defer(fd);
-    for (int tries = 0; tries < POOL_TRIES; tries++) {
-        uint16_t port = lease_unused_port(&at->pool, &rule, netns->slot, random_next());
-        if (!port)
-            break;
-        address_set_port(&name, port);
-        if (SYS(bind, fd, &name, length) == 0) {
-            hint_set(fd, (struct hint){.kind = HINT_CHOSEN});
-            return true;
-        }
+    if (reuse) /* or bind() would not say who else is there */
+        sock_set(fd, SOL_SOCKET, SO_REUSEADDR, 0);
+    uint32_t words = POOL_WORDS;
+    long result = -EADDRINUSE;
+    for (int tries = 0; result && tries < POOL_TRIES; tries++) {
+        address_set_port(&name, lease_unused_port(&at->pool, &rule, netns->slot, random_next(), &words));
+        result = SYS(bind, fd, &name, length);
     }
-    /* A refused bind() takes the address away. */
-    if (!addr_is_any((struct sockaddr *)&any)) {
-        sock_set(fd, IPPROTO_IP, SOCK_NO_PORT, 1);
+    if (result)
         SYS(bind, fd, &any, length);
-    }
-    return false;
+    if (reuse)
+        sock_set(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+    hint_set(fd, (struct hint){.kind = HINT_CHOSEN});
+    return true;
 }
 
 static bool may_match(const struct shim_pool *at, const uint8_t addr[16])

@@ -66,6 +66,7 @@
 #define REFUSALS_MANY 256 /* a connect that met so many looks no further */
 #define ROUND_NAP_NS 50000 /* before it looks once more; then twice as long, and so on */
 #define ROUNDS 6 /* 3 ms in all */
+#define ROUNDS_HELD 10 /* 50 ms: a thread that is about to connect may have to wait for a processor */
 #define BUDGET_NS 10000000 /* of our own work in one connect, once it has met with setbacks */
 #define BUDGET_EVERY 16 /* refusals: a look at the clock is a system call */
 #define COMPARE_MS 100 /* at most so often, whatever the pool says of the last time */
@@ -168,6 +169,7 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
     attempt->fd = fd;
     attempt->sure = attempt->waiting = attempt->bound = attempt->again = false;
     attempt->held = attempt->recycled = attempt->soon = attempt->has_source = false;
+    attempt->others = false;
     attempt->asked = attempt->undone = false;
     attempt->refusals = attempt->rounds = attempt->lost = attempt->taken_back = 0;
     attempt->budget = 0;
@@ -408,6 +410,7 @@ static int share(struct attempt *attempt, int state)
     attempt->bound = result == 0;
     attempt->held = result == -EADDRINUSE;
     attempt->soon |= attempt->held;
+    attempt->others |= attempt->held;
     if (!reuse && (result || lane_is_shared(attempt)))
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 0); /* until it is connected: must_share() */
     if (result)
@@ -491,6 +494,8 @@ static int put(struct attempt *attempt)
     return put_by_bind(attempt);
 }
 
+static enum port_answer exhausted(struct attempt *attempt);
+
 /*
  * The socket has a port: one that this library bound for an earlier call (or for getsockname(),
  * bind.c), or the program's own. If that lies in the range, other namespaces must know.
@@ -510,7 +515,7 @@ static enum port_answer already_bound(struct attempt *attempt)
         return PORT_READY;
     }
     if (ours)
-        return no_port();
+        return exhausted(attempt);
     if (port)
         shim_log("bound-by-program", &attempt->dest, port);
     return PORT_PASS;
@@ -527,12 +532,17 @@ static int reconcile(const struct attempt *attempt, uint64_t now)
     return found > 0 ? found : 0;
 }
 
-/* Anybody can have others do more than they would, by what he writes to the pool; but not for ever. */
-static bool over_budget(struct attempt *attempt)
+static uint64_t thread_ns(void)
 {
     struct timespec used = {.tv_sec = 0};
     SYS(clock_gettime, CLOCK_THREAD_CPUTIME_ID, &used);
-    uint64_t now = (uint64_t)used.tv_sec * 1000000000 + (uint64_t)used.tv_nsec;
+    return (uint64_t)used.tv_sec * 1000000000 + (uint64_t)used.tv_nsec;
+}
+
+/* Anybody can have others do more than they would, by what he writes to the pool; but not for ever. */
+static bool over_budget(struct attempt *attempt)
+{
+    uint64_t now = thread_ns();
     if (!attempt->budget)
         attempt->budget = now;
     return now - attempt->budget > BUDGET_NS;
@@ -554,7 +564,9 @@ static bool take_back(struct attempt *attempt)
     lease_want(pool, now);
     if ((!attempt->waiting && attempt->taken_back++ >= COMPARE_TIMES) || !comparison_due(attempt, now))
         return false;
+    uint64_t began = thread_ns();
     int found = reconcile(attempt, now);
+    attempt->budget += thread_ns() - began; /* nobody else can make that longer */
     int fd = pool_file_open(shim.path, pool);
     if (fd >= 0) {
         found += holder_bury_dead(pool, fd, false);
@@ -623,7 +635,8 @@ static bool try_again(struct attempt *attempt)
     if (!attempt->soon || attempt->asked || !blocking(attempt->fd))
         return false;
     attempt->soon = false;
-    if (attempt->refusals > REFUSALS_MANY || attempt->rounds >= ROUNDS) {
+    if (attempt->others ? attempt->rounds >= ROUNDS_HELD
+                        : attempt->refusals > REFUSALS_MANY || attempt->rounds >= ROUNDS) {
         attempt->asked = true;
         return reconcile(attempt, sys_now_ms()) > 0;
     }
