@@ -510,13 +510,3 @@ int pool_retire(const char *path)
         SYS(close, fd);
     return result;
 }
-
-int pool_remove(const char *path)
-{
-    struct pool pool;
-    int result = pool_open(path, &pool, NULL);
-    if (result)
-        return result;
-    pool_close(&pool);
-    return pool_retire(path);
-}

@@ -5,6 +5,8 @@ something behind, come at the worst moment, play with the file and its folder, o
 work for it.
 """
 
+import contextlib
+import json
 import os
 import signal
 import struct
@@ -172,6 +174,91 @@ def check_taken_away(tap, server):
         tap.point(before == after and inside(last), "shares taken away three times: no attachment is used up",
                   before, after, last, err)
         tap.point(err.count("\n") == 1, "and it is said", err)
+
+
+# What who has the shares' folder can make of them. "keep" is a process that goes on; it says when it has begun.
+IN_ITS_PLACE = {
+    "a folder": 'os.unlink(path); os.mkdir(path)',
+    "a symbolic link": 'os.unlink(path); os.symlink("/etc/passwd", path)',
+    "a device": 'os.unlink(path); os.mknod(path, 0o020666, os.makedev(1, 3))',
+    "a FIFO": 'os.unlink(path); os.mkfifo(path); keep = lambda: os.open(path, os.O_WRONLY)',
+    "somebody else's file": 'os.rename(path, path + "x"); open(path, "w").close(); os.truncate(path, 8 << 20)',
+    "with a second name and other rights": 'os.link(path, path + "x"); os.chmod(path, 0o600)',
+    "with a lease": 'fd = os.open(path, os.O_RDONLY); fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK); '
+                    'signal.signal(signal.SIGIO, signal.SIG_IGN); keep = signal.pause',
+    "that are being executed": 'data = open("/bin/sleep", "rb").read(); open(path, "wb").write(data); '
+                               'os.chmod(path, 0o755); done = os.fork(); '
+                               'done or os.execv(path, ["sleep", "60"]); time.sleep(0.3); keep = signal.pause',
+}
+
+
+def check_in_its_place(tap, server):
+    """Something else with the shares' name, or nothing that could be opened: root's tools see to it."""
+    for name, code in IN_ITS_PLACE.items():
+        with hostile.pool_of(server) as pool:
+            head = "import fcntl, os, signal, sys, time\npath = sys.argv[1]; keep = None\n"
+            tail = "\nprint('begun', flush=True)\nif keep: keep()\n"
+            attacker = subprocess.Popen([sys.executable, "-S", "-c", head + code + tail, pool.shares], text=True,
+                                        stdout=subprocess.PIPE, start_new_session=True)
+            attacker.stdout.readline()
+            said = [pool.tool(*words).stderr for words in (["status"], ["reclaim"], ["list"], ["metrics"])]
+            dial(pool, server)
+            if name == "a FIFO":
+                time.sleep(0.1)
+                tap.equal(attacker.poll(), None, "shares that are a FIFO: nobody opens it")
+            done = pool.tool("reload", "--any", "-c", pool.conf)
+            ports, err = dial(pool, server)
+            tap.point(done.returncode == 0 and inside(ports), f"shares {name}: reload --any puts it right", *said,
+                      done.stderr, err)
+            done = pool.tool("remove", "--force")
+            tap.equal(done.returncode, 0, f"shares {name}: remove")
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(attacker.pid, signal.SIGKILL)
+            attacker.wait()
+
+
+def check_many_leases(tap, server):
+    """As many leases as there are words."""
+    with hostile.pool_of(server) as pool:
+        fill(pool.shares, word(1, 5, int(time.monotonic() * 1000)))
+        for words in (["list", "--json"], ["list"], ["status", "--json"], ["metrics"]):
+            done = subprocess.run(["sh", "-c", 'ulimit -v 100000; exec "$@"', "sh", fptest.POOL_TOOL, *words,
+                                   "--pool", pool.path], capture_output=True, text=True, check=False)
+            good = done.returncode == 0
+            if words == ["list", "--json"] and good:
+                leases = json.loads(done.stdout)["leases"]
+                good = len(leases) > 100000
+            tap.point(good, f"all words in use: {' '.join(words)} in 100 MB", done.stderr)
+
+
+MANY = """
+import fcntl, mmap, os, socket, struct, sys
+cookie = socket.socket().getsockopt(socket.SOL_SOCKET, 71, 8)
+netns = struct.pack("<Q", os.stat("/proc/self/ns/net").st_ino)
+fds = [os.open(path, os.O_RDWR if path == sys.argv[1] else os.O_RDONLY) for path in sys.argv[1:]]
+memory = mmap.mmap(fds[0], 4096 + 1024 * 128)
+for slot in range(1024):
+    memory[4096 + slot * 128:4096 + slot * 128 + 32] = cookie + bytes(16) + netns
+for fd in fds:
+    fcntl.fcntl(fd, 37, struct.pack("hhqqi", fcntl.F_RDLCK, 0, 1 << 40, 1024, 0))
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def check_many_holders(tap, server):
+    """One namespace is all holders that there can be, all alive."""
+    with hostile.pool_of(server) as pool:
+        attacker = subprocess.Popen(["unshare", "--net", "setpriv", f"--reuid={NOBODY}", "--clear-groups",
+                                     sys.executable, "-S", "-c", MANY, pool.shares, pool.path], text=True,
+                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        attacker.stdout.readline()
+        began = time.monotonic()
+        done = pool.tool("reclaim")
+        took = time.monotonic() - began
+        tap.point(done.returncode == 0 and took < 25, f"1024 holders that are one: reclaim takes {took:.1f} s",
+                  done.stdout[-200:], done.stderr)
+        attacker.communicate()
 
 
 BOUND = """

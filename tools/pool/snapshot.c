@@ -142,6 +142,20 @@ static bool snapshot_lease_read(const struct snapshot *snapshot, uint64_t word,
     return lease->state == WORD_USED || lease->state == WORD_LETGO;
 }
 
+bool snapshot_lease(const struct snapshot *snapshot, uint32_t lane, uint16_t port,
+                    struct snapshot_lease *lease)
+{
+    uint32_t place = snapshot->pool.header->pagemap[port / POOL_PAGE_PORTS];
+    uint64_t word = 0;
+    size_t at = ((size_t)place * snapshot->pool.lanes + lane) * POOL_PAGE_PORTS + port % POOL_PAGE_PORTS;
+    lease->lane = lane;
+    lease->port = port;
+    return place < snapshot->pool.places &&
+           snapshot_read(snapshot->shares_fd, &word, sizeof(word),
+                         layout_words(snapshot->pool.lanes) + at * sizeof(word)) == 0 &&
+           word && snapshot_lease_read(snapshot, word, lease);
+}
+
 /* The words of a page of ports in @count lanes from @lane on. Return: false: the page has none. */
 static bool snapshot_words(const struct snapshot *snapshot, uint32_t page, uint32_t lane, uint32_t count,
                            uint64_t *words)
