@@ -183,7 +183,7 @@ static void reclaim_all(struct reclaim *reclaim, const struct snapshot *before,
     reclaim_round(reclaim, tally, VERDICT_COMPARED, tally->holders_alive);
     procs_free(&reclaim->everyone);
     for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++)
-        if (reclaim->verdict[slot] == VERDICT_UNSEEN) {
+        if (reclaim->verdict[slot] > VERDICT_COMPARED) {
             procs_mapping(before, tally, &reclaim->users);
             break;
         }
@@ -293,7 +293,7 @@ static json_t *reclaim_json_holder(const struct reclaim *reclaim, const struct s
     json_put_text(object, "host", holder->host, sizeof(holder->host));
     json_put(object, "result", json_string(verdict_name(verdict)));
     json_put_number(object, "reclaimed", back);
-    for (size_t i = 0; verdict == VERDICT_UNSEEN && i < reclaim->users.count; i++) {
+    for (size_t i = 0; verdict != VERDICT_COMPARED && i < reclaim->users.count; i++) {
         const struct proc_entry *entry = &reclaim->users.entry[i];
         if (entry->slot != (int)slot)
             continue;
