@@ -261,11 +261,17 @@ static int search_pass(struct lease_search *search, struct lease *lease)
     }
 }
 
+/* A guest's is this process' own. */
+static struct pool_holder *holder_of(const struct pool *pool, uint32_t slot)
+{
+    static struct pool_holder guest;
+    return slot < POOL_HOLDERS ? &pool->holder[slot] : &guest;
+}
+
 static void count_taken(const struct lease_search *search)
 {
-    if (search->holder - 1 < POOL_HOLDERS)
-        atomic_fetch_add_explicit(&search->pool->holder[search->holder - 1].taken, 1,
-                                  memory_order_relaxed);
+    atomic_fetch_add_explicit(&holder_of(search->pool, search->holder - 1)->taken, 1,
+                              memory_order_relaxed);
 }
 
 int lease_search_next(struct lease_search *search, struct lease *lease)
@@ -465,7 +471,7 @@ int lease_wait(const struct pool *pool, uint32_t slot, uint32_t lane, uint32_t s
 
 bool lease_reconcile_due(const struct pool *pool, uint32_t slot, uint64_t now)
 {
-    _Atomic uint64_t *last = &pool->holder[slot].reconciled_ms;
+    _Atomic uint64_t *last = &holder_of(pool, slot)->reconciled_ms;
     uint64_t before = atomic_load(last);
     return age(now, before) >= RECONCILE_MS && atomic_compare_exchange_strong(last, &before, now);
 }
@@ -480,7 +486,7 @@ bool lease_wanted(const struct pool *pool, uint32_t slot, uint64_t now)
     uint64_t wanted = atomic_load_explicit(&pool->counters->wanted, memory_order_relaxed);
     if (!wanted)
         return false;
-    uint64_t last = atomic_load_explicit(&pool->holder[slot].reconciled_ms, memory_order_relaxed);
+    uint64_t last = atomic_load_explicit(&holder_of(pool, slot)->reconciled_ms, memory_order_relaxed);
     return wanted > last && wanted <= now && age(now, last) >= GIVE_BACK_MS;
 }
 

@@ -134,6 +134,8 @@ static int file_open(const char *path, int flags)
     return fd == -EPERM ? -EACCES : fd; /* EPERM is pool_trusted()'s */
 }
 
+#define ALLOCATE_MOST (8u << 20) /* bytes: it counts as the memory of whoever does it */
+
 int pool_shares_allocate(const struct pool *pool, int fd)
 {
     uint32_t used = 0;
@@ -142,8 +144,8 @@ int pool_shares_allocate(const struct pool *pool, int fd)
         if (place < pool->places && place >= used)
             used = place + 1;
     }
-    int result = (int)SYS(fallocate, fd, 0, 0,
-                          layout_words(pool->lanes) + used * layout_place_bytes(pool->lanes));
+    size_t size = layout_words(pool->lanes) + used * layout_place_bytes(pool->lanes);
+    int result = (int)SYS(fallocate, fd, 0, 0, size < ALLOCATE_MOST ? size : ALLOCATE_MOST);
     return result == -EOPNOTSUPP || result == -EINTR || sys_may_not(result) ? 0 : result;
 }
 
@@ -277,37 +279,49 @@ static int file_map(const char *path, int file, struct pool *pool)
     return result;
 }
 
-static int shares_map(const char *path, struct pool *pool, int *fd)
+static int shares_map(const char *path, struct pool *pool)
 {
-    *fd = pool_shares_open(path, pool, O_RDWR);
-    if (*fd < 0)
-        return *fd;
-    long at = SYS(mmap, NULL, pool->shared_size, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
-    if (is_address(at)) {
-        pool_share(pool, (void *)at);
-        return 0;
-    }
-    SYS(close, *fd);
-    return pool_map_error(at);
+    int fd = pool_shares_open(path, pool, O_RDWR);
+    if (fd < 0)
+        return fd;
+    long at = SYS(mmap, NULL, pool->shared_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    SYS(close, fd);
+    if (!is_address(at))
+        return pool_map_error(at);
+    pool_share(pool, (void *)at);
+    return 0;
 }
 
 int pool_open(const char *path, struct pool *pool, int *fd)
 {
-    int shares;
     *pool = (struct pool){.header = NULL};
     int file = file_open(path, O_RDONLY);
     if (file < 0)
         return file;
     int result = file_map(path, file, pool);
-    SYS(close, file);
     if (!result)
-        result = shares_map(path, pool, &shares);
+        result = shares_map(path, pool);
     if (result)
         pool_close(pool);
-    else if (fd)
-        *fd = shares;
+    if (!result && fd)
+        *fd = file;
     else
-        SYS(close, shares);
+        SYS(close, file);
+    return result;
+}
+
+int pool_file_open(const char *path, const struct pool *pool)
+{
+    struct stat st;
+    int fd = file_open(path, O_RDONLY);
+    if (fd < 0)
+        return fd;
+    int result = (int)SYS(fstat, fd, &st);
+    if (!result && (st.st_dev != pool->device || st.st_ino != pool->inode))
+        result = -ESTALE;
+    if (!result)
+        return fd;
+    SYS(close, fd);
     return result;
 }
 

@@ -47,7 +47,7 @@ struct pool_options {
  * pool_open - open, check and map a pool.
  * @path: not followed if its last component is a symlink.
  * @pool: the result; pool->header is NULL on failure.
- * @fd: if not NULL, receives a descriptor of the very open file of the shares that is mapped, which the
+ * @fd: if not NULL, receives a descriptor of the very open file of the pool's own that is mapped, which the
  *      caller closes (holder_join() needs it); else it is closed.
  *
  * Return: 0, or
@@ -91,6 +91,10 @@ int pool_shares_open(const char *path, const struct pool *pool, int flags);
  * SIGBUS where a hole cannot be filled. @fd: of the shares. Return: 0 or -ENOSPC.
  */
 int pool_shares_allocate(const struct pool *pool, int fd);
+
+/** pool_file_open - open the own file of @pool at @path again, to read. Return: a descriptor; -ESTALE: that
+ * is another one; errors of open(2). */
+int pool_file_open(const char *path, const struct pool *pool);
 
 /** pool_close - unmap. The locks that its open file anchors go with it. */
 void pool_close(struct pool *pool);

@@ -71,7 +71,8 @@ static void describe_pool(struct text *text, const struct shim_pool *at)
     if (!atomic_load(&at->netns[0].cookie))
         return;
     line_number(text, "holder", at->netns[0].slot);
-    line_number(text, "netns", at->pool.holder[at->netns[0].slot].netns);
+    if (at->netns[0].slot < POOL_HOLDERS)
+        line_number(text, "netns", at->pool.holder[at->netns[0].slot].netns);
 }
 
 static void answer(int fd)

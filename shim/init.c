@@ -122,6 +122,7 @@ bool shim_pool_moved(struct shim_pool *at, uint64_t now)
     if (!second_passed(&looked_ms, now))
         return false;
     guard_renew();
+    netns_leave_idle(at, now);
     if (!replaced(at))
         return false;
     try_open();

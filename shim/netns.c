@@ -17,8 +17,8 @@
 #define LOCK_YIELDS 1000 /* then by naps of 1 ms */
 #define LOCK_NAPS 100 /* joining takes a few ms; somebody is stopped in the middle of it */
 #define FORK_NAPS 20
-#define IDLE_MS 60000 /* an entry without a connection ends after that */
-#define IDLE_FULL_MS 100 /* or after that, if all are taken */
+#define IDLE_MS 10000 /* an entry without a connection ends after that */
+#define IDLE_FULL_MS 100 /* or after that, if all are taken; who needs one waits for it */
 
 #define UNKNOWN \
     "SO_NETNS_COOKIE", "the program may not ask in which network namespace a socket is"
@@ -93,20 +93,46 @@ static uint32_t unused_entry(const struct shim_pool *at)
 
 /*
  * An agent that enters one namespace after another would keep all of them alive as holders, also those
- * that have ended. So who joins another one leaves those that it met later than its own, and has not
- * been in for a while, and has no connection in that it knows of.
+ * that have ended. So a process leaves those that it met later than its own, and has not been in for a
+ * while, and has no connection in that it knows of: when it joins another one, and with one of its
+ * connects in each second.
  */
-static void leave_idle(struct shim_pool *at)
+static bool is_idle(const struct shim_netns *netns, uint64_t now, uint64_t idle)
+{
+    return atomic_load(&netns->cookie) && netns->later && now - atomic_load(&netns->used) >= idle;
+}
+
+static void leave_idle(struct shim_pool *at, uint64_t idle)
 {
     uint64_t now = sys_now_ms();
-    uint64_t idle = unused_entry(at) == SHIM_NETNS ? IDLE_FULL_MS : IDLE_MS;
     for (uint32_t i = 0; i < SHIM_NETNS; i++) {
         struct shim_netns *netns = &at->netns[i];
-        if (!atomic_load(&netns->cookie) || !netns->anchor ||
-            now - atomic_load(&netns->used) < idle || hint_has_netns(i))
+        if (!is_idle(netns, now, idle) || hint_has_netns(i))
             continue;
         atomic_store(&netns->cookie, 0);
         SYS(munmap, netns->anchor, 1);
+    }
+}
+
+void netns_leave_idle(struct shim_pool *at, uint64_t now)
+{
+    bool any = false;
+    for (uint32_t i = 0; i < SHIM_NETNS; i++)
+        any |= is_idle(&at->netns[i], now, IDLE_MS);
+    if (!any || !netns_lock())
+        return;
+    leave_idle(at, IDLE_MS);
+    netns_unlock();
+}
+
+/* Makes room. It takes some ms only if all entries were used a short while ago. */
+static void leave_some(struct shim_pool *at)
+{
+    leave_idle(at, IDLE_MS);
+    for (int ms = 0; unused_entry(at) == SHIM_NETNS && ms <= IDLE_FULL_MS; ms++) {
+        if (ms)
+            SYS(nanosleep, &(struct timespec){.tv_nsec = 1000000}, NULL);
+        leave_idle(at, IDLE_FULL_MS);
     }
 }
 
@@ -130,8 +156,19 @@ bool netns_is_own(const struct shim_netns *netns)
     return own && (own == atomic_load(&netns->cookie) || own == netns->inode);
 }
 
-/* Joins the namespace @cookie. @fd: an open pool file, kept open by a mapping of the caller's. */
-static struct shim_netns *join(struct shim_pool *at, int fd, uint64_t cookie, uintptr_t anchor,
+/*
+ * Keeps an open file, and so its lock, by a mapping that nobody touches. For people who look into
+ * /proc/PID/maps its offset says which slot: from there fixport-pool knows who keeps a holder alive.
+ * Return: 0 if there is no memory.
+ */
+static uintptr_t anchor_slot(int fd, uint32_t slot)
+{
+    long at = SYS(mmap, NULL, 1, PROT_NONE, MAP_SHARED, fd, (slot + 1) * POOL_ANCHOR_STEP);
+    return at > 0 || at < -4095 ? (uintptr_t)at : 0;
+}
+
+/* Joins the namespace @cookie. @fd: an open pool file; @later: that nothing keeps open but an anchor. */
+static struct shim_netns *join(struct shim_pool *at, int fd, uint64_t cookie, bool later,
                                bool *is_new)
 {
     uint32_t index = unused_entry(at);
@@ -141,14 +178,19 @@ static struct shim_netns *join(struct shim_pool *at, int fd, uint64_t cookie, ui
     }
     int slot = holder_join(&at->pool, fd, cookie, is_new);
     if (slot < 0) {
-        fault_set(shim.path, slot == -ENOSPC     ? "1024 network namespaces use it already"
-                             : sys_may_not(slot) ? "the program may not lock its part of it (fcntl)"
-                                                 : pool_strerror(slot));
+        fault_set(shim.path, sys_may_not(slot) ? "the program may not lock its part of it (fcntl)"
+                                               : pool_strerror(slot));
+        return NULL;
+    }
+    uintptr_t anchor = anchor_slot(fd, (uint32_t)slot);
+    if (later && !anchor) {
+        fault_set(shim.path, pool_strerror(-ENOMEM));
         return NULL;
     }
     struct shim_netns *netns = &at->netns[index];
     netns->slot = (uint32_t)slot;
     netns->inode = 0;
+    netns->later = later;
     netns->anchor = anchor;
     atomic_store(&netns->used, sys_now_ms());
     atomic_store(&netns->local, 0); /* read when it is needed */
@@ -166,12 +208,10 @@ static struct shim_netns *join(struct shim_pool *at, int fd, uint64_t cookie, ui
  */
 void netns_join_own(struct shim_pool *at, int fd, uint64_t cookie)
 {
-    /* The lock must outlive the other mapping of this open file, if that is torn. */
-    SYS(mmap, NULL, 1, PROT_NONE, MAP_SHARED, fd, 0);
     bool is_new = false;
     atomic_store(&seen, 0); /* entries of another pool */
     /* If it cannot be found out, the first connection's socket will do. */
-    struct shim_netns *netns = cookie ? join(at, fd, cookie, 0, &is_new) : NULL;
+    struct shim_netns *netns = cookie ? join(at, fd, cookie, false, &is_new) : NULL;
     if (netns)
         netns->inode = holder_netns_thread(); /* in case that sockets may not be asked later */
     if (netns && (is_new || atomic_load(&shim.current)))
@@ -183,18 +223,13 @@ static struct shim_netns *join_later(struct shim_pool *at, uint64_t cookie)
 {
     bool is_new = false;
     struct shim_netns *netns = NULL;
-    leave_idle(at);
-    int fd = pool_shares_open(shim.path, &at->pool, O_RDWR);
+    leave_some(at);
+    int fd = pool_file_open(shim.path, &at->pool);
     if (fd < 0) {
         fault_set(shim.path, pool_strerror(fd));
         return NULL;
     }
-    long anchor = SYS(mmap, NULL, 1, PROT_NONE, MAP_SHARED, fd, 0);
-    bool mapped = anchor > 0 || anchor < -4095;
-    if (mapped)
-        netns = join(at, fd, cookie, (uintptr_t)anchor, &is_new);
-    if (!netns && mapped)
-        SYS(munmap, anchor, 1);
+    netns = join(at, fd, cookie, true, &is_new);
     SYS(close, fd);
     if (netns && is_new && netns_is_own(netns))
         lease_reconcile(&at->pool, netns->slot, sys_now_ms());
@@ -282,7 +317,7 @@ struct shim_netns *netns_of(struct shim_pool *at, int fd)
     struct shim_netns *own = &at->netns[0];
     bool unsaid = !cookie || (cookie >> 63 && !own->inode);
     /* Nobody says; but a process that has not gone elsewhere is where it was when it started. */
-    if (unsaid && atomic_load(&own->cookie) && !own->anchor && !atomic_load(&wanders))
+    if (unsaid && atomic_load(&own->cookie) && !own->later && !atomic_load(&wanders))
         return own;
     if (cookie)
         return find_or_join(at, cookie);

@@ -621,9 +621,9 @@ static bool take_back(struct attempt *attempt)
     int found = reconcile(attempt, now);
     attempt->budget += thread_ns() - began; /* nobody else can make that longer */
     uint64_t mask = guard_hold();
-    int fd = pool_shares_open(shim.path, pool, O_RDWR);
+    int fd = pool_file_open(shim.path, pool);
     if (fd >= 0) {
-        found += holder_bury_dead(pool, fd, now);
+        found += holder_bury_dead(pool, fd, false);
         SYS(close, fd);
     }
     guard_release(mask);

@@ -93,7 +93,8 @@ struct shim_netns {
     _Atomic uint64_t cookie; /* 0: unused entry */
     _Atomic uint64_t used; /* ms: when it was last looked for */
     uint64_t inode; /* its other name (holder_netns_thread()), if it is that of the start; or 0 */
-    uintptr_t anchor; /* the page that keeps its lock; 0: it is that of the start */
+    uintptr_t anchor; /* a page of the open file that has its lock; 0: there is none */
+    bool later; /* the lock goes with the anchor: it is not the namespace of the start */
     uint32_t slot;
     _Atomic uint32_t by_bind; /* IP_LOCAL_PORT_RANGE does not work here: bind() instead */
     _Atomic uint32_t local; /* net.ipv4.ip_local_port_range: lo | hi << 16; 0: not read yet */
@@ -197,6 +198,9 @@ void netns_join_own(struct shim_pool *at, int fd, uint64_t cookie);
 
 /** netns_check - set the fault that the first connection would meet, if it is known of @at by now. */
 void netns_check(const struct shim_pool *at);
+
+/** netns_leave_idle - leave the namespaces met later that this process has no more to do with. */
+void netns_leave_idle(struct shim_pool *at, uint64_t now);
 
 /** netns_is_own - whether this thread is in that namespace now: a few system calls. */
 bool netns_is_own(const struct shim_netns *netns);
@@ -376,7 +380,7 @@ void hint_fresh(int fd, uint64_t now);
 /** hint_is_fresh - whether @hint says so of this very tick: later, much may have happened unseen. */
 bool hint_is_fresh(struct hint hint, uint64_t now);
 
-/** hint_has_netns - whether a connection of namespace @netns (an index) is known. For rare calls. */
+/** hint_has_netns - whether a connection of namespace @netns (an index) is known, or was. For rare calls. */
 bool hint_has_netns(uint32_t netns);
 
 /** hint_range - let go of all descriptors first..last. */

@@ -104,7 +104,7 @@ def case_node(tap, node):
     container = node.pod("node-pool", service=nodes.OTHER)
     clients.check_programs(tap, node, clients.DEBIAN, ["exec", "-e", "FIXPORT_LOG=", container],
                            "node.yaml, pods/node-pool.yaml", RANGE)
-    url = f"http://{node.address('fixport-node-metrics')}:9464/cgi-bin/metrics"
+    url = f"http://{node.address('fixport-node-metrics')}:9464/metrics"
     metrics = node.must(["curl", "-sSi", "-m", "10", url])
     tap.point("200 OK" in metrics and "text/plain; version=0.0.4" in metrics and
               re.search(r"^fixport_pool_ports 899$", metrics, re.M) and

@@ -19,6 +19,7 @@ FIXPORT_TEST_SEED        of what is written at random (1)
 import argparse
 import contextlib
 import glob
+import json
 import mmap
 import os
 import random
@@ -93,13 +94,14 @@ class Server:
 class Pool:
     """One as root makes it for all users of the machine, its path open to them."""
 
-    def __init__(self, folder, server, exhausted="fail", ports=f"{LO}-{HI}", quarantine=1):
+    def __init__(self, folder, server, exhausted="fail", ports=f"{LO}-{HI}", quarantine=1, lanes=0):
         self.path = os.path.join(folder, "pool")
         self.range = ports.split("-")
         os.chmod(folder, 0o755)
         conf = os.path.join(folder, "conf")
         with open(conf, "w", encoding="ascii") as file:
-            file.write(f"[pool]\nports = {ports}\nmode = 0666\nquarantine = {quarantine}\n[rule all]\n"
+            file.write(f"[pool]\nports = {ports}\nmode = 0666\nquarantine = {quarantine}\n"
+                       + (f"lanes = {lanes}\n" if lanes else "") + "[rule all]\n"
                        f"to = 127.0.0.1:{server.ports[0]}\nwhen-exhausted = {exhausted}\n")
         self.conf = conf
         done = self.tool("create", "-c", conf)
@@ -371,6 +373,148 @@ def check_locked(tap, server):
         holder.wait()
 
 
+LOCKER = """
+import fcntl, mmap, os, signal, struct, sys
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+F_OFD_SETLK, BASE, MANY = 37, 1 << 40, int(sys.argv[1])
+held = []
+def lock(name, kind, start, length):
+    try:
+        held.append(os.open(name, os.O_RDWR if kind == fcntl.F_WRLCK else os.O_RDONLY))
+        fcntl.fcntl(held[-1], F_OFD_SETLK, struct.pack("hhxxxxqqixxxx", kind, 0, start, length, 0))
+    except OSError:
+        pass
+for name in sys.argv[2:]:
+    for kind in (fcntl.F_WRLCK, fcntl.F_RDLCK):
+        lock(name, kind, 0, 0)
+    try:
+        held.append(os.open(name, os.O_RDONLY))  # neighbours of one open file would become one lock
+        for at in range(BASE, BASE + 2 * MANY, 2):
+            fcntl.fcntl(held[-1], F_OFD_SETLK, struct.pack("hhxxxxqqixxxx", fcntl.F_RDLCK, 0, at, 1, 0))
+    except OSError:
+        pass  # the shares may be locked for writing by now
+print("locked", flush=True)
+signal.pause()
+"""
+
+
+@contextlib.contextmanager
+def locking(pool, many=0):
+    """Whatever can be locked is, by nobody, who is stopped then."""
+    holder = subprocess.Popen([sys.executable, "-c", LOCKER, str(many), pool.path, pool.shares], text=True,
+                              stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == "locked\n"
+    holder.send_signal(signal.SIGSTOP)
+    try:
+        yield holder.pid
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+ELSEWHERE = """
+import socket, sys
+port = int(sys.argv[1])
+listener = socket.create_server(("127.0.0.1", port), backlog=512)
+held = [socket.create_connection(("127.0.0.1", port)) for _ in range(int(sys.argv[2]))]
+print(*[s.getsockname()[1] for s in held], flush=True)
+sys.stdin.read()
+"""
+
+
+def dialling_elsewhere(pool, server, count):
+    """A program in a network namespace of its own that holds @count connections to the rule's server."""
+    argv = ["unshare", "--net", "sh", "-c", 'ip link set lo up; exec "$@"', "sh", sys.executable, "-S", "-c",
+            ELSEWHERE, str(server.ports[0]), str(count)]
+    return subprocess.Popen(argv, env=pool.environment, text=True, stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def ports_elsewhere(tap, what, pool, server, count, pods):
+    """@pods namespaces at a time: all inside, and none has another's port."""
+    started = [dialling_elsewhere(pool, server, count) for _ in range(pods)]
+    ports = [set(map(int, process.stdout.readline().split())) for process in started]
+    said = [process.communicate()[1] for process in started]
+    inside = all(len(own) == count and all(LO <= port <= HI for port in own) for own in ports)
+    tap.point(inside and not any(said), f"{what}: {pods} namespaces have ports of the rule", ports, said)
+    tap.equal(len(set().union(*ports)), sum(map(len, ports)), f"{what}: none has another's")
+
+
+def check_starved(tap, server):
+    """All that can be locked is locked, every slot is said to be taken, and who did it is stopped."""
+    plain = [VICTIM, str(server.ports[0]), "300", str(LO), str(HI)]
+    for many, plant in ((0, False), (0, True), (5000, True)):
+        what = f"all slots locked{' and planted' if plant else ''}{', 20000 times' if many else ''}"
+        with pool_of(server) as pool, locking(pool, many) as locker:
+            if plant:
+                planted_holders(pool.shares, random.Random(SEED))
+            ports_elsewhere(tap, what, pool, server, 100, 3)
+            done = subprocess.run(plain, text=True, env=pool.environment, capture_output=True, check=False)
+            tap.point(re.match(r"in [1-9]\d* out 0 ", done.stdout) and not done.stderr,
+                      f"{what}: a program that starts has ports", done.stdout, done.stderr)
+            begun = time.monotonic()
+            done = pool.tool("status")
+            tap.point(done.returncode == 0 and time.monotonic() - begun < 5 and
+                      re.search(rf"\b{locker} python3\b", done.stdout),
+                      f"{what}: status names who holds them", done.stdout[-3000:], done.stderr)
+    with pool_of(server, ports="50000-50199") as pool:
+        with locking(pool):
+            planted_holders(pool.shares, random.Random(SEED))
+            ports_elsewhere(tap, "guests", pool, server, 150, 1)
+        done = pool.tool("reclaim")
+        tap.point(done.returncode == 0 and "150 leases of dead ones taken back" in done.stdout,
+                  "guests: when the locks are gone, the dead are buried", done.stdout[-300:], done.stderr)
+        time.sleep(1.1)  # the quarantine is 1 s
+        ports_elsewhere(tap, "after that", pool, server, 150, 1)
+
+
+def scribbled(shares, chance):
+    """Every byte: words that are all leases of all holders, lanes with destinations, and noise."""
+    now = int(time.monotonic() * 1000)
+    with open(shares, "r+b") as file:
+        size = min(os.fstat(file.fileno()).st_size, 128 << 20)
+        file.write(chance.randbytes(WORDS_LEAST))
+        page = b"".join(word(USED, holder % 4096, now) for holder in range(0, 4096, 8))
+        noise = chance.randbytes(1 << 16) + page * 32
+        while file.tell() < size:
+            file.write(noise[:size - file.tell()])
+
+
+def check_tools(tap, server):
+    """Each tool comes to an end, in little memory, and says something, whatever the shares hold."""
+    everything = [["status"], ["status", "--json"], ["list"], ["list", "--json"], ["list", "--port", "50001"],
+                  ["metrics"], ["reclaim"], ["reclaim", "--json"], ["reload", "-p", f"{LO}-{HI}", "-t", "127.0.0.1"],
+                  ["create", "-p", f"{LO}-{HI}"], ["run"], ["run", "--check"], ["remove"]]
+
+    def attempt(pool, what):
+        for argv in everything:
+            tool = [fptest.POOL_TOOL, *argv, "--pool", pool.path]
+            if argv[0] == "run":
+                tool = [fptest.RUN_TOOL, *argv[1:], "--pool", pool.path, "true"]
+            begun = time.monotonic()
+            with tempfile.TemporaryFile() as out, tempfile.TemporaryFile("w+") as err:
+                done = subprocess.run(["prlimit", f"--as={200 << 20}", *tool], stdout=out, stderr=err, check=False,
+                                      timeout=120)
+                err.seek(0)
+                err, said = err.read(), out.tell()
+            took = time.monotonic() - begun
+            good = took < 30 and 0 <= done.returncode <= 2 and (said or err or argv == ["run"])
+            good = good and (argv[0] != "create" or "exists already" in err)
+            good = good and (argv[0] not in ("status", "list", "metrics") or done.returncode == 0)
+            good = good and (done.returncode == 0 or err.count("\n") == 1 or argv == ["run", "--check"])
+            tap.point(good, f"{what}: {' '.join(argv)} ends with {done.returncode}", f"{took:.1f} s", err[-300:])
+
+    with pool_of(server, lanes=4096, ports="10240-13823") as pool, locking(pool):
+        tap.point(os.stat(pool.shares).st_size > 100 << 20, "a pool of more than 100 MiB",
+                  os.stat(pool.shares).st_size)
+        scribbled(pool.shares, random.Random(SEED))
+        attempt(pool, "128 MiB of garbage, all locked")
+    with pool_of(server) as pool, attacking(pool, cut):
+        attempt(pool, "cut and grown")
+    with pool_of(server) as pool, attacking(pool, planted_holders), attacking(pool, random_bytes):
+        attempt(pool, "random bytes")
+
+
 def check_handlers(tap, server):
     """A thread sets handlers for SIGBUS, another connects: each is what was set."""
     with pool_of(server) as pool:
@@ -562,28 +706,73 @@ def check_private(tap, server):
             os.unlink(name)
 
 
-WANDER = """
-import os, socket, sys, time, ctypes
+# Enters the namespaces of all these processes, at once one after the other, and connects there; keeps one
+# connection, in the fifth. Then it goes home, and connects there until it is told to end.
+AGENT = """
+import ctypes, os, select, socket, sys
 libc = ctypes.CDLL(None, use_errno=True)
-for i in range(24):
-    assert libc.unshare(0x40000000) == 0, ctypes.get_errno()
-    os.system("ip link set lo up")
-    listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
-    s = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
-    print(s.getsockname()[1])
-    s.close(), listener.close()
-    time.sleep(0.11)
+port, pids = int(sys.argv[1]), sys.argv[2:]
+home = os.open("/proc/self/ns/net", os.O_RDONLY)
+spaces = [os.open(f"/proc/{pid}/ns/net", os.O_RDONLY) for pid in pids]
+kept = []
+for i, space in enumerate(spaces):
+    assert libc.setns(space, 0x40000000) == 0, ctypes.get_errno()
+    os.close(space)
+    listener = socket.create_server(("127.0.0.1", port))
+    s = socket.create_connection(("127.0.0.1", port))
+    print(s.getsockname()[1], end=" ")
+    if i == 4:
+        kept = [s, listener]
+    s, listener = None, None
+assert libc.setns(home, 0x40000000) == 0
+print(flush=True)
+while not select.select([0], [], [], 0.3)[0]:
+    socket.create_connection(("127.0.0.1", port)).close()
 """
 
 
-def check_wandering(tap, server):
-    """One process in more namespaces than it has room for, one after the other."""
+def check_agent(tap, server):
+    """One process in 40 namespaces, one after the other; those end, and what it keeps of them is named."""
     with pool_of(server) as pool:
-        done = subprocess.run([sys.executable, "-c", WANDER, str(server.ports[0])], env=pool.environment,
-                              capture_output=True, text=True, check=False, timeout=120)
-        inside = [LO <= int(port) <= HI for port in done.stdout.split()]
-        tap.point(inside == [True] * 24 and not done.stderr, "24 namespaces in one process' life", done.stdout,
+        pods = [subprocess.Popen(["unshare", "--net", "sh", "-c", "ip link set lo up; echo; exec cat"], text=True,
+                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(40)]
+        for pod in pods:
+            pod.stdout.readline()
+        agent = subprocess.Popen([sys.executable, "-S", "-c", AGENT, str(server.ports[0]),
+                                  *[str(pod.pid) for pod in pods]], env=pool.environment, text=True,
+                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        inside = [LO <= int(port) <= HI for port in agent.stdout.readline().split()]
+        tap.equal(inside, [True] * 40, "40 namespaces entered by one process: a port of the rule in each")
+
+        def visits():
+            """{slot: whether the agent is elsewhere} of the holders that it keeps."""
+            holders = json.loads(pool.tool("status", "--json").stdout)["holders"]
+            return {holder["slot"]: process["elsewhere"] for holder in holders if holder["alive"]
+                    for process in holder["processes"] if process["pid"] == agent.pid}
+        got = visits()
+        tap.point(1 <= len(got) <= 16 and sorted(got.values())[:1] == [False] and sum(got.values()) == len(got) - 1,
+                  "status names it for those that it keeps, and says that it is elsewhere", got)
+        done = pool.tool("status")
+        tap.point(f"{agent.pid} python3, which is elsewhere" in done.stdout, "in words, too", done.stdout[-2500:])
+        for pod in pods:
+            pod.stdin.close()
+            pod.wait()
+        done = pool.tool("reclaim")
+        line = rf"cannot be entered from here; kept by {agent.pid} python3, which is elsewhere$"
+        tap.point(re.search(line, done.stdout, re.M), "the pods have ended: reclaim names it", done.stdout[-1500:],
                   done.stderr)
+        kept = {holder["slot"] for holder in json.loads(pool.tool("reclaim", "--json").stdout)["holders"]
+                if {"pid": agent.pid, "command": "python3"} in holder.get("kept_by", [])}
+        tap.equal(kept, {slot for slot, elsewhere in visits().items() if elsewhere}, "reclaim --json, too")
+        end = time.monotonic() + 60
+        while len(got := visits()) > 2 and time.monotonic() < end:
+            time.sleep(0.2)
+        tap.equal(sorted(got.values()), [False, True], "it leaves them: its own and that of its connection are left")
+        done = pool.tool("reclaim")
+        left = json.loads(pool.tool("status", "--json").stdout)["holders"]
+        tap.equal({holder["slot"] for holder in left}, set(got), "and the others' leases are taken back")
+        err = agent.communicate("\n")[1]
+        tap.equal((agent.returncode, err), (0, ""), "it said nothing, and ends")
 
 
 def compiled(folder):
@@ -595,8 +784,8 @@ def compiled(folder):
     return folder if done.returncode == 0 else None
 
 
-CHECKS = [check_steering, check_grown, check_locked, check_handlers, check_pipes, check_clock, check_wandering,
-          check_private]
+CHECKS = [check_steering, check_grown, check_locked, check_starved, check_tools, check_handlers, check_pipes,
+          check_clock, check_agent, check_private]
 
 BIND, FEW = {"ports": "61000-61799"}, {"ports": "50000-50015"}
 ATTACKS = [
