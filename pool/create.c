@@ -424,7 +424,7 @@ static int lock_path(const char *path, char name[PATH_MAX])
     return text.length < PATH_MAX ? 0 : -ENAMETOOLONG;
 }
 
-/* One try. Return: a descriptor that has the lock; -EWOULDBLOCK; -EPERM: others can open that file. */
+/* One try. Return: a descriptor that has the lock; -EBUSY; -EPERM: others can open that file. */
 static int lock_try(const char *name)
 {
     struct stat st, there;
@@ -442,14 +442,15 @@ static int lock_try(const char *name)
     if (!result && there.st_ino == st.st_ino)
         return fd;
     SYS(close, fd);
-    return result && result != -ENOENT && result != -EINTR ? result : -EWOULDBLOCK;
+    bool again = !result || result == -ENOENT || result == -EINTR || result == -EWOULDBLOCK;
+    return again ? -EBUSY : result; /* EWOULDBLOCK is F_SETLEASE's: pool_strerror() */
 }
 
 static int lock_take(const char *name)
 {
     static const struct timespec pause = {.tv_nsec = RELOAD_PAUSE_MS * 1000000l};
     int result = lock_try(name);
-    for (int waited = 0; result == -EWOULDBLOCK && waited < POOL_LOCK_MS; waited += RELOAD_PAUSE_MS) {
+    for (int waited = 0; result == -EBUSY && waited < POOL_LOCK_MS; waited += RELOAD_PAUSE_MS) {
         SYS(nanosleep, &pause, NULL);
         result = lock_try(name);
     }

@@ -292,24 +292,6 @@ static int shares_map(const char *path, struct pool *pool)
     return 0;
 }
 
-int pool_open(const char *path, struct pool *pool, int *fd)
-{
-    *pool = (struct pool){.header = NULL};
-    int file = file_open(path, O_RDONLY);
-    if (file < 0)
-        return file;
-    int result = file_map(path, file, pool);
-    if (!result)
-        result = shares_map(path, pool);
-    if (result)
-        pool_close(pool);
-    if (!result && fd)
-        *fd = file;
-    else
-        SYS(close, file);
-    return result;
-}
-
 int pool_file_open(const char *path, const struct pool *pool)
 {
     struct stat st;
@@ -322,6 +304,25 @@ int pool_file_open(const char *path, const struct pool *pool)
     if (!result)
         return fd;
     SYS(close, fd);
+    return result;
+}
+
+int pool_open(const char *path, struct pool *pool, int *fd)
+{
+    *pool = (struct pool){.header = NULL};
+    int file = file_open(path, O_RDONLY);
+    if (file < 0)
+        return file;
+    int result = file_map(path, file, pool);
+    SYS(close, file); /* one descriptor at a time: a program may have no more left */
+    if (!result)
+        result = shares_map(path, pool);
+    if (!result && fd) {
+        *fd = pool_file_open(path, pool);
+        result = *fd < 0 ? *fd : 0;
+    }
+    if (result)
+        pool_close(pool);
     return result;
 }
 

@@ -160,7 +160,7 @@ int pool_create(const char *path, const struct policy *policy, const struct pool
 /**
  * pool_reload - give a live pool another policy, in place. For its owner: the lock lies in a file
  * beside it that nobody else can open.
- * Return: 0; 1 if it was the same already; -EWOULDBLOCK if another change took POOL_LOCK_MS;
+ * Return: 0; 1 if it was the same already; -EBUSY if another change took POOL_LOCK_MS;
  * -ENOSPC if its ports need more pages than the pool has room for (make a new pool then); errors of
  * pool_open().
  */

@@ -247,7 +247,7 @@ int target_reload(const struct pool_plan *plan, bool any, bool *same)
                          "%s: there is no room for so many more ports: remove it and create it "
                          "again",
                          plan->path);
-    if (error == -EWOULDBLOCK)
+    if (error == -EBUSY)
         return say_error(EXIT_FAILED, "%s: another change of it has not come to its end for %d s",
                          plan->path, POOL_LOCK_MS / 1000);
     if (error == -ECANCELED)
