@@ -295,36 +295,6 @@ int lease_claim(struct lease_search *search, uint16_t port, struct lease *lease)
     return -EADDRNOTAVAIL;
 }
 
-/* Whether the port is free or this namespace's in every lane. */
-static bool port_is_unused(const struct pool *pool, uint16_t port, uint32_t holder,
-                           uint32_t quarantine, uint64_t now)
-{
-    for (uint32_t lane = 0; lane < pool->lanes; lane++) {
-        _Atomic uint64_t *at = pool_word(pool, lane, port);
-        uint64_t word = at ? atomic_load_explicit(at, memory_order_relaxed) : 0;
-        bool rested = word_state(word) == WORD_RESTING &&
-                      age(now, word_when(word)) >= quarantine;
-        if (word_state(word) != WORD_FREE && word_holder(word) != holder && !rested)
-            return false;
-    }
-    return true;
-}
-
-uint16_t lease_unused_port(const struct pool *pool, const struct pool_any *any, uint32_t slot,
-                           uint32_t random)
-{
-    uint64_t now = sys_now_ms();
-    uint32_t size = portset_size(&any->ports);
-    uint32_t start = size ? (uint32_t)((uint64_t)random * size >> 32) : 0;
-    for (uint32_t i = 0; i < size; i++) {
-        uint32_t follow;
-        uint16_t port = port_at(&any->ports, (start + i) % size, &follow);
-        if (port && port_is_unused(pool, port, slot + 1, any->quarantine_ms, now))
-            return port;
-    }
-    return 0;
-}
-
 /* Undoes a taking, unless the word has changed since. */
 static void word_set_back(const struct pool *pool, const struct lease *lease, uint64_t word)
 {

@@ -56,14 +56,6 @@ int lease_search_next(struct lease_search *search, struct lease *lease);
  */
 int lease_claim(struct lease_search *search, uint16_t port, struct lease *lease);
 
-/**
- * lease_unused_port - a port that no other namespace uses towards any destination.
- * For a socket that needs a port before its destination is known. Nothing is taken.
- * @random: where to start looking. Return: a port of @any, or 0.
- */
-uint16_t lease_unused_port(const struct pool *pool, const struct pool_any *any, uint32_t slot,
-                           uint32_t random);
-
 /** lease_refused - the kernel says the 4-tuple is in use in this namespace: remember that. */
 void lease_refused(const struct pool *pool, const struct lease *lease, uint64_t now);
 

@@ -74,7 +74,7 @@ SHIM_EXPORT int socket(int domain, int type, int protocol)
 static __attribute__((noinline)) int close_ours(int fd)
 {
     struct hint hint = hint_take(fd);
-    if (hint.kind == HINT_LEASED)
+    if (hint_is_leased(hint))
         close_look(fd);
     int result = real.close(fd);
     hint_let_go(hint);

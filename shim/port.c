@@ -95,11 +95,12 @@ static enum port_answer faulty(int fd, const struct dest *dest)
 void port_pass(int fd)
 {
     struct hint hint = hint_get(fd);
-    if (hint.kind != HINT_LEASED)
+    if (!hint_is_leased(hint))
         return;
     /* Connected before, and perhaps not any more: what is left of that must not steer this call. */
     hint_let_go(hint);
-    hint_set(fd, (struct hint){.kind = HINT_NONE});
+    hint.kind = hint_is_bound(hint) ? HINT_BOUND : HINT_NONE;
+    hint_set(fd, hint);
     sock_set(fd, IPPROTO_IP, SOCK_RANGE, 0);
 }
 
@@ -120,7 +121,7 @@ static enum port_answer connectable(int fd, const struct dest *dest)
     }
     if (state != TCP_CLOSE)
         return PORT_PASS;
-    if (hint.kind == HINT_LEASED) /* that connection failed or was dissolved */
+    if (hint_is_leased(hint)) /* that connection failed or was dissolved */
         hint_let_go(hint);
     return PORT_READY;
 }
@@ -149,6 +150,31 @@ static bool find_netns(struct attempt *attempt, int fd)
     return attempt->netns != NULL;
 }
 
+/*
+ * Takes back a port that the kernel chose for bind(addr, 0): bind.c. What cannot be taken back stays, and
+ * is not of the rule's, as far as is known.
+ */
+static void release_any(struct attempt *attempt)
+{
+    int no_port = 0;
+    struct sockaddr_storage name;
+    socklen_t length;
+    struct hint hint = hint_get(attempt->fd);
+    if (hint.kind != HINT_ANY && (hint.kind != HINT_NONE ||
+                                  sock_get(attempt->fd, IPPROTO_IP, SOCK_NO_PORT, &no_port) != 0 ||
+                                  !no_port))
+        return;
+    if (sock_name(attempt->fd, &name, &length) != 0 || !address_port(&name))
+        return;
+    if (sock_release(attempt->fd)) {
+        sock_set(attempt->fd, IPPROTO_IP, SOCK_NO_PORT, 0);
+        hint_set(attempt->fd, (struct hint){.kind = HINT_NONE});
+        attempt->undone = true;
+    } else {
+        attempt->kept = attempt->by_bind = true;
+    }
+}
+
 enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockaddr *address,
                             socklen_t length)
 {
@@ -168,7 +194,7 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
     attempt->fd = fd;
     attempt->sure = attempt->waiting = attempt->bound = attempt->again = false;
     attempt->held = attempt->recycled = attempt->soon = attempt->has_source = false;
-    attempt->asked = attempt->undone = false;
+    attempt->asked = attempt->undone = attempt->own = attempt->kept = false;
     attempt->refusals = attempt->rounds = attempt->lost = attempt->taken_back = 0;
     attempt->budget = 0;
     if (!find_netns(attempt, fd))
@@ -176,6 +202,8 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
     attempt->lane = (uint32_t)pool_lane_find(&attempt->at->pool, &attempt->dest, true);
     attempt->by_bind = hint_is_bound(hint);
     attempt->name_length = 0;
+    if (!attempt->fresh)
+        release_any(attempt);
     search_begin(attempt);
     return PORT_READY;
 }
@@ -240,8 +268,16 @@ static void restore_address(struct attempt *attempt)
 {
     if (!attempt->name_length || attempt->bound || addr_is_any((struct sockaddr *)&attempt->name))
         return;
+    int no_port = 0;
+    int result = sock_get(attempt->fd, IPPROTO_IP, SOCK_NO_PORT, &no_port);
+    if (!result && !no_port)
+        result = sock_set(attempt->fd, IPPROTO_IP, SOCK_NO_PORT, 1);
+    if (result)
+        return; /* the kernel would choose a port */
     address_set_port(&attempt->name, 0);
     SYS(bind, attempt->fd, &attempt->name, attempt->name_length);
+    if (!no_port)
+        sock_set(attempt->fd, IPPROTO_IP, SOCK_NO_PORT, 0);
 }
 
 /* Whether a new datagram socket goes the socket's way: no address, mark or device of its own. */
@@ -491,26 +527,29 @@ static int put(struct attempt *attempt)
     return put_by_bind(attempt);
 }
 
+static enum port_answer exhausted(struct attempt *attempt);
+
 /*
- * The socket has a port: one that this library bound for an earlier call (or for getsockname(),
- * bind.c), or the program's own. If that lies in the range, other namespaces must know.
+ * The socket has a port that it keeps: one that this library bound for an earlier call, one of
+ * bind(addr, 0) that cannot be taken back, or the program's own. If that lies in the range, other
+ * namespaces must know. If not, the program's own stays; with another the rule has no port left.
  */
 static enum port_answer already_bound(struct attempt *attempt)
 {
     struct sockaddr_storage name;
     socklen_t length;
-    bool ours = hint_is_bound(hint_get(attempt->fd));
     if (sock_name(attempt->fd, &name, &length) != 0)
         return PORT_PASS;
     uint16_t port = address_port(&name);
+    attempt->own = !attempt->kept && !hint_is_bound(hint_get(attempt->fd));
     if (portset_has(&attempt->verdict.ports, port) &&
         lease_claim(&attempt->search, port, &attempt->lease) == 0) {
         attempt->bound = true;
         share_early(attempt);
         return PORT_READY;
     }
-    if (ours)
-        return no_port();
+    if (!attempt->own)
+        return exhausted(attempt);
     if (port)
         shim_log("bound-by-program", &attempt->dest, port);
     return PORT_PASS;
@@ -824,7 +863,7 @@ static int connected(struct attempt *attempt)
         return lost(attempt);
     if (must_share(attempt))
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
-    remember(attempt, HINT_LEASED);
+    remember(attempt, attempt->bound && !attempt->own ? HINT_LEASED_BOUND : HINT_LEASED);
     shim_log("connect", &attempt->dest, attempt->lease.port);
     give_back(attempt);
     return 0;
@@ -853,7 +892,7 @@ static int refused(struct attempt *attempt)
 /* A call that failed leaves the socket as it was, or bound for ever. */
 static int failed(struct attempt *attempt)
 {
-    if (attempt->bound) {
+    if (attempt->bound && !attempt->own) {
         remember(attempt, HINT_BOUND);
         return 0;
     }

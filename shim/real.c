@@ -23,11 +23,6 @@ static int bare_bind(int fd, const struct sockaddr *address, socklen_t length)
     return (int)SYS_BARE(bind, fd, address, length);
 }
 
-static int bare_getsockname(int fd, struct sockaddr *address, socklen_t *length)
-{
-    return (int)SYS_BARE(getsockname, fd, address, length);
-}
-
 static int bare_socket(int domain, int type, int protocol)
 {
     return (int)SYS_BARE(socket, domain, type, protocol);
@@ -94,7 +89,6 @@ static int bare_unshare(int flags)
 struct real real = {
     .connect = bare_connect,
     .bind = bare_bind,
-    .getsockname = bare_getsockname,
     .socket = bare_socket,
     .sendto = bare_sendto,
     .sendmsg = bare_sendmsg,
@@ -121,7 +115,6 @@ void real_init(void)
         return;
     LOOK_UP(connect);
     LOOK_UP(bind);
-    LOOK_UP(getsockname);
     LOOK_UP(socket);
     LOOK_UP(sendto);
     LOOK_UP(sendmsg);

@@ -18,7 +18,7 @@
  *   real.c     the next connect(), close(), ... in line
  *   port.c     from a destination to a port on a socket: the heart; theory of operation on top
  *   connect.c  connect(), sendto(), sendmsg(), sendmmsg()
- *   bind.c     bind() with port 0, getsockname()
+ *   bind.c     bind() with port 0; theory of operation on top
  *   close.c    close(), close_range(), closefrom(), dup2(), dup3(), socket(): hints
  *   hint.c     what is remembered about descriptors, never relied on
  *   sock.c     facts about sockets and addresses; sysctl.c about the namespace; random.c; mem.c
@@ -44,7 +44,6 @@
 struct real {
     int (*connect)(int, const struct sockaddr *, socklen_t);
     int (*bind)(int, const struct sockaddr *, socklen_t);
-    int (*getsockname)(int, struct sockaddr *, socklen_t *);
     int (*socket)(int, int, int);
     ssize_t (*sendto)(int, const void *, size_t, int, const struct sockaddr *, socklen_t);
     ssize_t (*sendmsg)(int, const struct msghdr *, int);
@@ -261,10 +260,11 @@ void guard_end(bool was_blocked);
 enum hint_kind {
     HINT_NONE = 0,
     HINT_FRESH = 1, /* socket() made it: TCP, not bound, as far as is known; when: lane, port */
-    HINT_DEFERRED = 2, /* bind(addr, 0) was put off: bind.c */
-    HINT_CHOSEN = 3, /* bound by bind.c, without a lease */
+    HINT_ANY = 2, /* the program has bound it to port 0: bind.c */
+    HINT_OWN = 3, /* the program has bound it to a port */
     HINT_LEASED = 4, /* connected with a lease */
-    HINT_BOUND = 5, /* bound with a lease, and not connected: the connection failed */
+    HINT_BOUND = 5, /* bound by this library with a lease, and not connected: the connection failed */
+    HINT_LEASED_BOUND = 6, /* bound by this library, and connected */
 };
 
 /* What may be known about a descriptor. 64 bits, so that it is read and written at once. */
@@ -292,10 +292,16 @@ static inline bool hint_exists(int fd)
                          fd);
 }
 
-/** hint_is_bound - whether this library has bound the socket, and it is not connected. */
+/** hint_is_bound - whether this library has bound the socket to a port: that it keeps for ever. */
 static inline bool hint_is_bound(struct hint hint)
 {
-    return hint.kind == HINT_CHOSEN || hint.kind == HINT_BOUND;
+    return hint.kind == HINT_BOUND || hint.kind == HINT_LEASED_BOUND;
+}
+
+/** hint_is_leased - whether it was connected, with a lease. */
+static inline bool hint_is_leased(struct hint hint)
+{
+    return hint.kind == HINT_LEASED || hint.kind == HINT_LEASED_BOUND;
 }
 
 /** hint_set, hint_get - remember, recall. Any thread; a lost or stale hint is allowed for. */
@@ -344,7 +350,9 @@ struct attempt {
     uint64_t budget; /* ns of this thread's CPU time at the first setback; 0: there was none */
     uint32_t rounds; /* searches made again because some of them come free soon */
     bool once; /* the call carries data: it is not made twice */
-    bool undone; /* a connection was made and undone: the socket shows the port that it had */
+    bool undone; /* the socket shows a port that it has no more: a connection was undone, or bind() */
+    bool own; /* the program has bound the socket to the lease's port */
+    bool kept; /* the program's bind() to any port cannot be undone */
     bool waiting;
     bool fresh; /* the socket was just made, as far as is known */
     bool sure; /* the namespace and its range were looked at in this very tick */
@@ -391,6 +399,9 @@ bool address_copy(struct sockaddr_storage *copy, const void *address, socklen_t 
 uint16_t address_port(const struct sockaddr_storage *address);
 void address_set_port(struct sockaddr_storage *address, uint16_t port);
 
+/** address_same - whether two AF_INET or AF_INET6 addresses of one family are the same but for the port. */
+bool address_same(const struct sockaddr *one, const struct sockaddr *other);
+
 /** addr_is_any - whether an AF_INET or AF_INET6 address is the wildcard. */
 bool addr_is_any(const struct sockaddr *address);
 
@@ -410,9 +421,14 @@ bool sock_may_not(int result);
 /** sock_disconnect - connect(AF_UNSPEC): abort and make unconnected again. */
 void sock_disconnect(int fd);
 
+/**
+ * sock_release - take the port back that the kernel has chosen for bind(addr, 0): see bind.c.
+ * Return: whether it was taken back. getsockname() shows it as before; a port that was named stays.
+ */
+bool sock_release(int fd);
+
 #define SOCK_RANGE 51 /* IP_LOCAL_PORT_RANGE, linux/in.h since 6.3 */
 #define SOCK_DEVICE 62 /* SO_BINDTOIFINDEX, asm-generic/socket.h since 5.1 */
 #define SOCK_NO_PORT 24 /* IP_BIND_ADDRESS_NO_PORT */
-#define SOCK_DEFERRED 0x00010001 /* SOCK_RANGE's value after bind(addr, 0): see bind.c */
 
 #endif

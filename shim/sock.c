@@ -74,6 +74,15 @@ bool addr_is_any(const struct sockaddr *address)
     return memcmp(&((const struct sockaddr_in6 *)(const void *)address)->sin6_addr, zeros, 16) == 0;
 }
 
+bool address_same(const struct sockaddr *one, const struct sockaddr *other)
+{
+    if (one->sa_family == AF_INET)
+        return ((const struct sockaddr_in *)(const void *)one)->sin_addr.s_addr ==
+               ((const struct sockaddr_in *)(const void *)other)->sin_addr.s_addr;
+    return memcmp(&((const struct sockaddr_in6 *)(const void *)one)->sin6_addr,
+                  &((const struct sockaddr_in6 *)(const void *)other)->sin6_addr, 16) == 0;
+}
+
 int sock_set(int fd, int level, int name, int value)
 {
     return (int)SYS(setsockopt, fd, level, name, &value, sizeof(value));
@@ -108,4 +117,12 @@ void sock_disconnect(int fd)
 {
     struct sockaddr none = {.sa_family = AF_UNSPEC};
     SYS(connect, fd, &none, sizeof(none));
+}
+
+bool sock_release(int fd)
+{
+    if (SYS(listen, fd, 0) != 0)
+        return false;
+    sock_disconnect(fd);
+    return true;
 }

@@ -1,0 +1,449 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""A port that is chosen before the destination is known: bind() to port 0, and what programs do next.
+
+Each case is tried by range (ports inside ip_local_port_range) and by bind (outside), with IPv4 and
+IPv6, with the kernel as it is and with one that has no IP_LOCAL_PORT_RANGE.
+"""
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import textwrap
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+import fptest  # noqa: E402
+
+FAKE = fptest.program("fake", "libfake.so")
+LOCAL_RANGE = "/proc/sys/net/ipv4/ip_local_port_range"
+ONE, TWO = 7001, 7002  # the servers' ports, one for each of two rules
+
+# What each program below begins with. Servers are in the same process: they take and keep.
+PRELUDE = """
+import ctypes, errno, json, os, socket, struct, subprocess, sys, threading, time
+ME, FAMILY = sys.argv[1], socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+ONE, TWO = 7001, 7002
+kept = []
+def serve(port):
+    listener = socket.socket(FAMILY)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((ME, port))
+    listener.listen(4000)
+    def take():
+        while True:
+            connection, peer = listener.accept()
+            kept.append(connection)
+            seen.append(peer[1])
+    seen = []
+    threading.Thread(target=take, daemon=True).start()
+    return seen
+def tcp(*options, proto=0):
+    sock = socket.socket(FAMILY, socket.SOCK_STREAM, proto)
+    for option in options:
+        sock.setsockopt(*option)
+    return sock
+REUSE, SHARE = (socket.SOL_SOCKET, socket.SO_REUSEADDR, 1), (socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+def code(call, *arguments):
+    try:
+        return call(*arguments) or 0
+    except OSError as error:
+        return errno.errorcode[error.errno]
+def port(sock):
+    return sock.getsockname()[1]
+def raw_port(sock):
+    name, length = ctypes.create_string_buffer(128), ctypes.c_int(128)
+    libc = ctypes.CDLL(None)
+    assert libc.syscall(51, sock.fileno(), name, ctypes.byref(length)) == 0
+    return int.from_bytes(name[2:4], "big")
+def leave(sock, to):
+    \"\"\"The port that the server sees, or the error.\"\"\"
+    result = code(sock.connect, (ME, to))
+    return result or port(sock)
+def tell(*values):
+    print(json.dumps(values), flush=True)
+"""
+
+
+class Ground:
+    """A pool with two rules, and what happens to it."""
+
+    def __init__(self, folder, one, two, exhausted="fail", fake=None, more=""):
+        self.path, self.log = os.path.join(folder, "pool"), os.path.join(folder, "log")
+        conf = os.path.join(folder, "conf")
+        with open(conf, "w", encoding="ascii") as file:
+            file.write(f"[pool]\nports = {one}\nwhen-exhausted = {exhausted}\nquarantine = 0\n{more}"
+                       f"[rule one]\nto = 127.0.0.0/8:{ONE}, [::1]:{ONE}\nports = {one}\n"
+                       f"[rule two]\nto = 127.0.0.0/8:{TWO}, [::1]:{TWO}\nports = {two}\n")
+        done = subprocess.run([fptest.POOL_TOOL, "create", "--pool", self.path, "-c", conf],
+                              capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        self.env = fptest.environment(FIXPORT_POOL=self.path, FIXPORT_LOG=self.log)
+        if fake:
+            self.env["FAKE"] = fake
+            self.env["LD_PRELOAD"] += ":" + FAKE
+
+    def run(self, me, body, *arguments, env=None):
+        code = PRELUDE + textwrap.dedent(body)
+        done = subprocess.run([sys.executable, "-c", code, me, *map(str, arguments)],
+                              env=env or self.env, capture_output=True, text=True, timeout=100,
+                              check=False)
+        lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
+        if done.returncode or len(lines) != 1:
+            return [f"status {done.returncode}: {done.stdout}{done.stderr}"] * 20
+        return __import__("json").loads(lines[0])
+
+    def logged(self, what):
+        with contextlib.suppress(FileNotFoundError):
+            with open(self.log, encoding="ascii") as file:
+                return len(re.findall(rf"^fixport\[\d+\] {what} ", file.read(), re.M))
+        return 0
+
+    def counter(self, name):
+        out = subprocess.run([fptest.POOL_TOOL, "status", "--json", "--pool", self.path],
+                             capture_output=True, text=True, check=False).stdout
+        found = re.search(rf'"{name}":\s*(\d+)', out)
+        return int(found.group(1)) if found else out
+
+
+def inside(port, ports):
+    low, high = map(int, ports.split("-"))
+    return isinstance(port, int) and low <= port <= high
+
+
+# The name of a way, the ports of two rules, what fails.
+WAYS = [("by range", ("50000-50099", "50100-50199"), None),
+        ("by bind", ("61000-61099", "61100-61199"), None),
+        ("by bind, no IP_LOCAL_PORT_RANGE", ("50000-50099", "50100-50199"), "setsockopt/0/51=92")]
+
+
+@contextlib.contextmanager
+def grounds(count=100, **options):
+    """For each way and family: its name, the address, the rules' ports, a fresh pool."""
+    found = []
+    with contextlib.ExitStack() as stack:
+        for way, (one, two), fake in WAYS:
+            one, two = (f"{ports[:5]}-{int(ports[:5]) + count - 1}" for ports in (one, two))
+            for me in ("127.0.0.1", "::1"):
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fixport-test-",
+                                                                         dir="/dev/shm"))
+                found.append((f"{way}, {me}", me, one, two,
+                              Ground(folder, one, two, fake=fake, **options)))
+        yield found
+
+
+# ---- the choice can be made again ----
+
+
+def check_second_rule(tap):
+    """README's own example has two rules with disjoint ports."""
+    with grounds() as found:
+        for name, me, one, two, ground in found:
+            got = ground.run(me, """
+                serve(ONE), (seen := serve(TWO))
+                out = []
+                for options in ((), (REUSE,), (SHARE,)):
+                    for asks in (False, True):
+                        for where in (ME, ""):
+                            s = tcp(*options)
+                            s.bind((where, 0))
+                            told = port(s) if asks else 1
+                            out += [told > 0, leave(s, TWO)]
+                            kept.append(s)
+                tell(*out)
+            """)
+            tap.point(all(value is True for value in got[0::2]) and
+                      all(inside(value, two) for value in got[1::2]) and len(got) == 24,
+                      f"bind to port 0, asked for or not, then the second rule ({name})", got)
+
+
+def check_mptcp(tap):
+    with grounds() as found:
+        for name, me, one, two, ground in found:
+            got = ground.run(me, """
+                serve(TWO)
+                try:
+                    s = tcp(proto=262)
+                except OSError:
+                    tell(None)
+                    sys.exit()
+                s.bind((ME, 0))
+                told = port(s)
+                tell(told, leave(s, TWO), s.getsockname()[0] == ME)
+            """)
+            if got[0] is None:
+                tap.cannot(f"MPTCP ({name})", "no MPTCP here")
+            else:
+                tap.point(inside(got[1], two) and got[2] is True,
+                          f"bind to port 0, then connect, with MPTCP ({name})", got)
+
+
+def check_shared_descriptor(tap):
+    """It is known of a duplicate, and in a child."""
+    with grounds() as found:
+        for name, me, one, two, ground in found:
+            got = ground.run(me, """
+                serve(TWO)
+                s = tcp()
+                s.bind((ME, 0))
+                told, copy = port(s), s.dup()
+                s.close()
+                again = port(copy) == told
+                there = leave(copy, TWO)
+                s = tcp()
+                s.bind((ME, 0))
+                read, write = os.pipe()
+                if os.fork() == 0:
+                    os.write(write, str(leave(s, TWO)).encode())
+                    os._exit(0)
+                tell(again, there, int(os.read(read, 100) or 0))
+            """)
+            tap.point(got[0] is True and inside(got[1], two) and inside(got[2], two),
+                      f"a duplicate and a child know of it ({name})", got)
+
+
+def check_after_time_wait(tap):
+    """All ports of the rule are in TIME_WAIT in the namespace itself."""
+    with grounds(count=10) as found:
+        for name, me, one, two, ground in found:
+            got = ground.run(me, """
+                serve(TWO)
+                for i in range(10):
+                    s = tcp()
+                    leave(s, TWO)
+                    s.close()
+                    kept.pop().close() if kept else None
+                out = []
+                for i in range(5):
+                    s = tcp()
+                    s.bind((ME, 0))
+                    told = port(s)
+                    out.append(leave(s, TWO))
+                    s.close()
+                tell(*out)
+            """)
+            tap.point(all(inside(value, two) or value == "EADDRNOTAVAIL" for value in got),
+                      f"no port outside of the range when they rest ({name})", got)
+
+
+def check_exhausted(tap):
+    """The rule has no port left: it decides, and it is logged and counted."""
+    for exhausted in ("fail", "pass"):
+        with grounds(count=3, exhausted=exhausted) as found:
+            for name, me, one, two, ground in found:
+                got = ground.run(me, """
+                    serve(TWO)
+                    for i in range(3):
+                        s = tcp()
+                        assert isinstance(leave(s, TWO), int)
+                        kept.append(s)
+                    s = tcp()
+                    s.bind((ME, 0))
+                    told = port(s)
+                    tell(leave(s, TWO))
+                """)
+                good = got[0] == "EADDRNOTAVAIL" if exhausted == "fail" else \
+                    isinstance(got[0], int) and not inside(got[0], two)
+                counted = ground.counter("exhausted"), ground.counter("passed")
+                tap.point(good and ground.logged("exhausted") == 1 and
+                          counted == (1, int(exhausted == "pass")),
+                          f"none left: {exhausted}, logged and counted ({name})", got, counted)
+
+
+def check_two_destinations(tap):
+    """A connect that was refused by one rule's destination, then one to the other's."""
+    for exhausted in ("fail", "pass"):
+        with grounds(exhausted=exhausted) as found:
+            for name, me, one, two, ground in found:
+                got = ground.run(me, """
+                    serve(TWO)
+                    s = tcp()
+                    tell(leave(s, ONE), leave(s, TWO))
+                """)
+                told = ground.logged("exhausted"), ground.counter("exhausted"), ground.counter("passed")
+                passes = exhausted == "pass"
+                good = inside(got[1], two) and told == (0, 0, 0)
+                if "bind" in name:
+                    # That socket has the first rule's port for ever, see fixport(7).
+                    good = (isinstance(got[1], int) if passes else got[1] == "EADDRNOTAVAIL") and \
+                        told == (1, 1, int(passes))
+                tap.point(got[0] == "ECONNREFUSED" and good,
+                          f"refused by one rule's destination, then the other's: {exhausted} ({name})",
+                          got, told)
+
+
+def check_failed_before(tap):
+    """As without the library, a failed connect gives a port that was any back."""
+    with grounds() as found:
+        for name, me, one, two, ground in found:
+            got = ground.run(me, """
+                serve(TWO)
+                s = tcp()
+                s.bind((ME, 0))
+                first = port(s)
+                tell(leave(s, 7003), code(s.bind, (ME, 0)), leave(s, TWO))
+            """)
+            tap.point(got[:2] == ["ECONNREFUSED", 0] and inside(got[2], two),
+                      f"refused by a destination of no rule, bound again, connected ({name})", got)
+
+
+# ---- who listens ----
+
+
+def check_listener(tap):
+    with grounds() as found:
+        for name, me, one, two, ground in found:
+            got = ground.run(me, """
+                s = tcp()
+                s.bind((ME, 0))
+                before = raw_port(s)
+                told = port(s)
+                s.listen(5)
+                after = port(s)
+                c = tcp()
+                c.connect((ME, told))
+                s.accept()
+                again = tcp()
+                tell(before == told == after != 0, code(again.bind, (ME, told)), code(s.bind, (ME, 0)))
+            """)
+            tap.equal(got, [True, "EADDRINUSE", "EINVAL"],
+                      f"a listener has the port that it was told, also by a raw call ({name})")
+
+
+def check_servers_take_nothing(tap):
+    """20 servers on port 0 beside rules of 20 ports."""
+    with grounds(count=20) as found:
+        for name, me, one, two, ground in found:
+            got = ground.run(me, """
+                serve(TWO)
+                told = []
+                for i in range(20):
+                    s = tcp()
+                    s.bind(("", 0))
+                    told.append(port(s))
+                    s.listen(5)
+                    kept.append(s)
+                out = []
+                for i in range(20):
+                    s = tcp()
+                    out.append(leave(s, TWO))
+                    kept.append(s)
+                tell(told, out)
+            """)
+            tap.point(len(got) == 2 and not any(inside(value, ports) for value in got[0]
+                                                for ports in (one, two)) and
+                      all(inside(value, two) for value in got[1]),
+                      f"20 servers take no port of the pool ({name})", got)
+
+
+def check_free_port(tap):
+    """Looks for a free port and uses the number later, while others connect."""
+    with grounds(count=100) as found:
+        for name, me, one, two, ground in found:
+            got = ground.run(me, """
+                serve(TWO)
+                taken = 0
+                for i in range(200):
+                    s = tcp()
+                    s.bind((ME, 0))
+                    told = port(s)
+                    s.close()
+                    c = tcp()
+                    leave(c, TWO)
+                    kept.append(c) if i < 50 else c.close()
+                    s = tcp()
+                    taken += code(s.bind, (ME, told)) != 0
+                    s.close()
+                tell(taken)
+            """)
+            tap.equal(got, [0], f"a free port's number is good a little later ({name})")
+
+
+@contextlib.contextmanager
+def local_range(text):
+    with open(LOCAL_RANGE, encoding="ascii") as file:
+        before = file.read()
+    try:
+        with open(LOCAL_RANGE, "w", encoding="ascii") as file:
+            file.write(text)
+        yield
+    finally:
+        with open(LOCAL_RANGE, "w", encoding="ascii") as file:
+            file.write(before)
+
+
+def check_wide_range(tap):
+    """Containers may set ip_local_port_range to anything."""
+    with local_range("1024 65535"), grounds() as found:
+        with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", "w", encoding="ascii") as file:
+            file.write("0")
+        with open(LOCAL_RANGE, "w", encoding="ascii") as file:
+            file.write("1 65535")
+        for name, me, one, two, ground in found:
+            got = ground.run(me, """
+                serve(7003)
+                told = []
+                for i in range(5):
+                    s = tcp()
+                    s.bind((ME, 0))
+                    s.listen(1)
+                    told.append(port(s))
+                    kept.append(s)
+                out = []
+                for i in range(5):
+                    s = tcp()
+                    s.bind((ME, 0))
+                    out.append(isinstance(leave(s, 7003), int))
+                    kept.append(s)
+                tell(told, out)
+            """)
+            tap.point(len(got) == 2 and min(got[0]) > 1023 and got[1] == [True] * 5,
+                      f"ip_local_port_range 1 65535 ({name})", got)
+
+
+def check_all_of_the_range(tap):
+    """The rules have all ports that the kernel chooses from: then servers take of them."""
+    with local_range("50000 50009"), grounds(count=10) as found:
+        for name, me, one, two, ground in found[:2] + found[4:]:
+            got = ground.run(me, """
+                serve(ONE)
+                told = []
+                for i in range(4):
+                    s = tcp()
+                    s.bind((ME, 0))
+                    s.listen(1)
+                    told.append(port(s))
+                    kept.append(s)
+                out = []
+                for i in range(7):
+                    s = tcp()
+                    out.append(leave(s, ONE))
+                    kept.append(s)
+                tell(told, out)
+            """)
+            tap.point(len(got) == 2 and len(set(got[0])) == 4 and
+                      all(inside(value, one) for value in got[1][:6]) and
+                      got[1][6] == "EADDRNOTAVAIL" and not set(got[0]) & set(got[1]),
+                      f"the rules have all of ip_local_port_range ({name})", got)
+
+
+def main():
+    fptest.in_own_network()
+    tap = fptest.Tap()
+    own = os.environ.get("FIXPORT_TEST_OWN_NETWORK") == "1" and os.access(LOCAL_RANGE, os.W_OK)
+    for check in (check_second_rule, check_mptcp, check_shared_descriptor, check_after_time_wait,
+                  check_exhausted, check_two_destinations, check_failed_before, check_listener,
+                  check_servers_take_nothing, check_free_port):
+        check(tap)
+    for check in (check_wide_range, check_all_of_the_range):
+        if own:
+            check(tap)
+        else:
+            tap.cannot(check.__doc__, "a network namespace of one's own needs root")
+    tap.end()
+
+
+if __name__ == "__main__":
+    main()
