@@ -276,6 +276,7 @@ int lease_search_next(struct lease_search *search, struct lease *lease)
             count_taken(search);
             return 0;
         }
+        search->cut |= search->recent >= RECENT_TRIES;
     }
     return -EADDRNOTAVAIL;
 }

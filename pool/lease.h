@@ -30,6 +30,7 @@ struct lease_search {
     uint32_t step; /* ports looked at in this pass */
     uint32_t recent; /* ports taken in this pass that the kernel may refuse */
     bool wanted; /* another namespace has found no port a short while ago */
+    bool cut; /* it has left ports out, after many that the kernel refused */
     uint32_t pass;
 };
 

@@ -474,21 +474,24 @@ static int put_alone(struct attempt *attempt)
 }
 
 /*
- * With SO_REUSEADDR, which a program may have set itself, bind() would not say who else is there. If
- * the kernel cannot be asked, the option is taken away for the moment of the bind.
+ * With SO_REUSEADDR or SO_REUSEPORT, which a program may have set itself, bind() would not say who
+ * else is there. If the kernel cannot be asked, they are taken away for the moment of the bind.
  */
 static int put_by_bind(struct attempt *attempt)
 {
-    int reuse = 0;
+    int reuse = 0, share = 0;
     int result = sock_get(attempt->fd, SOL_SOCKET, SO_REUSEADDR, &reuse);
     if (result && !sock_may_not(result))
         return result;
-    result = reuse ? put_by_sharing(attempt) : put_alone(attempt);
-    if (reuse && result == -EXDEV) {
+    sock_get(attempt->fd, SOL_SOCKET, SO_REUSEPORT, &share);
+    result = reuse || share ? put_by_sharing(attempt) : put_alone(attempt);
+    if ((reuse || share) && result == -EXDEV) {
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 0);
+        sock_set(attempt->fd, SOL_SOCKET, SO_REUSEPORT, 0);
         result = put_alone(attempt);
-        sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
-    } else if (!reuse && result == -EADDRINUSE) {
+        sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, reuse);
+        sock_set(attempt->fd, SOL_SOCKET, SO_REUSEPORT, share);
+    } else if (!(reuse || share) && result == -EADDRINUSE) {
         result = put_by_sharing(attempt);
     }
     return result == -EXDEV ? -EADDRINUSE : result;
@@ -557,13 +560,15 @@ static enum port_answer already_bound(struct attempt *attempt)
 
 /* ---- when no port is left ---- */
 
-/* Compares the namespace's leases with its sockets, if this thread can see them. */
-static int reconcile(const struct attempt *attempt, uint64_t now)
+/*
+ * Compares the namespace's leases with its sockets, if this thread can see them. Return: whether that
+ * was done: a search is then worth while even if no port came free, because ports that were closed
+ * a moment ago no longer stand among others that only seemed to be.
+ */
+static bool reconcile(const struct attempt *attempt, uint64_t now)
 {
-    if (!netns_is_own(attempt->netns))
-        return 0;
-    int found = lease_reconcile(&attempt->at->pool, attempt->netns->slot, now);
-    return found > 0 ? found : 0;
+    return netns_is_own(attempt->netns) &&
+           lease_reconcile(&attempt->at->pool, attempt->netns->slot, now) >= 0;
 }
 
 /* Anybody can have others do more than they would, by what he writes to the pool; but not for ever. */
@@ -593,13 +598,13 @@ static bool take_back(struct attempt *attempt)
     lease_want(pool, now);
     if ((!attempt->waiting && attempt->taken_back++ >= COMPARE_TIMES) || !comparison_due(attempt, now))
         return false;
-    int found = reconcile(attempt, now);
+    bool again = reconcile(attempt, now);
     int fd = pool_shares_open(shim.path, pool, O_RDWR);
     if (fd >= 0) {
-        found += holder_bury_dead(pool, fd, now);
+        again |= holder_bury_dead(pool, fd, now) > 0;
         SYS(close, fd);
     }
-    return found > 0;
+    return again;
 }
 
 static bool blocking(int fd)
@@ -654,17 +659,18 @@ static enum port_answer exhausted(struct attempt *attempt)
 /*
  * Ports that were refused only because their last connection is just closing, or because another
  * thread is just connecting from them, come free any moment: a connection that may block looks a
- * few times more. A search tries some of those that are closing only: so before it is refused, the
+ * few times more. A search tries some only of those that were let go: so before it is refused, the
  * kernel is asked about all of them, however short a while ago that was. Return: search again?
  */
 static bool try_again(struct attempt *attempt)
 {
-    if (!attempt->soon || attempt->asked || !blocking(attempt->fd))
+    bool soon = attempt->soon && blocking(attempt->fd);
+    if (attempt->asked || !(soon || attempt->search.cut))
         return false;
     attempt->soon = false;
-    if (attempt->refusals > REFUSALS_MANY || attempt->rounds >= ROUNDS) {
+    if (!soon || attempt->refusals > REFUSALS_MANY || attempt->rounds >= ROUNDS) {
         attempt->asked = true;
-        return reconcile(attempt, sys_now_ms()) > 0;
+        return reconcile(attempt, sys_now_ms());
     }
     SYS(nanosleep, &(struct timespec){.tv_nsec = ROUND_NAP_NS << attempt->rounds++}, NULL);
     return true;

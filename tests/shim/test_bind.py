@@ -113,10 +113,9 @@ def inside(port, ports):
     return isinstance(port, int) and low <= port <= high
 
 
-# The name of a way, the ports of two rules, what fails.
-WAYS = [("by range", ("50000-50099", "50100-50199"), None),
-        ("by bind", ("61000-61099", "61100-61199"), None),
-        ("by bind, no IP_LOCAL_PORT_RANGE", ("50000-50099", "50100-50199"), "setsockopt/0/51=92")]
+# The name of a way, where the ports of two rules begin, what fails.
+WAYS = [("by range", (40000, 50000), None), ("by bind", (20000, 61000), None),
+        ("by bind, no IP_LOCAL_PORT_RANGE", (40000, 50000), "setsockopt/0/51=92")]
 
 
 @contextlib.contextmanager
@@ -124,8 +123,8 @@ def grounds(count=100, **options):
     """For each way and family: its name, the address, the rules' ports, a fresh pool."""
     found = []
     with contextlib.ExitStack() as stack:
-        for way, (one, two), fake in WAYS:
-            one, two = (f"{ports[:5]}-{int(ports[:5]) + count - 1}" for ports in (one, two))
+        for way, first, fake in WAYS:
+            one, two = (f"{low}-{low + count - 1}" for low in first)
             for me in ("127.0.0.1", "::1"):
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fixport-test-",
                                                                          dir="/dev/shm"))
@@ -361,6 +360,41 @@ def check_free_port(tap):
             tap.equal(got, [0], f"a free port's number is good a little later ({name})")
 
 
+# ---- options of the program's own ----
+
+DUPLICATES = """
+    serve(TWO)
+    options = {"plain": (), "reuse": (REUSE,), "share": (SHARE,)}[sys.argv[2]]
+    for i in range(150):
+        s = tcp(*options)
+        assert isinstance(leave(s, TWO), int)
+        kept.append(s.dup())
+        s.close()
+    failed, ports, first = {}, set(), None
+    for i in range(600):
+        s = tcp(*options)
+        there = leave(s, TWO)
+        if not isinstance(there, int):
+            failed[there] = failed.get(there, 0) + 1
+            first = i if first is None else first
+        ports.add(there)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        s.close()
+    tell(failed, len(ports), first)
+"""
+
+
+def check_duplicates(tap):
+    """Connections that live in a duplicate whose first descriptor is closed, as after a fork."""
+    for count in (200, 4000):
+        for options in ("share", "reuse", "plain"):
+            with grounds(count=count) as found:
+                for name, me, one, two, ground in found:
+                    got = ground.run(me, DUPLICATES, options)
+                    tap.point(got[0] == {}, f"150 of {count} live in duplicates, {options}: "
+                              f"600 short ones find a port ({name})", got)
+
+
 @contextlib.contextmanager
 def local_range(text):
     with open(LOCAL_RANGE, encoding="ascii") as file:
@@ -405,7 +439,7 @@ def check_wide_range(tap):
 
 def check_all_of_the_range(tap):
     """The rules have all ports that the kernel chooses from: then servers take of them."""
-    with local_range("50000 50009"), grounds(count=10) as found:
+    with local_range("40000 40009"), grounds(count=10) as found:
         for name, me, one, two, ground in found[:2] + found[4:]:
             got = ground.run(me, """
                 serve(ONE)
@@ -435,7 +469,7 @@ def main():
     own = os.environ.get("FIXPORT_TEST_OWN_NETWORK") == "1" and os.access(LOCAL_RANGE, os.W_OK)
     for check in (check_second_rule, check_mptcp, check_shared_descriptor, check_after_time_wait,
                   check_exhausted, check_two_destinations, check_failed_before, check_listener,
-                  check_servers_take_nothing, check_free_port):
+                  check_servers_take_nothing, check_free_port, check_duplicates):
         check(tap)
     for check in (check_wide_range, check_all_of_the_range):
         if own:
