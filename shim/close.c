@@ -70,6 +70,19 @@ SHIM_EXPORT int socket(int domain, int type, int protocol)
     return fd;
 }
 
+SHIM_EXPORT int setsockopt(int fd, int level, int name, const void *value, socklen_t length)
+{
+    bool reuse = level == SOL_SOCKET && (name == SO_REUSEADDR || name == SO_REUSEPORT);
+    bool range = level == IPPROTO_IP && name == SOCK_RANGE;
+    if ((reuse || range) && shim_enabled()) {
+        struct hint hint = hint_get(fd);
+        hint.netns |= reuse ? SET_REUSE : SET_RANGE;
+        if (hint.kind == HINT_FRESH)
+            hint_set(fd, hint);
+    }
+    return real.setsockopt(fd, level, name, value, length);
+}
+
 /* Apart, so that for all other descriptors close() is a look and a jump. */
 static __attribute__((noinline)) int close_ours(int fd)
 {

@@ -92,6 +92,12 @@ static enum port_answer faulty(int fd, const struct dest *dest)
     return shim.refuse && meant ? no_port() : PORT_PASS;
 }
 
+/* A range of this library's, left on a socket that was connected by it. */
+static bool is_one_port(uint32_t range)
+{
+    return (range & 0xffff) == range >> 16;
+}
+
 void port_pass(int fd)
 {
     struct hint hint = hint_get(fd);
@@ -101,7 +107,15 @@ void port_pass(int fd)
     hint_let_go(hint);
     hint.kind = hint_is_bound(hint) ? HINT_BOUND : HINT_NONE;
     hint_set(fd, hint);
-    sock_set(fd, IPPROTO_IP, SOCK_RANGE, 0);
+    int range = 0;
+    if (sock_get(fd, IPPROTO_IP, SOCK_RANGE, &range) == 0 && is_one_port((uint32_t)range))
+        sock_set(fd, IPPROTO_IP, SOCK_RANGE, 0);
+}
+
+/* The program's own range, or none, after one of this library's. */
+static void range_back(const struct attempt *attempt)
+{
+    sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, (int)attempt->range);
 }
 
 static void search_begin(struct attempt *attempt)
@@ -148,6 +162,61 @@ static bool find_netns(struct attempt *attempt, int fd)
                                                      attempt->verdict.rule, &attempt->sure)
                                     : netns_of(attempt->at, fd);
     return attempt->netns != NULL;
+}
+
+static bool port_in(uint32_t local, uint16_t port)
+{
+    return (local & 0xffff) <= port && port <= local >> 16;
+}
+
+/*
+ * Reads the namespace's ip_local_port_range, which /proc shows to threads that are in it. Where it
+ * cannot be read (a changed root), bind() is sure. Return: 0 if it is not known.
+ */
+static uint32_t local_range_read(const struct attempt *attempt)
+{
+    struct shim_netns *netns = attempt->netns;
+    if (!netns_is_own(netns))
+        return 0;
+    uint32_t local = sysctl_local_range();
+    if (!local)
+        atomic_store(&netns->by_bind, 1);
+    atomic_store_explicit(&netns->local, local, memory_order_relaxed);
+    return local;
+}
+
+static uint32_t local_range(const struct attempt *attempt)
+{
+    uint32_t local = atomic_load_explicit(&attempt->netns->local, memory_order_relaxed);
+    return local ? local : local_range_read(attempt);
+}
+
+/*
+ * A range that the program has set itself is a choice as its own port would be: the rule's ports that
+ * lie in it are used, and if none does, the program's choice stays. Where the kernel ignores it
+ * (inet_sk_get_local_port_range()), it is no choice. Return: READY or PASS.
+ */
+static enum port_answer confine(struct attempt *attempt)
+{
+    int value = 0;
+    attempt->range = 0;
+    if (!(attempt->set & SET_RANGE) || sock_get(attempt->fd, IPPROTO_IP, SOCK_RANGE, &value) != 0 ||
+        (is_one_port((uint32_t)value) && !attempt->fresh))
+        return PORT_READY;
+    attempt->range = (uint32_t)value;
+    uint32_t local = local_range(attempt);
+    uint16_t lo = (uint16_t)value, hi = (uint16_t)((uint32_t)value >> 16);
+    if (!port_in(local, lo) && !port_in(local, hi))
+        return PORT_READY;
+    struct portset both = attempt->verdict.ports, own = {.count = 1};
+    own.range[0].lo = port_in(local, lo) ? lo : (uint16_t)local;
+    own.range[0].hi = port_in(local, hi) ? hi : (uint16_t)(local >> 16);
+    if (portset_intersect(&both, &own) == 0 && both.count) {
+        attempt->verdict.ports = both;
+        return PORT_READY;
+    }
+    shim_log("bound-by-program", &attempt->dest, own.range[0].lo);
+    return PORT_PASS;
 }
 
 /*
@@ -202,41 +271,22 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
     attempt->lane = (uint32_t)pool_lane_find(&attempt->at->pool, &attempt->dest, true);
     attempt->by_bind = hint_is_bound(hint);
     attempt->name_length = 0;
+    attempt->set = attempt->fresh ? hint.netns : SET_REUSE | SET_RANGE;
     if (!attempt->fresh)
         release_any(attempt);
-    search_begin(attempt);
-    return PORT_READY;
+    answer = confine(attempt);
+    if (answer == PORT_READY)
+        search_begin(attempt);
+    return answer;
 }
 
 /* ---- putting a port on the socket ---- */
-
-static bool port_in(uint32_t local, uint16_t port)
-{
-    return (local & 0xffff) <= port && port <= local >> 16;
-}
-
-/*
- * Reads the namespace's ip_local_port_range, which /proc shows to threads that are in it. Where it
- * cannot be read (a changed root), bind() is sure. Return: 0 if it is not known.
- */
-static uint32_t local_range_read(const struct attempt *attempt)
-{
-    struct shim_netns *netns = attempt->netns;
-    if (!netns_is_own(netns))
-        return 0;
-    uint32_t local = sysctl_local_range();
-    if (!local)
-        atomic_store(&netns->by_bind, 1);
-    atomic_store_explicit(&netns->local, local, memory_order_relaxed);
-    return local;
-}
 
 static bool range_works(const struct attempt *attempt)
 {
     if (attempt->by_bind || atomic_load_explicit(&attempt->netns->by_bind, memory_order_relaxed))
         return false;
-    uint32_t local = atomic_load_explicit(&attempt->netns->local, memory_order_relaxed);
-    return port_in(local ? local : local_range_read(attempt), attempt->lease.port);
+    return port_in(local_range(attempt), attempt->lease.port);
 }
 
 static int learn_name(struct attempt *attempt)
@@ -437,7 +487,7 @@ static int share(struct attempt *attempt, int state)
         result = sock_get(attempt->fd, SOL_SOCKET, SO_REUSEADDR, &reuse);
     if (result)
         return result;
-    sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
+    range_back(attempt);
     if (!reuse)
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
     result = bind_port(attempt);
@@ -479,11 +529,13 @@ static int put_alone(struct attempt *attempt)
  */
 static int put_by_bind(struct attempt *attempt)
 {
-    int reuse = 0, share = 0;
-    int result = sock_get(attempt->fd, SOL_SOCKET, SO_REUSEADDR, &reuse);
+    int reuse = 0, share = 0, result = 0;
+    if (attempt->set & SET_REUSE) {
+        result = sock_get(attempt->fd, SOL_SOCKET, SO_REUSEADDR, &reuse);
+        sock_get(attempt->fd, SOL_SOCKET, SO_REUSEPORT, &share);
+    }
     if (result && !sock_may_not(result))
         return result;
-    sock_get(attempt->fd, SOL_SOCKET, SO_REUSEPORT, &share);
     result = reuse || share ? put_by_sharing(attempt) : put_alone(attempt);
     if ((reuse || share) && result == -EXDEV) {
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 0);
@@ -649,7 +701,7 @@ static enum port_answer exhausted(struct attempt *attempt)
     struct pool_counters *counters = attempt->at->pool.counters;
     count(&counters->exhausted);
     shim_log("exhausted", &attempt->dest, 0);
-    sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
+    range_back(attempt);
     if (attempt->verdict.exhausted != POLICY_PASS)
         return no_port();
     count(&counters->passed);
@@ -700,13 +752,15 @@ static enum port_answer search_again(struct attempt *attempt)
             answer = faulty(attempt->fd, &attempt->dest);
     }
     if (answer != PORT_READY) {
-        sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
+        range_back(attempt);
         return answer;
     }
     attempt->lane = (uint32_t)pool_lane_find(&attempt->at->pool, &attempt->dest, true);
+    range_back(attempt);
+    answer = confine(attempt);
     search_begin(attempt);
     attempt->search.now = now;
-    return PORT_READY;
+    return answer;
 }
 
 /* Takes the next port. Return: false: there is none; @instead: what to do. */
@@ -758,7 +812,7 @@ enum port_answer port_next(struct attempt *attempt)
         if (result != -EADDRINUSE) {
             /* EACCES for ports below 1024, no route, or a socket that cannot be bound at all. */
             lease_let_go(&attempt->at->pool, &attempt->lease, attempt->began);
-            sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
+            range_back(attempt);
             errno = -result;
             return PORT_REFUSE;
         }
@@ -787,7 +841,7 @@ static int other_port(struct attempt *attempt, uint16_t port)
     uint32_t local = local_range_read(attempt);
     bool honoured = local && port_in(local, attempt->lease.port);
     let_go(attempt);
-    sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
+    range_back(attempt);
     if (honoured) {
         shim_log("bound-by-program", &attempt->dest, port);
         hint_set(attempt->fd, (struct hint){.kind = HINT_NONE});
@@ -852,7 +906,7 @@ static int lost(struct attempt *attempt)
         return 0;
     }
     sock_disconnect(attempt->fd);
-    sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
+    range_back(attempt);
     attempt->undone = true;
     if (again)
         return 1;
@@ -867,6 +921,8 @@ static int connected(struct attempt *attempt)
         return other_port(attempt, other);
     if (!lease_confirm(&attempt->at->pool, &attempt->lease, attempt->began))
         return lost(attempt);
+    if (attempt->range)
+        range_back(attempt);
     if (must_share(attempt))
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
     remember(attempt, attempt->bound && !attempt->own ? HINT_LEASED_BOUND : HINT_LEASED);
@@ -887,7 +943,7 @@ static int refused(struct attempt *attempt)
     }
     if (result != -EADDRINUSE && result != -EXDEV) { /* EINVAL: it is the program's own port */
         let_go(attempt);
-        sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
+        range_back(attempt);
         errno = EADDRNOTAVAIL;
         return 0;
     }
@@ -903,7 +959,7 @@ static int failed(struct attempt *attempt)
         return 0;
     }
     let_go(attempt);
-    sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
+    range_back(attempt);
     return 0;
 }
 

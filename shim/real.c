@@ -23,6 +23,11 @@ static int bare_bind(int fd, const struct sockaddr *address, socklen_t length)
     return (int)SYS_BARE(bind, fd, address, length);
 }
 
+static int bare_setsockopt(int fd, int level, int name, const void *value, socklen_t length)
+{
+    return (int)SYS_BARE(setsockopt, fd, level, name, value, length);
+}
+
 static int bare_socket(int domain, int type, int protocol)
 {
     return (int)SYS_BARE(socket, domain, type, protocol);
@@ -89,6 +94,7 @@ static int bare_unshare(int flags)
 struct real real = {
     .connect = bare_connect,
     .bind = bare_bind,
+    .setsockopt = bare_setsockopt,
     .socket = bare_socket,
     .sendto = bare_sendto,
     .sendmsg = bare_sendmsg,
@@ -115,6 +121,7 @@ void real_init(void)
         return;
     LOOK_UP(connect);
     LOOK_UP(bind);
+    LOOK_UP(setsockopt);
     LOOK_UP(socket);
     LOOK_UP(sendto);
     LOOK_UP(sendmsg);

@@ -19,7 +19,7 @@
  *   port.c     from a destination to a port on a socket: the heart; theory of operation on top
  *   connect.c  connect(), sendto(), sendmsg(), sendmmsg()
  *   bind.c     bind() with port 0; theory of operation on top
- *   close.c    close(), close_range(), closefrom(), dup2(), dup3(), socket(): hints
+ *   close.c    close(), close_range(), closefrom(), dup2(), dup3(), socket(), setsockopt(): hints
  *   hint.c     what is remembered about descriptors, never relied on
  *   sock.c     facts about sockets and addresses; sysctl.c about the namespace; random.c; mem.c
  *   clock.c    the kernel's time
@@ -44,6 +44,7 @@
 struct real {
     int (*connect)(int, const struct sockaddr *, socklen_t);
     int (*bind)(int, const struct sockaddr *, socklen_t);
+    int (*setsockopt)(int, int, int, const void *, socklen_t);
     int (*socket)(int, int, int);
     ssize_t (*sendto)(int, const void *, size_t, int, const struct sockaddr *, socklen_t);
     ssize_t (*sendmsg)(int, const struct msghdr *, int);
@@ -271,9 +272,12 @@ enum hint_kind {
 struct hint {
     uint16_t port;
     uint16_t lane;
-    uint8_t netns; /* index into shim_pool.netns */
+    uint8_t netns; /* index into shim_pool.netns; of HINT_FRESH: SET_REUSE, SET_RANGE */
     uint8_t kind; /* enum hint_kind */
 };
+
+#define SET_REUSE 1u /* the program has set SO_REUSEADDR or SO_REUSEPORT */
+#define SET_RANGE 2u /* the program has set IP_LOCAL_PORT_RANGE */
 
 #define HINTS 4096u
 
@@ -355,6 +359,8 @@ struct attempt {
     bool kept; /* the program's bind() to any port cannot be undone */
     bool waiting;
     bool fresh; /* the socket was just made, as far as is known */
+    uint8_t set; /* what options the program may have set: SET_REUSE, SET_RANGE */
+    uint32_t range; /* the program's own IP_LOCAL_PORT_RANGE, lo | hi << 16; 0: none */
     bool sure; /* the namespace and its range were looked at in this very tick */
     bool by_bind; /* the range does not work for this socket */
     bool bound; /* the socket is bound to the lease's port */

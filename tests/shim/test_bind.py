@@ -19,13 +19,13 @@ import fptest  # noqa: E402
 
 FAKE = fptest.program("fake", "libfake.so")
 LOCAL_RANGE = "/proc/sys/net/ipv4/ip_local_port_range"
-ONE, TWO = 7001, 7002  # the servers' ports, one for each of two rules
+FIRST_SERVER = 7100  # each ground has two server ports of its own, one for each of two rules
 
 # What each program below begins with. Servers are in the same process: they take and keep.
 PRELUDE = """
 import ctypes, errno, json, os, socket, struct, subprocess, sys, threading, time
 ME, FAMILY = sys.argv[1], socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
-ONE, TWO = 7001, 7002
+ONE, TWO = map(int, sys.argv[2:4])
 kept = []
 def serve(port):
     listener = socket.socket(FAMILY)
@@ -70,13 +70,17 @@ def tell(*values):
 class Ground:
     """A pool with two rules, and what happens to it."""
 
+    count = 0
+
     def __init__(self, folder, one, two, exhausted="fail", fake=None, more=""):
+        Ground.count += 2
+        self.servers = FIRST_SERVER + Ground.count, FIRST_SERVER + Ground.count + 1
         self.path, self.log = os.path.join(folder, "pool"), os.path.join(folder, "log")
         conf = os.path.join(folder, "conf")
         with open(conf, "w", encoding="ascii") as file:
             file.write(f"[pool]\nports = {one}\nwhen-exhausted = {exhausted}\nquarantine = 0\n{more}"
-                       f"[rule one]\nto = 127.0.0.0/8:{ONE}, [::1]:{ONE}\nports = {one}\n"
-                       f"[rule two]\nto = 127.0.0.0/8:{TWO}, [::1]:{TWO}\nports = {two}\n")
+                       f"[rule one]\nto = 127.0.0.0/8:{self.servers[0]}, [::1]:{self.servers[0]}\nports = {one}\n"
+                       f"[rule two]\nto = 127.0.0.0/8:{self.servers[1]}, [::1]:{self.servers[1]}\nports = {two}\n")
         done = subprocess.run([fptest.POOL_TOOL, "create", "--pool", self.path, "-c", conf],
                               capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -87,7 +91,7 @@ class Ground:
 
     def run(self, me, body, *arguments, env=None):
         code = PRELUDE + textwrap.dedent(body)
-        done = subprocess.run([sys.executable, "-c", code, me, *map(str, arguments)],
+        done = subprocess.run([sys.executable, "-c", code, me, *map(str, self.servers), *map(str, arguments)],
                               env=env or self.env, capture_output=True, text=True, timeout=100,
                               check=False)
         lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
@@ -364,7 +368,7 @@ def check_free_port(tap):
 
 DUPLICATES = """
     serve(TWO)
-    options = {"plain": (), "reuse": (REUSE,), "share": (SHARE,)}[sys.argv[2]]
+    options = {"plain": (), "reuse": (REUSE,), "share": (SHARE,)}[sys.argv[4]]
     for i in range(150):
         s = tcp(*options)
         assert isinstance(leave(s, TWO), int)
@@ -393,6 +397,74 @@ def check_duplicates(tap):
                     got = ground.run(me, DUPLICATES, options)
                     tap.point(got[0] == {}, f"150 of {count} live in duplicates, {options}: "
                               f"600 short ones find a port ({name})", got)
+
+
+def check_own_range(tap):
+    """IP_LOCAL_PORT_RANGE, set by the program: a choice of its own, as a port would be."""
+    with grounds(count=100) as found:
+        for name, me, one, two, ground in found[:4]:
+            got = ground.run(me, """
+                def own(lo, hi):
+                    s = tcp()
+                    s.setsockopt(socket.IPPROTO_IP, 51, struct.pack("I", lo | hi << 16))
+                    return s
+                def kept_range(s):
+                    value = struct.unpack("I", s.getsockopt(socket.IPPROTO_IP, 51, 4))[0]
+                    kept.append(s)
+                    return [value & 0xffff, value >> 16]
+                for port_ in (ONE, TWO, 7003):
+                    serve(port_)
+                out = []
+                for to, lo, hi in ((TWO, 45000, 45010), (TWO, 49990, 50010), (TWO, 50020, 50039),
+                                   (TWO, 1030, 1040), (7003, 45000, 45010)):
+                    for wait in (0, 0.02):
+                        s = own(lo, hi)
+                        time.sleep(wait)
+                        out.append([to, lo, hi, leave(s, to), kept_range(s) == [lo, hi]])
+                s = own(45000, 45010)
+                s.bind((ME, 0))
+                told = port(s)
+                s.listen(1)
+                out.append([0, 45000, 45010, told, kept_range(s) == [45000, 45010]])
+                s = own(45000, 45010)
+                out.append([leave(s, 7004), kept_range(s)])
+                out.append([leave(own(1030, 1040), 7004)])
+                tell(*out)
+            """)
+            want = two if "range" in name else None
+            for to, lo, hi, there, stays in got[:-2]:
+                good = stays and isinstance(there, int)
+                if to == ground.servers[1] and hi < 32768:
+                    good = good and inside(there, two)  # the kernel ignores it: it is no choice
+                else:
+                    good = good and lo <= there <= hi
+                    good = good and (not want or to != ground.servers[1] or hi < 50000 or inside(there, two))
+                tap.point(good, f"its own IP_LOCAL_PORT_RANGE {lo}-{hi}, to {to} ({name})",
+                          there, stays)
+            tap.equal(got[-2:], [["ECONNREFUSED", [45000, 45010]], ["ECONNREFUSED"]],
+                      f"is there after an error ({name})")
+            tap.equal(ground.logged("bound-by-program"), 2 if want else 6, f"is logged ({name})")
+
+
+def check_own_range_exhausted(tap):
+    """The ports that the rule and the program have in common are in use."""
+    with grounds(count=100) as found:
+        for name, me, one, two, ground in found[:2]:
+            got = ground.run(me, """
+                serve(TWO)
+                out = []
+                for i in range(7):
+                    s = tcp()
+                    s.setsockopt(socket.IPPROTO_IP, 51, struct.pack("I", 49990 | 50004 << 16))
+                    out.append(leave(s, TWO))
+                    kept.append(s)
+                value = struct.unpack("I", s.getsockopt(socket.IPPROTO_IP, 51, 4))[0]
+                tell(out, value == 49990 | 50004 << 16)
+            """)
+            tap.point(len(got) == 2 and set(got[0][:5]) == set(range(50000, 50005)) and
+                      got[0][5:] == ["EADDRNOTAVAIL"] * 2 and got[1] is True and
+                      ground.counter("exhausted") == 2,
+                      f"no port in common is left ({name})", got)
 
 
 @contextlib.contextmanager
@@ -469,7 +541,8 @@ def main():
     own = os.environ.get("FIXPORT_TEST_OWN_NETWORK") == "1" and os.access(LOCAL_RANGE, os.W_OK)
     for check in (check_second_rule, check_mptcp, check_shared_descriptor, check_after_time_wait,
                   check_exhausted, check_two_destinations, check_failed_before, check_listener,
-                  check_servers_take_nothing, check_free_port, check_duplicates):
+                  check_servers_take_nothing, check_free_port, check_duplicates,
+                  check_own_range, check_own_range_exhausted):
         check(tap)
     for check in (check_wide_range, check_all_of_the_range):
         if own:
