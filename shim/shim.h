@@ -16,7 +16,8 @@
  *   fault.c    the one line on stderr, and the log
  *   guard.c    a pool file truncated under us; sigaction(), signal() and kin for that
  *   real.c     the next connect(), close(), ... in line
- *   port.c     from a destination to a port on a socket: the heart; theory of operation on top
+ *   port.c     from a destination to a port on a socket: the heart; theory of operation on top;
+ *              put.c, source.c and lack.c are its parts (attempt.h)
  *   connect.c  connect(), sendto(), sendmsg(), sendmmsg()
  *   bind.c     bind() with port 0; theory of operation on top
  *   close.c    close(), close_range(), closefrom(), dup2(), dup3(), socket(), setsockopt(): hints
@@ -331,67 +332,6 @@ void hint_range(unsigned first, unsigned last);
 void hint_let_go(struct hint hint);
 
 /* ---- port.c ---- */
-
-/* One call that connects, on its way. On the caller's stack; the fields are port.c's. */
-struct attempt {
-    struct shim_pool *at;
-    struct shim_netns *netns;
-    struct policy_verdict verdict;
-    struct lease_search search;
-    struct lease lease;
-    struct sockaddr_storage address; /* the program's, copied */
-    struct dest dest; /* the same */
-    struct sockaddr_storage name; /* the socket's own, once name_length is set */
-    socklen_t name_length;
-    struct dest source; /* that the connection will have, once has_source is set; the port is not */
-    uint64_t began; /* ms */
-    int fd;
-    uint32_t lane;
-    uint32_t seen; /* for lease_wait() */
-    uint32_t refusals; /* ports that the kernel has refused */
-    uint32_t lost; /* connections undone because their lease had passed to another holder */
-    uint32_t taken_back; /* comparisons with the kernel */
-    uint64_t budget; /* ns of this thread's CPU time at the first setback; 0: there was none */
-    uint32_t rounds; /* searches made again because some of them come free soon */
-    bool once; /* the call carries data: it is not made twice */
-    bool undone; /* the socket shows a port that it has no more: a connection was undone, or bind() */
-    bool own; /* the program has bound the socket to the lease's port */
-    bool kept; /* the program's bind() to any port cannot be undone */
-    bool waiting;
-    bool fresh; /* the socket was just made, as far as is known */
-    uint8_t set; /* what options the program may have set: SET_REUSE, SET_RANGE */
-    uint32_t range; /* the program's own IP_LOCAL_PORT_RANGE, lo | hi << 16; 0: none */
-    bool sure; /* the namespace and its range were looked at in this very tick */
-    bool by_bind; /* the range does not work for this socket */
-    bool bound; /* the socket is bound to the lease's port */
-    bool has_source;
-    bool again; /* the port is on the socket already: make the call once more */
-    bool held; /* the 4-tuple is free, but the port is held towards another destination */
-    bool recycled; /* bound over a TIME_WAIT */
-    bool soon; /* some port was refused that may come free any moment */
-    bool asked; /* and the kernel was asked about all of them */
-};
-
-enum port_answer {
-    PORT_PASS, /* not this library's business: make the call */
-    PORT_READY, /* make the call, then port_settle() */
-    PORT_REFUSE, /* fail with errno, which is set */
-};
-
-/** port_begin - whether a call that connects @fd to @address is to be given a port. */
-enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockaddr *address,
-                            socklen_t length);
-
-/** port_next - put a port on the socket. */
-enum port_answer port_next(struct attempt *attempt);
-
-/**
- * port_settle - after the call: keep or let go.
- * @failed: whether it returned -1 (errno set; kept or set by this function).
- * Return: 0: done, return the call's result; 1: port_next() and make the call again; -1: the
- * connection was undone, return -1 (errno is set).
- */
-int port_settle(struct attempt *attempt, bool failed);
 
 /** port_pass - a call that is passed on: no range may be left on the socket from before. */
 void port_pass(int fd);

@@ -123,12 +123,12 @@ WAYS = [("by range", (40000, 50000), None), ("by bind", (20000, 61000), None),
 
 
 @contextlib.contextmanager
-def grounds(count=100, **options):
+def grounds(count=100, shift=0, **options):
     """For each way and family: its name, the address, the rules' ports, a fresh pool."""
     found = []
     with contextlib.ExitStack() as stack:
         for way, first, fake in WAYS:
-            one, two = (f"{low}-{low + count - 1}" for low in first)
+            one, two = (f"{low + shift}-{low + shift + count - 1}" for low in first)
             for me in ("127.0.0.1", "::1"):
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fixport-test-",
                                                                          dir="/dev/shm"))
@@ -401,7 +401,7 @@ def check_duplicates(tap):
 
 def check_own_range(tap):
     """IP_LOCAL_PORT_RANGE, set by the program: a choice of its own, as a port would be."""
-    with grounds(count=100) as found:
+    with grounds(shift=4400) as found:
         for name, me, one, two, ground in found[:4]:
             got = ground.run(me, """
                 def own(lo, hi):
@@ -415,7 +415,7 @@ def check_own_range(tap):
                 for port_ in (ONE, TWO, 7003):
                     serve(port_)
                 out = []
-                for to, lo, hi in ((TWO, 45000, 45010), (TWO, 49990, 50010), (TWO, 50020, 50039),
+                for to, lo, hi in ((TWO, 45000, 45010), (TWO, 54390, 54410), (TWO, 54420, 54439),
                                    (TWO, 1030, 1040), (7003, 45000, 45010)):
                     for wait in (0, 0.02):
                         s = own(lo, hi)
@@ -438,7 +438,7 @@ def check_own_range(tap):
                     good = good and inside(there, two)  # the kernel ignores it: it is no choice
                 else:
                     good = good and lo <= there <= hi
-                    good = good and (not want or to != ground.servers[1] or hi < 50000 or inside(there, two))
+                    good = good and (not want or to != ground.servers[1] or hi < 54000 or inside(there, two))
                 tap.point(good, f"its own IP_LOCAL_PORT_RANGE {lo}-{hi}, to {to} ({name})",
                           there, stays)
             tap.equal(got[-2:], [["ECONNREFUSED", [45000, 45010]], ["ECONNREFUSED"]],
@@ -448,23 +448,109 @@ def check_own_range(tap):
 
 def check_own_range_exhausted(tap):
     """The ports that the rule and the program have in common are in use."""
-    with grounds(count=100) as found:
+    with grounds(shift=4400) as found:
         for name, me, one, two, ground in found[:2]:
             got = ground.run(me, """
                 serve(TWO)
                 out = []
                 for i in range(7):
                     s = tcp()
-                    s.setsockopt(socket.IPPROTO_IP, 51, struct.pack("I", 49990 | 50004 << 16))
+                    s.setsockopt(socket.IPPROTO_IP, 51, struct.pack("I", 54390 | 54404 << 16))
                     out.append(leave(s, TWO))
                     kept.append(s)
                 value = struct.unpack("I", s.getsockopt(socket.IPPROTO_IP, 51, 4))[0]
-                tell(out, value == 49990 | 50004 << 16)
+                tell(out, value == 54390 | 54404 << 16)
             """)
-            tap.point(len(got) == 2 and set(got[0][:5]) == set(range(50000, 50005)) and
+            tap.point(len(got) == 2 and set(got[0][:5]) == set(range(54400, 54405)) and
                       got[0][5:] == ["EADDRNOTAVAIL"] * 2 and got[1] is True and
                       ground.counter("exhausted") == 2,
                       f"no port in common is left ({name})", got)
+
+
+# ---- sandboxes that forbid bind() ----
+
+SANDBOX = """
+    libc = ctypes.CDLL(None, use_errno=True)
+    serve(TWO)
+    def landlock():
+        ruleset = libc.syscall(444, ctypes.byref((ctypes.c_uint64 * 2)(0, 3)), ctypes.c_size_t(16), 0)
+        allowed = struct.pack("QQ", 2, TWO)
+        assert ruleset >= 0 and libc.syscall(445, ruleset, 2, allowed, 0) == 0
+        assert libc.syscall(446, ruleset, 0) == 0
+    def seccomp():
+        def op(code, jt, jf, k):
+            return struct.pack("HBBI", code, jt, jf, k)
+        code = op(0x20, 0, 0, 0) + op(0x15, 0, 1, 49) + op(6, 0, 0, 0x50000 | 1) + op(6, 0, 0, 0x7fff0000)
+        buffer = ctypes.create_string_buffer(code)
+        program = struct.pack("HxxxxxxQ", 4, ctypes.addressof(buffer))
+        assert libc.prctl(22, 2, program) == 0
+    first = leave(tcp(), TWO)
+    assert libc.prctl(38, 1, 0, 0, 0) == 0
+    locals()[sys.argv[4]]()
+    s = tcp()
+    assert code(s.bind, (ME, 0)) == ("EACCES" if sys.argv[4] == "landlock" else "EPERM")
+    tell(first, leave(tcp(), TWO), leave(s, TWO))
+"""
+
+
+def can_landlock():
+    return __import__("ctypes").CDLL(None).syscall(444, None, 0, 1) >= 4
+
+
+def check_sandbox(tap):
+    for how in ("landlock", "seccomp"):
+        if how == "landlock" and not can_landlock():
+            tap.cannot("Landlock", "this kernel cannot restrict bind()")
+            continue
+        with grounds() as found:
+            for name, me, one, two, ground in found:
+                env = dict(ground.env, FIXPORT_ON_ERROR="pass")
+                got = ground.run(me, SANDBOX, how, env=env)
+                by_range = "range" in name.split(",")[0]
+                good = all(inside(value, two) for value in got) if by_range else \
+                    inside(got[0], two) and all(isinstance(value, int) and not inside(value, two)
+                                                for value in got[1:])
+                told = ground.logged("not-permitted"), ground.counter("passed")
+                tap.point(good and told == ((0, 0) if by_range else (2, 2)),
+                          f"{how} without bind(): a connect passes, and it is told ({name})", got, told)
+                got = ground.run(me, SANDBOX, how, env=dict(ground.env, FIXPORT_ON_ERROR="fail"))
+                good = all(inside(value, two) for value in got) if by_range else \
+                    got[1:] == ["EADDRNOTAVAIL"] * 2
+                tap.point(good, f"{how} without bind(): ON_ERROR=fail refuses ({name})", got)
+
+
+# ---- bind() after a connect that failed ----
+
+
+def check_bind_after_failure(tap):
+    with grounds() as found:
+        for name, me, one, two, ground in found:
+            got = ground.run(me, """
+                libc = ctypes.CDLL(None, use_errno=True)
+                serve(TWO)
+                if FAMILY == socket.AF_INET6:
+                    wrong = struct.pack("=H", 2) + struct.pack("!H", TWO) + bytes([127, 0, 0, 1] + [0] * 20)
+                else:
+                    wrong = struct.pack("=H", 10) + struct.pack("!H", TWO) + bytes([0] * 19 + [1] + [0] * 4)
+                out = []
+                for proto in (0, 262):
+                    s = tcp(proto=proto)
+                    result = libc.connect(s.fileno(), wrong, len(wrong))
+                    out.append([result, errno.errorcode.get(ctypes.get_errno()), code(s.bind, (ME, 45555))])
+                    s.close()
+                    s = tcp(proto=proto)
+                    out.append([leave(s, ONE), code(s.bind, ("", 0)), code(s.listen, 1)])
+                    s.close()
+                    s = tcp(proto=proto)
+                    out.append([leave(s, ONE), code(s.bind, (ME, 45557))])
+                    s.close()
+                tell(*out)
+            """)
+            for which, rest in (("TCP", got[:3]), ("MPTCP", got[3:])):
+                tap.equal(rest[:2], [[-1, "EAFNOSUPPORT", 0], ["ECONNREFUSED", 0, 0]],
+                          f"{which}, bound after a wrong family, or to any port after a refusal ({name})")
+                tap.equal(rest[2:], [["ECONNREFUSED", "EINVAL" if "bind" in name else 0]],
+                          f"{which}, bound to a port after a refusal: see fixport(7) ({name})")
 
 
 @contextlib.contextmanager
@@ -542,7 +628,8 @@ def main():
     for check in (check_second_rule, check_mptcp, check_shared_descriptor, check_after_time_wait,
                   check_exhausted, check_two_destinations, check_failed_before, check_listener,
                   check_servers_take_nothing, check_free_port, check_duplicates,
-                  check_own_range, check_own_range_exhausted):
+                  check_own_range, check_own_range_exhausted, check_sandbox,
+                  check_bind_after_failure):
         check(tap)
     for check in (check_wide_range, check_all_of_the_range):
         if own:
