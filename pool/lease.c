@@ -466,15 +466,9 @@ static int truth_begin(struct truth *truth, const struct pool *pool)
     return 0;
 }
 
-static bool is_closing(uint8_t state)
-{
-    return state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2 || state == TCP_CLOSING ||
-           state == TCP_LAST_ACK;
-}
-
 static uint8_t *bits_for(const struct truth *truth, uint8_t state)
 {
-    return state == TCP_TIME_WAIT ? truth->gone : is_closing(state) ? truth->closing : truth->live;
+    return state == TCP_TIME_WAIT ? truth->gone : sockdiag_is_closing(state) ? truth->closing : truth->live;
 }
 
 static void set_bit(uint8_t *bits, size_t index)
@@ -495,7 +489,7 @@ static int truth_lane(const struct truth *truth, const struct sockdiag_socket *s
 {
     struct policy_verdict verdict;
     int lane = pool_lane_find(truth->pool, &socket->peer, false);
-    if (lane != -ENOENT || is_closing(socket->state) || socket->state == TCP_TIME_WAIT ||
+    if (lane != -ENOENT || sockdiag_is_closing(socket->state) || socket->state == TCP_TIME_WAIT ||
         get_bit(truth->any, port) ||
         !pool_match(truth->pool, &socket->peer, &verdict) ||
         !portset_has(&verdict.ports, socket->port))

@@ -58,7 +58,7 @@ struct attempt {
     uint32_t taken_back; /* comparisons with the kernel */
     uint32_t rounds;     /* searches made again because some of them come free soon */
     enum binding binding;
-    uint8_t set;  /* what options the program may have set: SET_REUSE, SET_RANGE */
+    uint8_t set;  /* what options the program may have set, SET_..., and FRESH_V6 */
     bool once;    /* the call carries data: it is not made twice */
     bool fresh;   /* the socket was just made, as far as is known */
     bool sure;    /* the namespace and its range were looked at in this very tick */

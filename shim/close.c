@@ -64,7 +64,7 @@ SHIM_EXPORT int socket(int domain, int type, int protocol)
     bool tcp = (domain == AF_INET || domain == AF_INET6) && (type & 0xf) == SOCK_STREAM &&
                (protocol == 0 || protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP);
     if (fd >= 0 && tcp)
-        hint_fresh(fd, sys_now_ms());
+        hint_fresh(fd, domain == AF_INET6, sys_now_ms());
     else if (fd >= 0)
         hint_set(fd, (struct hint){.kind = HINT_NONE});
     return fd;

@@ -5,6 +5,7 @@
  * is port.c's.
  */
 #include "attempt.h"
+#include "../pool/sockdiag.h"
 
 #include <netinet/tcp.h>
 
@@ -106,17 +107,11 @@ static bool has_timestamps(const struct attempt *attempt)
     return !(known & 1);
 }
 
-static bool is_closing(int state)
-{
-    return state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2 || state == TCP_CLOSING ||
-           state == TCP_LAST_ACK;
-}
-
 /* Whether the kernel has room for the 4-tuple, where it has @state. */
 static enum outcome tuple_room(struct attempt *attempt, int state)
 {
     attempt->recycled = state == TCP_TIME_WAIT;
-    attempt->soon |= is_closing(state);
+    attempt->soon |= sockdiag_is_closing(state);
     bool free = !state || (attempt->recycled && has_timestamps(attempt) &&
                            !lease_keeps(&attempt->at->pool, attempt->lane, attempt->began));
     return free ? OUTCOME_DONE : OUTCOME_TAKEN;

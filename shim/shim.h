@@ -273,12 +273,13 @@ enum hint_kind {
 struct hint {
     uint16_t port;
     uint16_t lane;
-    uint8_t netns; /* index into shim_pool.netns; of HINT_FRESH: SET_REUSE, SET_RANGE */
+    uint8_t netns; /* index into shim_pool.netns; of HINT_FRESH: SET_... and FRESH_V6 */
     uint8_t kind; /* enum hint_kind */
 };
 
 #define SET_REUSE 1u /* the program has set SO_REUSEADDR or SO_REUSEPORT */
 #define SET_RANGE 2u /* the program has set IP_LOCAL_PORT_RANGE */
+#define FRESH_V6 4u /* it is of AF_INET6 */
 
 #define HINTS 4096u
 
@@ -316,8 +317,8 @@ struct hint hint_get(int fd);
 /** hint_take - recall and forget, for a descriptor that is being closed. */
 struct hint hint_take(int fd);
 
-/** hint_fresh - socket() has made @fd. @now: sys_now_ms(). */
-void hint_fresh(int fd, uint64_t now);
+/** hint_fresh - socket() has made @fd, of AF_INET6 or AF_INET. @now: sys_now_ms(). */
+void hint_fresh(int fd, bool v6, uint64_t now);
 
 /** hint_is_fresh - whether @hint says so of this very tick: later, much may have happened unseen. */
 bool hint_is_fresh(struct hint hint, uint64_t now);

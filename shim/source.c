@@ -11,7 +11,14 @@
 
 int source_name(struct attempt *attempt)
 {
-    return attempt->name_length ? 0 : sock_name(attempt->fd, &attempt->name, &attempt->name_length);
+    if (attempt->name_length)
+        return 0;
+    if (!attempt->fresh)
+        return sock_name(attempt->fd, &attempt->name, &attempt->name_length);
+    bool v6 = attempt->set & FRESH_V6; /* and nothing is bound yet */
+    attempt->name = (struct sockaddr_storage){.ss_family = v6 ? AF_INET6 : AF_INET};
+    attempt->name_length = v6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
+    return 0;
 }
 
 /* Whether a new datagram socket goes the socket's way: no address, mark or device of its own. */
