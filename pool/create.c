@@ -235,6 +235,8 @@ static int file_fill(int fd, const struct making *making)
     int result = size_allowed(layout_pool_size());
     if (!result)
         result = write_all(fd, making->policy, sizeof(*making->policy), layout_policy(0));
+    if (!result) /* room for the rules of a reload, when the file system may be full */
+        result = write_all(fd, making->policy, sizeof(*making->policy), layout_policy(1));
     if (!result)
         result = write_all(fd, &making->header, sizeof(making->header), 0);
     if (!result)
@@ -505,14 +507,4 @@ int pool_retire(const char *path)
     if (fd >= 0)
         SYS(close, fd);
     return result;
-}
-
-int pool_remove(const char *path)
-{
-    struct pool pool;
-    int result = pool_open(path, &pool, NULL);
-    if (result)
-        return result;
-    pool_close(&pool);
-    return pool_retire(path);
 }

@@ -78,28 +78,65 @@ static bool slots_have(const struct slots *slots, uint32_t holder)
     return slot < POOL_HOLDERS && (slots->bits[slot / 64] >> slot % 64 & 1);
 }
 
-static void lane_bury(const struct pool *pool, uint32_t place, uint32_t lane,
-                      const struct slots *dead, uint64_t now)
+/* Whose words are to be taken back. */
+struct burial {
+    const struct pool *pool;
+    int fd;
+    uint64_t now;
+    struct slots dead; /* the caller has their exclusive locks */
+    struct slots looked, locked; /* at whose locks we looked, and who had them */
+};
+
+/* The lock of a slot that seems to be unused, as it was when it was first asked for. */
+static bool slot_was_locked(struct burial *burial, uint32_t slot)
 {
+    if (!slots_have(&burial->looked, slot + 1)) {
+        slots_add(&burial->looked, slot);
+        if (holder_alive(burial->fd, slot))
+            slots_add(&burial->locked, slot);
+    }
+    return slots_have(&burial->locked, slot + 1);
+}
+
+/*
+ * Whether a word is nobody's, though it says that somebody has it: anybody can have written it, and
+ * nobody else would ever take it back. Who takes a slot has its lock and writes its cookie before he
+ * takes a word: so the lock is looked at, and the cookie after the word. (A cookie alone says nothing
+ * if it is 0: a holder that lives has none after the shares were truncated.)
+ */
+static bool word_is_nobodys(struct burial *burial, uint64_t word)
+{
+    enum word_state state = word_state(word);
+    uint32_t slot = word_holder(word) - 1;
+    if (state == WORD_FREE || state > WORD_CLOSING)
+        return state != WORD_FREE;
+    if (slot >= POOL_HOLDERS)
+        return state != WORD_RESTING;
+    return !atomic_load(&burial->pool->holder[slot].cookie) && !slot_was_locked(burial, slot) &&
+           !atomic_load(&burial->pool->holder[slot].cookie);
+}
+
+static void lane_bury(struct burial *burial, uint32_t place, uint32_t lane)
+{
+    const struct pool *pool = burial->pool;
     _Atomic uint64_t *words = &pool->word[((size_t)place * pool->lanes + lane) * POOL_PAGE_PORTS];
     for (uint32_t i = 0; i < POOL_PAGE_PORTS; i++) {
-        uint64_t word = atomic_load_explicit(&words[i], memory_order_relaxed);
-        if (word && slots_have(dead, word_holder(word)))
-            atomic_compare_exchange_strong(&words[i], &word, word_buried(word, now));
+        uint64_t word = atomic_load_explicit(&words[i], memory_order_acquire);
+        if (word && (slots_have(&burial->dead, word_holder(word)) || word_is_nobodys(burial, word)))
+            atomic_compare_exchange_strong(&words[i], &word, word_buried(word, burial->now));
     }
 }
 
 /*
- * Puts every word of these dead holders into quarantine, in one pass. The caller has the slots'
- * exclusive locks. Places that the policy has never touched are holes: reading them would allocate
- * them.
+ * Puts every word of the dead holders, and those that are nobody's, into quarantine, in one pass.
+ * Places that the policy has never touched are holes: reading them would allocate them.
  */
-static void words_bury(const struct pool *pool, const struct slots *dead, uint64_t now)
+static void words_bury(struct burial *burial)
 {
     for (uint32_t page = 0; page < POOL_PORT_PAGES; page++) {
-        uint32_t place = pool->header->pagemap[page];
-        for (uint32_t lane = 0; place < pool->places && lane < pool->lanes; lane++)
-            lane_bury(pool, place, lane, dead, now);
+        uint32_t place = burial->pool->header->pagemap[page];
+        for (uint32_t lane = 0; place < burial->pool->places && lane < burial->pool->lanes; lane++)
+            lane_bury(burial, place, lane);
     }
 }
 
@@ -110,11 +147,11 @@ static void slot_clear(const struct pool *pool, uint32_t slot)
     atomic_fetch_add_explicit(&pool->counters->buried, 1, memory_order_relaxed);
 }
 
-static void slot_bury(const struct pool *pool, uint32_t slot, uint64_t now)
+static void slot_bury(const struct pool *pool, int fd, uint32_t slot)
 {
-    struct slots dead = {.bits = {0}};
-    slots_add(&dead, slot);
-    words_bury(pool, &dead, now);
+    struct burial burial = {.pool = pool, .fd = fd, .now = sys_now_ms()};
+    slots_add(&burial.dead, slot);
+    words_bury(&burial);
     slot_clear(pool, slot);
 }
 
@@ -184,7 +221,7 @@ static int slot_claim(const struct pool *pool, int fd, uint32_t slot, uint64_t c
     if (result)
         return result;
     if (atomic_load(&pool->holder[slot].cookie) != 0)
-        slot_bury(pool, slot, sys_now_ms());
+        slot_bury(pool, fd, slot);
     slot_fill(&pool->holder[slot], cookie);
     return slot_lock(fd, slot, F_RDLCK);
 }
@@ -274,13 +311,11 @@ static int dead_lock(const struct pool *pool, int fd, struct slots *dead)
 
 int holder_bury_dead(const struct pool *pool, int fd, uint64_t now)
 {
-    struct slots dead = {.bits = {0}};
-    int count = dead_lock(pool, fd, &dead);
-    if (!count)
-        return 0;
-    words_bury(pool, &dead, now);
+    struct burial burial = {.pool = pool, .fd = fd, .now = now};
+    int count = dead_lock(pool, fd, &burial.dead);
+    words_bury(&burial);
     for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++) {
-        if (!slots_have(&dead, slot + 1))
+        if (!slots_have(&burial.dead, slot + 1))
             continue;
         slot_clear(pool, slot);
         slot_lock(fd, slot, F_UNLCK);

@@ -44,7 +44,8 @@ uint64_t holder_netns(int fd);
 int holder_join(const struct pool *pool, int fd, uint64_t cookie, bool *is_new);
 
 /**
- * holder_bury_dead - find holders whose last process has gone and take their leases back.
+ * holder_bury_dead - find holders whose last process has gone and take their leases back; and words
+ * that say that somebody has them who does not exist: whoever may write the shares can write those.
  * @fd: a descriptor of the pool file, opened for this call.
  * @now: sys_now_ms().
  * Return: how many were buried.

@@ -38,7 +38,8 @@
  * table, so only they return its words (or its death does: holder.h). One that finds no port says
  * so in the pool's counters; the processes of other namespaces see that when they next connect, and
  * reconcile, twice at least until a word is at rest. A namespace that is alive and connects to
- * nothing cannot be reached so; "fixport-pool reclaim" visits it.
+ * nothing cannot be reached so; "fixport-pool reclaim" visits it, or asks the node's connection
+ * tracking which of its connections have ended (tools/pool/tracked.c).
  *
  * A connection that the pool does not know (it is older than the pool, or its namespace was dead and
  * came back) is taken in by the dump that shows it, if nobody else has the word.
@@ -376,6 +377,17 @@ void lease_hint(const struct pool *pool, uint32_t slot, uint32_t lane, uint16_t 
         return;
     struct lease lease = {.word = word, .lane = lane, .port = port};
     lease_let_go(pool, &lease, sys_now_ms());
+}
+
+bool lease_over(const struct pool *pool, uint32_t lane, uint16_t port, uint64_t word, uint64_t now)
+{
+    _Atomic uint64_t *at = pool_word(pool, lane, port);
+    uint32_t holder = word_holder(word);
+    if (!at || !atomic_compare_exchange_strong(at, &word, word_make(WORD_RESTING, holder, now)))
+        return false;
+    atomic_fetch_add_explicit(&pool->counters->reclaimed, 1, memory_order_relaxed);
+    lane_released(pool, lane, holder);
+    return true;
 }
 
 bool lease_confirm(const struct pool *pool, struct lease *lease, uint64_t now)

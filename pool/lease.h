@@ -79,6 +79,13 @@ bool lease_keeps(const struct pool *pool, uint32_t lane, uint64_t now);
  */
 void lease_let_go(const struct pool *pool, const struct lease *lease, uint64_t now);
 
+/**
+ * lease_over - somebody has seen the connection end: the lease rests, and is then anybody's.
+ * @word: the lease's as it was before that was seen; if it is another by now, nothing is changed.
+ * Return: whether it rests. For the tools.
+ */
+bool lease_over(const struct pool *pool, uint32_t lane, uint16_t port, uint64_t word, uint64_t now);
+
 /** lease_hint - as lease_let_go() for a lease of @slot known by lane and port only. */
 void lease_hint(const struct pool *pool, uint32_t slot, uint32_t lane, uint16_t port);
 

@@ -140,6 +140,40 @@ static int shares_lengthen(int fd, size_t size)
     return (int)SYS(ftruncate, fd, size);
 }
 
+/*
+ * Opens the shares, and nothing else that may have their name by now: to open a device can do something.
+ * Not sure if there is no /proc, or only one descriptor left. (/proc/self/fd is where a file is found
+ * that was looked at, without its name.)
+ */
+static int shares_open(const char *name, const struct pool *pool, int flags)
+{
+    char self[40];
+    struct stat st;
+    struct text text = text_begin(self, sizeof(self));
+    int path = file_open(name, O_PATH);
+    if (path < 0)
+        return path;
+    text_string(&text, "/proc/self/fd/");
+    text_number(&text, (unsigned)path, 10);
+    int fd = (int)SYS(fstat, path, &st);
+    if (!fd && (!S_ISREG(st.st_mode) || st.st_ino != pool->header->shared_inode))
+        fd = -ENOLINK;
+    if (!fd)
+        fd = (int)SYS(openat, AT_FDCWD, self, flags | O_CLOEXEC | O_NONBLOCK, 0);
+    SYS(close, path);
+    return fd == -ENOENT || fd == -EMFILE ? file_open(name, flags) : fd;
+}
+
+/* Errors of open(2) that somebody who has the shares' folder can bring about. */
+static bool shares_are_lost(int error)
+{
+    static const int lost[] = {ENOENT, ELOOP, ENOTDIR, EISDIR, ENXIO, ENODEV, ETXTBSY, EAGAIN /* a lease */};
+    for (size_t i = 0; i < sizeof(lost) / sizeof(lost[0]); i++)
+        if (error == -lost[i])
+            return true;
+    return false;
+}
+
 /* Whoever may write the shares can cut them short: then they are made as long again. */
 static int shares_check(int fd, const struct pool *pool, int flags)
 {
@@ -156,18 +190,18 @@ static int shares_check(int fd, const struct pool *pool, int flags)
 
 int pool_shares_open(const char *path, const struct pool *pool, int flags)
 {
-    char name[PATH_MAX];
-    struct text text = text_begin(name, sizeof(name));
     size_t folder = strlen(path);
     while (folder && path[folder - 1] != '/')
         folder--;
+    if (folder >= PATH_MAX - POOL_SHARED_NAME)
+        return -ENAMETOOLONG;
+    char name[folder + POOL_SHARED_NAME + 1]; /* no more: a handler may have a small stack */
+    struct text text = text_begin(name, sizeof(name));
     text_string_n(&text, path, folder);
     text_string_n(&text, pool->header->shared, POOL_SHARED_NAME);
-    if (text.length >= sizeof(name))
-        return -ENAMETOOLONG;
-    int fd = file_open(name, flags);
+    int fd = shares_open(name, pool, flags);
     if (fd < 0)
-        return fd == -ENOENT || fd == -ELOOP || fd == -ENOTDIR ? -ENOLINK : fd;
+        return shares_are_lost(fd) ? -ENOLINK : fd;
     int result = shares_check(fd, pool, flags);
     if (!result)
         return fd;
@@ -262,8 +296,8 @@ const char *pool_strerror(int error)
         {ENXIO, "it is not a regular file"},
         {EAGAIN, "somebody holds a lease on it (fcntl F_SETLEASE)"},
         {EPERM, "its owner is neither root nor this user, or others may write it"},
-        {ENOLINK, "its shares are not there or not its own: the folder must be there, not the file "
-                  "alone; or remove it and create it again"},
+        {ENOLINK, "its shares are not there, not its own, or cannot be opened: the folder must be there, not "
+                  "the file alone; or remove it and create it again"},
         {EMFILE, "the program has too many open files"},
         {ENFILE, "the system has too many open files"},
         {E2BIG, "so many lanes for so many ports would need more than 128 MiB"},

@@ -58,7 +58,7 @@ struct pool_options {
  *   -EMEDIUMTYPE  no pool: no magic number, or too short for a header;
  *   -EPROTO    a pool of another version;
  *   -EBADMSG   truncated, or sizes or policy that do not fit;
- *   -ENOLINK   its shares are not there, or another file is in their place;
+ *   -ENOLINK   its shares are not there, another file is in their place, or somebody keeps them from being opened;
  *   -ESTALE    retired (removed while it was being opened).
  * pool_strerror() says these in words.
  */
@@ -135,9 +135,6 @@ int pool_create(const char *path, const struct policy *policy, const struct pool
  * pool_open().
  */
 int pool_reload(const char *path, const struct policy *policy);
-
-/** pool_remove - retire a pool and unlink its files. Return: 0 or an error of pool_open(). */
-int pool_remove(const char *path);
 
 /**
  * pool_retire - unlink what is at @path, whatever it is; if it is a pool, also one of version 1, tell the

@@ -70,6 +70,7 @@ struct attempt {
     bool has_source;
     bool recycled; /* bound over a TIME_WAIT */
     bool soon;     /* some port was refused that may come free any moment */
+    bool others;     /* at some time, because another socket was about to connect from it */
     bool asked;    /* and the kernel was asked about all of them */
 };
 

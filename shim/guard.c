@@ -13,7 +13,8 @@
  *
  * A thread that has SIGBUS blocked would be killed by it. Most programs never block it; where one
  * has (by sigprocmask(), pthread_sigmask(), or from the start), it is let through for the time that
- * a pool is looked at.
+ * a pool is looked at. Many block all signals for a moment only, while they start a child: so a
+ * thread that turns out not to have it blocked is not asked again in the same tick of the clock.
  */
 #include "shim.h"
 #include "../pool/layout_size.h"
@@ -23,6 +24,7 @@
 #define BUS_BIT (1ull << (SIGBUS - 1)) /* in the kernel's set of signals */
 #define WITH_INFO (1ull << 63)         /* the program's handler takes three arguments */
 #define ONCE (1ull << 62)              /* and is for one time (SA_RESETHAND) */
+#define LENGTHEN_TIMES 1000            /* in the life of an attachment */
 
 typedef void (*handler_one)(int);
 typedef void (*handler_three)(int, siginfo_t *, void *);
@@ -30,28 +32,57 @@ typedef void (*handler_three)(int, siginfo_t *, void *);
 static _Atomic uint64_t program; /* its handler for SIGBUS, with these bits; SIG_DFL is 0 */
 static _Atomic uint32_t installed;
 static _Atomic uint32_t blocked; /* some thread may have SIGBUS blocked */
+/* When this thread had it not, ms. Its place is known when the program is loaded, without a call.
+ */
+static _Thread_local uint64_t open_ms __attribute__((tls_model("initial-exec")));
 
-/* Whether a fault was in those @size bytes; then they are zeros from now on. */
-static bool put_zeros(uintptr_t fault, const void *memory, size_t size)
+static bool is_in(uintptr_t fault, const void *memory, size_t size)
 {
     uintptr_t base = (uintptr_t)memory;
-    if (!base || fault < base || fault - base >= size)
-        return false;
-    SYS(mmap, base, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-    return true;
+    return base && fault >= base && fault - base < size;
 }
 
+/* Return: false: the process may map no more memory, of one kind or of any. */
+static bool put_zeros(const void *memory, size_t size)
+{
+    static const int kinds[] = {MAP_PRIVATE, MAP_SHARED}; /* the first counts as data, the second not */
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+        if (SYS(mmap, memory, size, PROT_READ | PROT_WRITE,
+                kinds[i] | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == (long)memory)
+            return true;
+    return false;
+}
+
+/*
+ * Where nothing can be mapped, the file is made long again. Not without end: if it is the file system
+ * that is full, that does not help.
+ */
+static bool lengthen(struct shim_pool *at)
+{
+    if (atomic_fetch_add(&at->lengthened, 1) >= LENGTHEN_TIMES)
+        return false;
+    int fd = pool_shares_open(shim.path, &at->pool, O_RDWR);
+    if (fd >= 0)
+        SYS(close, fd);
+    return fd >= 0;
+}
+
+/* Whether a fault was in some pool, and will not come again: there are zeros from now on. */
 static bool is_ours(uintptr_t fault)
 {
     for (int i = 0; i < SHIM_POOLS; i++) {
         struct shim_pool *at = &shim_pools[i];
-        if (put_zeros(fault, at->pool.counters, at->pool.shared_size))
-            atomic_store(&at->torn, 1);
-        else if (put_zeros(fault, at->pool.header, layout_pool_size()))
+        if (is_in(fault, at->pool.counters, at->pool.shared_size)) {
+            bool zeros = put_zeros(at->pool.counters, at->pool.shared_size);
+            if (!zeros && !lengthen(at))
+                return false;
+            atomic_fetch_or(&at->torn, zeros ? TORN_AWAY : TORN_EMPTIED);
+            return true;
+        }
+        if (is_in(fault, at->pool.header, layout_pool_size())) {
             atomic_store(&at->broken, 1); /* its owner's doing */
-        else
-            continue;
-        return true;
+            return put_zeros(at->pool.header, layout_pool_size());
+        }
     }
     return false;
 }
@@ -121,8 +152,14 @@ void guard_install(void)
 bool guard_begin(void)
 {
     uint64_t bus = BUS_BIT, before = 0;
-    return atomic_load_explicit(&blocked, memory_order_relaxed) &&
-           SYS(rt_sigprocmask, SIG_UNBLOCK, &bus, &before, 8) == 0 && before & BUS_BIT;
+    if (!atomic_load_explicit(&blocked, memory_order_relaxed))
+        return false;
+    uint64_t now = sys_now_ms();
+    if (open_ms == now || SYS(rt_sigprocmask, SIG_UNBLOCK, &bus, &before, 8) != 0)
+        return false;
+    if (!(before & BUS_BIT))
+        open_ms = now;
+    return before & BUS_BIT;
 }
 
 void guard_end(bool was_blocked)
@@ -207,8 +244,10 @@ SHIM_EXPORT handler_one __sysv_signal(int number, handler_one handler)
 
 static void note(int how, const sigset_t *set, int result)
 {
-    if (result == 0 && set && how != SIG_UNBLOCK && *(const unsigned long *)set & BUS_BIT)
-        atomic_store_explicit(&blocked, 1, memory_order_relaxed);
+    if (result != 0 || !set || how == SIG_UNBLOCK || !(*(const unsigned long *)set & BUS_BIT))
+        return;
+    open_ms = 0;
+    atomic_store_explicit(&blocked, 1, memory_order_relaxed);
 }
 
 SHIM_EXPORT int sigprocmask(int how, const sigset_t *set, sigset_t *old)

@@ -70,6 +70,7 @@ static void try_open(void)
     if (!netns_lock())
         return;
     guard_install();
+    bool was_blocked = guard_begin(); /* a program may have been started with SIGBUS blocked */
     uint32_t used = atomic_load(&pools_used);
     if (used >= SHIM_POOLS) {
         fault_set(shim.path, "it was replaced too often for this process");
@@ -78,6 +79,7 @@ static void try_open(void)
         if (shim_pools[used].pool.header)
             atomic_store(&pools_used, used + 1);
     }
+    guard_end(was_blocked);
     netns_unlock();
 }
 
@@ -95,6 +97,14 @@ static bool replaced(const struct shim_pool *at)
     struct stat st;
     return SYS(newfstatat, AT_FDCWD, shim.path, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
            (at->pool.device != st.st_dev || at->pool.inode != st.st_ino);
+}
+
+/* Whether it is the one to have, if only its shares were in reach: whoever has their folder can take them away
+ * and put them back all the time, and would use all attachments up. */
+static bool is_torn_only(const struct shim_pool *at)
+{
+    return atomic_load(&at->torn) && !atomic_load(&at->broken) &&
+           atomic_load(&at->pool.header->state) == POOL_LIVE && !replaced(at);
 }
 
 /* Whether a second has passed since *@last; then another one begins. For one of many threads. */
@@ -121,9 +131,10 @@ struct shim_pool *shim_pool(uint64_t now)
     if (!shim.path[0])
         return NULL; /* the environment is wrong: nothing to try */
     if (second_passed(&tried_ms, now)) {
-        if (at)
+        if (at && !fault_text())
             fault_set(shim.path, "it was removed, replaced or truncated");
-        try_open();
+        if (!at || !is_torn_only(at))
+            try_open();
     }
     at = shim_pool_peek();
     return usable(at) ? at : NULL;

@@ -8,6 +8,8 @@
 #define REFUSALS_MANY 256  /* a connect that met so many looks no further */
 #define ROUND_NAP_NS 50000 /* before it looks once more; then twice as long, and so on */
 #define ROUNDS 6           /* 3 ms in all */
+#define ROUNDS_HELD                                                                                \
+    10 /* 50 ms: a thread that is about to connect may have to wait for a processor */
 #define BUDGET_NS 10000000 /* of our own work in one connect, once it has met with setbacks */
 #define BUDGET_EVERY 16    /* refusals: a look at the clock is a system call */
 #define COMPARE_MS 100     /* at most so often, whatever the pool says of the last time */
@@ -25,13 +27,18 @@ static bool reconcile(const struct attempt *attempt, uint64_t now)
            lease_reconcile(&attempt->at->pool, attempt->netns->slot, now) >= 0;
 }
 
+static uint64_t thread_ns(void)
+{
+    struct timespec used = {.tv_sec = 0};
+    SYS(clock_gettime, CLOCK_THREAD_CPUTIME_ID, &used);
+    return (uint64_t)used.tv_sec * 1000000000 + (uint64_t)used.tv_nsec;
+}
+
 /* Anybody can have others do more than they would, by what he writes to the pool; but not for ever.
  */
 static bool over_budget(struct attempt *attempt)
 {
-    struct timespec used = {.tv_sec = 0};
-    SYS(clock_gettime, CLOCK_THREAD_CPUTIME_ID, &used);
-    uint64_t now = (uint64_t)used.tv_sec * 1000000000 + (uint64_t)used.tv_nsec;
+    uint64_t now = thread_ns();
     if (!attempt->budget)
         attempt->budget = now;
     return now - attempt->budget > BUDGET_NS;
@@ -54,7 +61,9 @@ static bool take_back(struct attempt *attempt)
     if ((!attempt->waiting && attempt->taken_back++ >= COMPARE_TIMES) ||
         !comparison_due(attempt, now))
         return false;
+    uint64_t began = thread_ns();
     bool again = reconcile(attempt, now);
+    attempt->budget += thread_ns() - began; /* nobody else can make that longer */
     int fd = pool_shares_open(shim.path, pool, O_RDWR);
     if (fd >= 0) {
         again |= holder_bury_dead(pool, fd, now) > 0;
@@ -138,7 +147,9 @@ static bool try_again(struct attempt *attempt)
     if (attempt->asked || !(soon || attempt->search.cut))
         return false;
     attempt->soon = false;
-    if (!soon || attempt->refusals > REFUSALS_MANY || attempt->rounds >= ROUNDS) {
+    bool enough = attempt->others ? attempt->rounds >= ROUNDS_HELD
+                                  : attempt->refusals > REFUSALS_MANY || attempt->rounds >= ROUNDS;
+    if (!soon || enough) {
         attempt->asked = true;
         return reconcile(attempt, sys_now_ms());
     }

@@ -202,12 +202,15 @@ static struct shim_netns *join_later(struct shim_pool *at, uint64_t cookie)
 
 static _Atomic uint64_t mended_ms;
 
-static void mend(struct shim_pool *at, int fd)
+static bool mend(struct shim_pool *at, int fd)
 {
     uint64_t now = sys_now_ms(), before = atomic_load(&mended_ms);
-    atomic_store(&at->torn, 0); /* before: what tears it from now on says so again */
-    SYS(mmap, at->pool.counters, at->pool.shared_size, PROT_READ | PROT_WRITE,
-        MAP_SHARED | MAP_FIXED, fd, 0);
+    uint32_t torn = atomic_exchange(&at->torn, 0); /* before: what tears it from now on says so again */
+    if (torn & TORN_AWAY && SYS(mmap, at->pool.counters, at->pool.shared_size, PROT_READ | PROT_WRITE,
+                                MAP_SHARED | MAP_FIXED, fd, 0) != (long)at->pool.counters) {
+        atomic_fetch_or(&at->torn, torn);
+        return false;
+    }
     for (uint32_t i = 0; i < SHIM_NETNS; i++) {
         if (!atomic_load(&at->netns[i].cookie))
             continue;
@@ -217,6 +220,8 @@ static void mend(struct shim_pool *at, int fd)
             lease_reconcile(&at->pool, at->netns[i].slot, now);
         }
     }
+    fault_clear();
+    return true;
 }
 
 bool netns_mend(struct shim_pool *at)
@@ -224,15 +229,13 @@ bool netns_mend(struct shim_pool *at)
     if (!netns_lock())
         return false;
     int fd = atomic_load(&at->torn) ? pool_shares_open(shim.path, &at->pool, O_RDWR) : -EALREADY;
-    if (fd >= 0) {
-        mend(at, fd);
+    bool mended = fd == -EALREADY || (fd >= 0 && mend(at, fd));
+    if (fd >= 0)
         SYS(close, fd);
-    } else if (fd != -EALREADY) {
+    if (!mended)
         fault_set(shim.path, "its shares were truncated, and are out of reach");
-        atomic_store(&at->broken, 1);
-    }
     netns_unlock();
-    return fd >= 0 || fd == -EALREADY;
+    return mended;
 }
 
 static struct shim_netns *find(struct shim_pool *at, uint64_t cookie)

@@ -137,7 +137,7 @@ static enum outcome share(struct attempt *attempt, int state)
         restore_address(attempt);
     if (outcome != OUTCOME_TAKEN)
         return outcome;
-    attempt->soon = true;
+    attempt->soon = attempt->others = true;
     return OUTCOME_HELD;
 }
 

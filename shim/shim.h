@@ -89,11 +89,18 @@ struct shim_netns {
 #define SHIM_NETNS 16 /* network namespaces that one process can use at a time */
 #define SHIM_POOLS 64 /* pools that one process can use, one after the other */
 
+/* What became of a pool's shares that were truncated under it. */
+enum shim_torn {
+    TORN_AWAY = 1, /* they are zeros of this process, and to be mapped again */
+    TORN_EMPTIED = 2, /* they are as long again, and lack what this process knows */
+};
+
 /* One attachment to a pool file. Stays mapped: other threads may be in it. */
 struct shim_pool {
     struct pool pool;
     _Atomic uint32_t broken; /* its own file was truncated under it, or replaced */
-    _Atomic uint32_t torn; /* its shares were truncated under it: they are zeros, and to be mapped again */
+    _Atomic uint32_t torn; /* enum shim_torn, together */
+    _Atomic uint32_t lengthened; /* how often that was all that could be done about it */
     struct shim_netns netns[SHIM_NETNS];
 };
 

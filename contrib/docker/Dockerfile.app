@@ -4,9 +4,10 @@
 # at the end of any Dockerfile do it, for images with glibc and with musl. Nothing else is needed.
 #
 #   docker build -t app-fixport --build-arg APP=app -f contrib/docker/Dockerfile.app contrib/docker
-#   docker run -v /run/fixport:/run/fixport app-fixport
+#   docker run -v /run/fixport:/run/fixport:ro -v /run/fixport/shared:/run/fixport/shared app-fixport
 #
-# The volume is the pool of the machine: make it there by "fixport-pool create". All containers
+# The volumes are the pool of the machine, whose rules containers read only, and what they share:
+# make it there by "fixport-pool create". All containers
 # that leave the machine by the same address must share it.
 
 ARG APP=docker.io/library/debian:bookworm-slim

@@ -9,7 +9,7 @@ import node as nodes
 DOCKER = os.path.join(nodes.SOURCE, "contrib", "docker")
 CREATE = ["run", "--rm", "--entrypoint=fixport-pool", "-v", "/run/fixport:/run/fixport", "fixport",
           "create"]
-POOL = ["-v", "/run/fixport:/run/fixport"]
+POOL = ["-v", "/run/fixport:/run/fixport:ro", "-v", "/run/fixport/shared:/run/fixport/shared"]
 PORTS = 61001, 61099
 
 

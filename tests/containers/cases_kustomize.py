@@ -108,8 +108,9 @@ def privileges(objects):
     return found
 
 
-SETUP = {"fixport-setup hostNetwork", "fixport-setup/apply privileged",
-         "fixport-setup/setup NET_ADMIN"}
+UNDO = {"fixport-setup hostNetwork", "fixport-setup/apply privileged",
+        "fixport-setup/setup NET_ADMIN"}
+SETUP = UNDO | {"fixport-setup/reclaim NET_ADMIN"}
 
 
 def combination_faults(components):
@@ -121,7 +122,8 @@ def combination_faults(components):
     faults = [f"{item['kind']} {item['metadata']['name']}" for item in WORKLOADS
               if not workload_is_right(objects[item["kind"], item["metadata"]["name"]],
                                        item["metadata"]["labels"].get("fixport"), components)]
-    if privileges(objects) != (SETUP if for_node else set()):
+    expected = UNDO if "node-undo" in components else SETUP if for_node else set()
+    if privileges(objects) != expected:
         faults.append(f"privileges: {privileges(objects)}")
     shipped = manifests.read("base/fixport.conf")
     if objects["ConfigMap", "fixport"]["data"] != {"fixport.conf": shipped}:

@@ -3,7 +3,7 @@
 
 FIXPORT_BUILD         top of the build tree
 FIXPORT_MUST_WORK     1: what cannot run here is a failure instead of a skip
-FIXPORT_TEST_PRELOAD  libraries to load before the shim (a sanitizer's runtime)
+FIXPORT_TEST_PRELOAD  libraries to load beside the shim (a sanitizer's runtime)
 """
 
 import os
@@ -16,7 +16,9 @@ POOL_TOOL = os.path.join(BUILD, "tools", "fixport-pool")
 RUN_TOOL = os.path.join(BUILD, "tools", "fixport-run")
 MUST_WORK = os.environ.get("FIXPORT_MUST_WORK") == "1"
 BEFORE = os.environ.get("FIXPORT_TEST_PRELOAD", "").split()
-PRELOAD = ":".join([*BEFORE, SHIM])
+# Address sanitizer insists on being the first. What thread sanitizer calls itself, sigaction() above
+# all, must not come to the shim, which is instrumented, before it has begun.
+PRELOAD = ":".join([SHIM, *BEFORE] if any("libtsan" in name for name in BEFORE) else [*BEFORE, SHIM])
 
 
 def program(*parts):

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import yaml
@@ -219,6 +220,29 @@ def object_faults(item):
     return faults + list(pod_faults(template["spec"], where))
 
 
+def restricted_faults(pod):
+    """Return: what Pod Security "restricted" (pod-security-admission/policy) refuses, in its names for it."""
+    faults = [key for key in ("hostNetwork", "hostPID", "hostIPC") if pod.get(key)]
+    faults += [f"volume {next(iter(set(volume) - {'name'}))}" for volume in pod.get("volumes", [])
+               if set(volume) - {"name", "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image",
+                                 "persistentVolumeClaim", "projected", "secret"}]
+    faults += [f"sysctl {item['name']}" for item in pod.get("securityContext", {}).get("sysctls", [])
+               if item["name"] not in SAFE_SYSCTLS]
+    for container in pod.get("initContainers", []) + pod["containers"]:
+        own = {**pod.get("securityContext", {}), **container.get("securityContext", {})}
+        capabilities = own.get("capabilities", {})
+        for name, good in {
+                "privileged": not own.get("privileged"),
+                "allowPrivilegeEscalation": own.get("allowPrivilegeEscalation") is False,
+                "runAsNonRoot": own.get("runAsNonRoot") is True and own.get("runAsUser") != 0,
+                "seccompProfile": own.get("seccompProfile", {}).get("type") in ("RuntimeDefault", "Localhost"),
+                "capabilities": "ALL" in capabilities.get("drop", []) and set(capabilities.get("add", [])) <= {"NET_BIND_SERVICE"},
+                "hostPort": not [port for port in container.get("ports", []) if port.get("hostPort")]}.items():
+            if not good:
+                faults.append(f"{container['name']}: {name}")
+    return sorted(set(faults))
+
+
 # ---- what they are tried on ----
 
 def workload(kind, label, slice_of="61900-61949"):
@@ -270,6 +294,72 @@ def check_templates(tap, folder):
                   f"base with {name}: what others wait for is not evicted first")
     for path in sorted((KUBERNETES / "pods").iterdir()):
         tap.equal(all_faults(yaml.safe_load_all(path.read_text(encoding="utf-8"))), [], f"pods/{path.name}: the API takes it")
+
+
+RESTRICTED = {"runAsNonRoot": True, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]},
+              "seccompProfile": {"type": "RuntimeDefault"}}
+
+
+def pod_of(item):
+    spec = item["spec"]
+    return spec if item["kind"] == "Pod" else spec.get("jobTemplate", {"spec": spec})["spec"]["template"]["spec"]
+
+
+def check_restricted(tap, folder):
+    """Where contrib/kubernetes says that "restricted" allows it: a workload that is, stays so."""
+    for label, name, expected in (("own-pool", "inject-own-pool", []), ("sysctl", "sysctl", []),
+                                  ("node-pool", "inject-node-pool", ["volume hostPath"])):
+        items = [workload(kind, label) for kind in KINDS]
+        for item in items:
+            for container in pod_of(item)["containers"]:
+                container["securityContext"] = RESTRICTED
+        tap.equal({str(restricted_faults(pod_of(item))) for item in items}, {"[]"}, f"{name}: the workloads are restricted")
+        with open(f"{folder}/apps.yaml", "w", encoding="utf-8") as file:
+            yaml.dump_all(items, file, Dumper=NoAliases)
+        objects, _ = kustomize(folder, "apps.yaml", components=[name])
+        tap.equal({str(restricted_faults(pod_of(item))) for item in objects}, {str(expected)},
+                  f"{name}: what \"restricted\" has against them")
+    for name, expected in (("own-pool", []), ("sysctl", []), ("unprivileged", ["volume hostPath"])):
+        pod = yaml.safe_load((KUBERNETES / f"pods/{name}.yaml").read_text(encoding="utf-8"))
+        tap.equal(restricted_faults(pod["spec"]), expected, f"pods/{name}.yaml: what \"restricted\" has against it")
+    pod = {"hostNetwork": True, "containers": [{"name": "web", "securityContext": dict(RESTRICTED, runAsUser=0)}, {"name": "x"}]}
+    tap.equal(restricted_faults(pod), ["hostNetwork", "web: runAsNonRoot", "x: allowPrivilegeEscalation", "x: capabilities",
+                                       "x: runAsNonRoot", "x: seccompProfile"], "the check finds what is not")
+
+
+class NoAliases(yaml.SafeDumper):
+    """Without anchors: kustomize's labels would be one object's."""
+    def ignore_aliases(self, data):
+        return True
+
+
+def pool_mounts(pod):
+    """(container, path of the node, whether it may write there) of what lies below /run/fixport."""
+    paths = {volume["name"]: volume["hostPath"]["path"] for volume in pod.get("volumes", []) if "hostPath" in volume}
+    return {(container["name"], paths[mount["name"]], not mount.get("readOnly", False))
+            for container in pod.get("initContainers", []) + pod["containers"] for mount in container.get("volumeMounts", [])
+            if paths.get(mount["name"], "").startswith("/run/fixport")}
+
+
+def check_mounts(tap, folder):
+    """What steers programs is base's alone to write; the shares are what others write. No template has more."""
+    (Path(folder) / "apps.yaml").write_text(yaml.safe_dump_all([workload(kind, "node-pool") for kind in KINDS]), encoding="utf-8")
+    objects, _ = kustomize(folder, "apps.yaml", "kubernetes/base",
+                           components=["inject-node-pool", "node-setup", "reclaim", "monitoring"])
+    objects += [yaml.safe_load(path.read_text(encoding="utf-8")) for path in (KUBERNETES / "pods").iterdir()]
+    both = {("/run/fixport", False), ("/run/fixport/shared", True)}
+    for item in objects:
+        if item["kind"] not in (*KINDS, "Pod"):
+            continue
+        found, name = {}, item["metadata"]["name"]
+        for container, *mount in pool_mounts(pod_of(item)):
+            found.setdefault(container, set()).add(tuple(mount))
+        expected = {"fixport-node": {"make": {("/run/fixport", True)}, "pool": {("/run/fixport", True)},
+                                     "metrics": {("/run/fixport", False)}},
+                    "fixport-setup": {"reclaim": both}, "fixport-reclaim": {"reclaim": both},
+                    "example-own-pool": {}, "example-sysctl": {}}.get(
+                        name, {container["name"]: both for container in pod_of(item)["containers"]})
+        tap.equal(found, expected, f"{name}: who writes what of /run/fixport")
 
 
 def kept_apart(one, other, known):
@@ -555,6 +645,243 @@ def check_reclaim(tap, folder):
         idle.stdin.close()
 
 
+# In a pod: so many short connections, or one that a child goes on with. Both ends close the short ones.
+TRACKED = """
+import os, socket, sys, time
+def connect():
+    return socket.create_connection(("192.168.31.67", 60002))
+for line in sys.stdin:
+    if line == "child\\n":
+        client = connect()
+        if os.fork() == 0:
+            sys.stdin.close()
+            os.read(int(sys.argv[1]), 1)
+            os._exit(0)
+        client.close()
+        print("ok", flush=True)
+        continue
+    try:
+        for _ in range(int(line)):
+            client = connect()
+            client.shutdown(socket.SHUT_WR)
+            while client.recv(9):
+                pass
+            client.close()
+        print("ok", flush=True)
+    except OSError as error:
+        print(error.strerror, flush=True)
+"""
+ECHO = """
+import socket, threading
+server = socket.create_server(("", 60002), backlog=1024)
+print("ready", flush=True)
+def serve(peer, where):
+    with peer:
+        peer.sendall(str(where[1]).encode())
+        peer.recv(1)
+while True:
+    threading.Thread(target=serve, args=server.accept(), daemon=True).start()
+"""
+
+
+class Tracked:
+    """Programs in pods of the node, and the helper that gives back what they let go."""
+
+    def __init__(self, folder):
+        template = yaml.safe_load((KUBERNETES / "components/node-setup/setup.yaml").read_text(encoding="utf-8"))
+        container, = [item for item in template["spec"]["template"]["spec"]["containers"] if item["name"] == "reclaim"]
+        self.capabilities = container["securityContext"]["capabilities"]["add"]
+        self.pool = tempfile.mktemp(prefix="pool-", dir=folder)
+        self.env = dict(os.environ, FIXPORT_POOL=self.pool, FIXPORT_STATE=f"{folder}/tracked",
+                        PATH=f"{fptest.BUILD}/tools:{os.environ['PATH']}")
+        self.held = os.pipe()
+        subprocess.run([fptest.POOL_TOOL, "create", "-c", f"{folder}/tracked.conf", "--pool", self.pool], check=True,
+                       capture_output=True)
+
+    def pod(self, netns):
+        return subprocess.Popen(fptest.in_netns(netns, sys.executable, "-c", TRACKED, str(self.held[0])), text=True,
+                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[self.held[0]],
+                                env=fptest.environment(FIXPORT_POOL=self.pool))
+
+    def let_go(self):
+        text = subprocess.run([fptest.POOL_TOOL, "list", "--json", "--state", "letgo", "--pool", self.pool],
+                              capture_output=True, text=True, check=True).stdout
+        return [item["port"] for item in yaml.safe_load(text)["leases"]]
+
+    def helper(self, capabilities=None):
+        """Return: (exit status, what it said)."""
+        added = self.capabilities if capabilities is None else capabilities
+        bounds = ",".join(["-all", *(f"+{name.lower()}" for name in added)])
+        done = subprocess.run(["setpriv", f"--bounding-set={bounds}", "--inh-caps=-all",
+                               SOURCE / "contrib/docker/fixport-node", "once", "reclaim"], env=self.env,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        return done.returncode, done.stdout
+
+
+def ask(pod, words):
+    print(words, file=pod.stdin, flush=True)
+    return pod.stdout.readline().strip()
+
+
+def until(check):
+    deadline = time.monotonic() + 20
+    while not (answer := check()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return answer
+
+
+def entries(*filters):
+    return subprocess.run(["conntrack", "-L", "-p", "tcp", "--dport", "60002", *filters], capture_output=True, text=True,
+                          check=True).stdout.count("\n")
+
+
+def tracked_checks(tap, folder):
+    """node-setup's container "reclaim", by the kernel's own timeouts: what a pod's connection is that another
+    pod cannot have, and that connection tracking has seen end."""
+    subprocess.run(["bash", "-ec", NODE], check=True)
+    Path(folder, "tracked.conf").write_text("[pool]\nports = 61001-61100\nquarantine = 1s\n", encoding="utf-8")
+    tracked = Tracked(folder)
+    with subprocess.Popen(fptest.in_netns("host", sys.executable, "-c", ECHO), stdout=subprocess.PIPE) as server, \
+            tracked.pod("pod") as idle, tracked.pod("next") as other:
+        server.stdout.readline()
+        said = ask(idle, "99"), ask(idle, "child"), ask(other, "1")
+        tap.equal((said, len(tracked.let_go())), (("ok", "ok", "Cannot assign requested address"), 100),
+                  "reclaim: an idle pod has all ports let go, and another finds none")
+        until(lambda: entries("--state", "TIME_WAIT") == 99)
+        done = tracked.helper([])
+        tap.point(done[0] == 1 and "left alone" in done[1] and "was not asked" in done[1] and len(tracked.let_go()) == 100,
+                  "reclaim: without NET_ADMIN nothing is given back, and it says so", *done)
+        done = tracked.helper()
+        alive = tracked.let_go()
+        tap.equal((done, len(alive)), ((0, ""), 1), "reclaim: with it, what has ended is given back, not what a child has")
+        tap.equal(until(lambda: ask(other, "1") == "ok"), True, "reclaim: after the quarantine, another pod connects")
+
+        # As if nobody had sent anything for days.
+        subprocess.run(["conntrack", "-D", "-p", "tcp", "--dport", "60002", "--state", "ESTABLISHED"], check=True,
+                       capture_output=True)
+        done = until(lambda: (found := tracked.helper())[0] and found)
+        tap.point(done and "does not know of 1 let go" in done[1] and set(alive) <= set(tracked.let_go()),
+                  "reclaim: that there is no entry proves nothing; it says what it does not know", done)
+        os.write(tracked.held[1], b"x")
+        idle.stdin.close()
+        other.stdin.close()
+
+        # A program without the library, in another pod, with the same port.
+        tracked = Tracked(folder)
+        with tracked.pod("pod") as idle:
+            said, ports = ask(idle, "5"), tracked.let_go()
+            taken = seen("next", "192.168.31.67", 60002, ports[:1])
+            until(lambda: not entries("--state", "ESTABLISHED") and entries("--state", "TIME_WAIT"))
+            tracked.helper()
+            tap.equal((said, len(taken), len(ports), tracked.let_go()), ("ok", 1, 5, ports[:1]),
+                      "reclaim: entries of two pods with one port prove nothing")
+            idle.stdin.close()
+
+        # What connection tracking does not see.
+        for way in ("--dport", "--sport"):
+            subprocess.run(["iptables", "-w", "-t", "raw", "-A", "PREROUTING", "-p", "tcp", way, "60002", "-j", "NOTRACK"],
+                           check=True)
+        subprocess.run(fptest.in_netns("host", "ip", "route", "add", "10.200.0.0/16", "via", "192.168.31.17"), check=True)
+        tracked = Tracked(folder)
+        # Of these ports there are entries that are older by more than TRACKED_SLACK_MS.
+        until(lambda: all(int(left) < 112 for left in re.findall(r"^tcp +6 (\d+) TIME_WAIT", subprocess.run(
+            ["conntrack", "-L", "-p", "tcp"], capture_output=True, text=True, check=True).stdout, re.M)))
+        with tracked.pod("pod") as idle:
+            said, ports = ask(idle, "5"), tracked.let_go()
+            tracked.helper()
+            tap.equal((said, len(ports), tracked.let_go()), ("ok", 5, ports), "reclaim: nor does what is not tracked")
+            idle.stdin.close()
+        server.kill()
+
+
+# So many connections at once; for each, the port that it has and the one that the host saw.
+CROWD = """
+import socket, sys
+kept = []
+for _ in range(int(sys.argv[2])):
+    kept.append(socket.create_connection((sys.argv[1], 60002), 10))
+    print(kept[-1].getsockname()[1], kept[-1].recv(9).decode())
+print("done", flush=True)
+sys.stdin.read()
+"""
+
+
+class Cells:
+    """README's table "What goes together": pods of two kinds on a node, towards one server."""
+    COUNT = {"node-pool": 300, "own-pool": 40, "own-pool, another slice": 40, "sysctl": 300, "hostNetwork": 300}
+    # Kinds, whether the first has ended before the second begins, and whether ports are moved.
+    TABLE = [("node-pool", "node-pool", False, False), ("node-pool", "own-pool", False, False),
+             ("hostNetwork", "node-pool", False, False), ("hostNetwork", "own-pool", False, False),
+             ("own-pool", "own-pool, another slice", False, False), ("own-pool", "own-pool", True, True),
+             ("node-pool", "sysctl", False, True), ("own-pool", "sysctl", False, True), ("sysctl", "sysctl", False, True),
+             ("hostNetwork", "sysctl", False, True)]
+
+    def __init__(self, folder):
+        self.folder, self.servers = folder, 0
+        self.pool = tempfile.mktemp(prefix="pool-", dir=folder)
+        subprocess.run([fptest.POOL_TOOL, "create", "-c", f"{folder}/cells.conf", "--pool", self.pool], check=True,
+                       capture_output=True)
+
+    def start(self, netns, kind, server):
+        env = fptest.environment(FIXPORT_POOL=self.pool)
+        if kind.startswith("own-pool"):
+            env = fptest.environment(FIXPORT_POOL=tempfile.mktemp(prefix="own-", dir=self.folder),
+                                     FIXPORT_PORTS="61950-61999" if "another" in kind else "61900-61949")
+        if kind == "sysctl":
+            env = dict(os.environ)
+        argv = [sys.executable, "-c", CROWD, server, str(self.COUNT[kind])]
+        if kind != "hostNetwork":
+            ports = "61001 61999" if kind == "sysctl" else "32768 60999"
+            argv = fptest.in_netns(netns, "sh", "-c", f'sysctl -qw net.ipv4.ip_local_port_range="{ports}" && exec "$@"', "sh", *argv)
+        return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+    def cell(self, one, other, follows):
+        """Return: [(port, port seen)] of both, or what went wrong."""
+        self.servers += 1
+        server, pairs = f"192.168.31.{100 + self.servers}", []  # the node has no memory of that one
+        with self.start("pod", one, server) as first:
+            pairs += iter(first.stdout.readline, "done\n")
+            if follows:
+                first.stdin.close()
+                first.wait()
+            with self.start("next", other, server) as second:
+                pairs += iter(lambda: second.stdout.readline() or "done\n", "done\n")
+                for process in (first, second):
+                    process.stdin.close()
+                if len(pairs) != self.COUNT[one] + self.COUNT[other]:
+                    return second.stderr.read()
+        return [tuple(map(int, line.split())) for line in pairs]
+
+
+def cells_checks(tap, folder):
+    subprocess.run(["bash", "-ec", NODE.replace(" --random-fully", "") +
+                    'for i in {101..126}; do enter host addr add 192.168.31.$i/32 dev eth0; ip route add 192.168.31.$i/32 via 192.168.31.67; done'],
+                   check=True)
+    site = shipped_site().replace("addresses = 192.168.31.67", "addresses = 192.168.31.67, 192.168.31.96/27")
+    Path(folder, "cells.conf").write_text(site, encoding="utf-8")
+    cells = Cells(folder)
+    with subprocess.Popen(fptest.in_netns("host", sys.executable, "-c", ECHO), stdout=subprocess.PIPE) as server:
+        server.stdout.readline()
+        for setup in (False, True):
+            if setup:
+                for source in ("10.200.0.0/16", "192.168.31.17/32"):
+                    subprocess.run(["iptables", "-w", "-t", "nat", "-I", "POSTROUTING", "-s", source, "-j", "MASQUERADE", "--random-fully"],
+                                   check=True)
+                done = subprocess.run([os.path.join(fptest.BUILD, "tools", "fixport-setup"), "apply", "--config",
+                                       f"{folder}/cells.conf", "--role", "node"], capture_output=True, text=True, check=False)
+                tap.equal(done.returncode, 0, f"cells: node-setup {done.stderr if done.returncode else ''}")
+            where = "with node-setup" if setup else "plain MASQUERADE"
+            for one, other, follows, moves in cells.TABLE:
+                pairs = cells.cell(one, other, follows)
+                moved = [pair for pair in pairs if pair[0] != pair[1]] if isinstance(pairs, list) else pairs
+                stays = not setup or {pair[1] for pair in moved} <= ports_of("61001-61999") if isinstance(pairs, list) else False
+                tap.point(isinstance(pairs, list) and bool(moved) == moves and stays,
+                          f"cells, {where}: {one}, {'then' if follows else 'and'} {other}: "
+                          f"{'moved' if moves else 'none is moved'}{', within the range' if moves and setup else ''}",
+                          f"{len(moved)} are" if isinstance(pairs, list) else pairs)
+        server.kill()
+
+
 def check_words(tap, folder):
     """What fixport-node says of a ConfigMap that cannot be taken, in the log and to the probe."""
     config = Path(folder, "config")
@@ -583,23 +910,37 @@ def check_words(tap, folder):
     tap.equal(done, [0, 0], "fixport-node: a good one is taken, and it is ready")
 
 
-def check_node(tap, folder):
-    if os.geteuid() or not fptest.can_make_netns():
-        tap.cannot("a node", "namespaces need root")
+def check_inside(tap, folder, word, least):
+    """Runs this program again, as a node. @least: points that it has."""
+    if os.geteuid() or not fptest.can_make_netns() or not shutil.which("conntrack"):
+        tap.cannot("a node", "namespaces need root, and conntrack")
         return
-    child = [sys.executable, __file__, "--node", folder]
+    child = [sys.executable, __file__, word, folder]
     done = subprocess.run(["unshare", "--mount", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *child],
                           capture_output=True, text=True, check=False, timeout=300)
     lines = re.findall(r"^(ok|not ok) \d+ - (.*)((?:\n# .*)*)", done.stdout, re.M)
     for word, name, more in lines:
         tap.point(word == "ok", name, more.replace("\n# ", "\n").strip())
-    tap.point(len(lines) >= 12, "all of it was tried", done.stderr[-2000:] if len(lines) < 12 else "")
+    tap.point(len(lines) >= least, "all of it was tried", done.stderr[-2000:] if len(lines) < least else "")
+
+
+def check_node(tap, folder):
+    check_inside(tap, folder, "--node", 12)
+
+
+def check_tracked(tap, folder):
+    check_inside(tap, folder, "--tracked", 7)
+
+
+def check_cells(tap, folder):
+    check_inside(tap, folder, "--cells", 2 * len(Cells.TABLE) + 1)
 
 
 def main():
     tap = fptest.Tap()
-    if sys.argv[1:2] == ["--node"]:
-        node_checks(tap, sys.argv[2])
+    inside = {"--node": node_checks, "--tracked": tracked_checks, "--cells": cells_checks}.get("".join(sys.argv[1:2]))
+    if inside:
+        inside(tap, sys.argv[2])
         tap.end()
     check_the_check(tap)
     if not shutil.which("kubectl"):
@@ -607,7 +948,7 @@ def main():
         tap.end()
     with tempfile.TemporaryDirectory(prefix="fixport-test-") as folder:
         shutil.copytree(KUBERNETES, f"{folder}/kubernetes")
-        for check in (check_templates, check_slices, check_namespaces, check_alerts, check_reclaim, check_words, check_node):
+        for check in (check_templates, check_restricted, check_mounts, check_slices, check_namespaces, check_alerts, check_reclaim, check_words, check_node, check_tracked, check_cells):
             check(tap, folder)
     tap.end()
 

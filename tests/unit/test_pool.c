@@ -479,7 +479,7 @@ Test(pool, removed_pools_are_retired)
 {
     struct pool pool;
     cr_assert_eq(pool_open(path, &pool, NULL), 0);
-    cr_assert_eq(pool_remove(path), 0);
+    cr_assert_eq(pool_retire(path), 0);
     cr_assert_eq(atomic_load(&pool.header->state), (uint32_t)POOL_RETIRED);
     cr_assert_eq(access(path, F_OK), -1);
     pool_close(&pool);

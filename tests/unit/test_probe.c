@@ -413,6 +413,17 @@ Test(verdict, ports_that_are_close_together_are_of_a_range)
     judge(VERDICT_CHANGED, CAUSE_TAKEN, PROBE_BAD);
 }
 
+Test(verdict, a_port_that_another_try_was_moved_to_says_nothing)
+{
+    add(KIND_PLAIN, 49024, END_ANSWERED, "192.168.31.17", 61991);
+    add(KIND_INSIDE, 61991, END_ANSWERED, "192.168.31.17", 61433);
+    judge(VERDICT_CHANGED, CAUSE_RANDOM, PROBE_BAD);
+    add(KIND_INSIDE, 61691, END_ANSWERED, "192.168.31.17", 61691);
+    judge(VERDICT_KEPT, CAUSE_NONE, PROBE_OK);
+    facts.try[0].as.port = 61990;
+    judge(VERDICT_CHANGED, CAUSE_TAKEN, PROBE_BAD);
+}
+
 Test(verdict, cilium_changes_low_ports_only)
 {
     struct parse_reason why;

@@ -1,20 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * fixport-pool list: every lease, one a line, by port: what one greps when a firewall's log shows
- * a port and the question is whose it was.
+ * a port and the question is whose it was. There are as many as somebody has written words into the
+ * shares, millions perhaps: each is printed and forgotten.
  */
 #include "json.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 struct list {
     const struct pool_request *request;
     const struct snapshot *snapshot;
-    struct snapshot_lease *lease;
     size_t count;
-    size_t room;
-    bool failed; /* no memory */
 };
 
 static int list_slot(const struct snapshot_lease *lease)
@@ -44,44 +41,14 @@ static bool list_wanted(const struct list *list, const struct snapshot_lease *le
            list_holder_wanted(list, lease);
 }
 
-static void list_add(const struct snapshot_lease *lease, void *arg)
-{
-    struct list *list = arg;
-    if (list->failed || !list_wanted(list, lease))
-        return;
-    if (list->count == list->room) {
-        size_t room = list->room ? list->room * 2 : 1024;
-        struct snapshot_lease *more = realloc(list->lease, room * sizeof(*more));
-        if (!more) {
-            list->failed = true;
-            return;
-        }
-        list->lease = more;
-        list->room = room;
-    }
-    list->lease[list->count++] = *lease;
-}
-
-static int list_order(const void *left, const void *right)
-{
-    const struct snapshot_lease *a = left, *b = right;
-    if (a->port != b->port)
-        return a->port < b->port ? -1 : 1;
-    return a->lane < b->lane ? -1 : a->lane > b->lane;
-}
-
-static void list_print(const struct list *list)
+static void list_print(const struct list *list, const struct snapshot_lease *lease)
 {
     char dest[64], host[256], age[32];
-    printf("%-5s  %-28s %-8s %-24s %s\n", "PORT", "DESTINATION", "STATE", "HOLDER", "SINCE");
-    for (size_t i = 0; i < list->count; i++) {
-        const struct snapshot_lease *lease = &list->lease[i];
-        snapshot_lane_text(list->snapshot, lease->lane, dest, sizeof(dest));
-        show_holder(list->snapshot, list_slot(lease), say_utf8(), host, sizeof(host));
-        printf("%5u  %-28s %-8s ", lease->port, dest, show_state(lease->state));
-        say_cell(host, 24);
-        printf("%s\n", say_age(lease->age / 1000, age, sizeof(age)));
-    }
+    snapshot_lane_text(list->snapshot, lease->lane, dest, sizeof(dest));
+    show_holder(list->snapshot, list_slot(lease), say_utf8(), host, sizeof(host));
+    printf("%5u  %-28s %-8s ", lease->port, dest, show_state(lease->state));
+    say_cell(host, 24);
+    printf("%s\n", say_age(lease->age / 1000, age, sizeof(age)));
 }
 
 static json_t *list_json_lease(const struct list *list, const struct snapshot_lease *lease)
@@ -103,14 +70,26 @@ static json_t *list_json_lease(const struct list *list, const struct snapshot_le
     return object;
 }
 
-static int list_json(const struct list *list)
+static void list_json(const struct list *list, const struct snapshot_lease *lease)
 {
-    json_t *root = json_object();
-    json_t *array = json_array();
-    for (size_t i = 0; i < list->count; i++)
-        json_array_append_new(array, list_json_lease(list, &list->lease[i]));
-    json_put(root, "leases", array);
-    return json_say(root);
+    json_t *object = list_json_lease(list, lease);
+    printf("%s\n    ", list->count ? "," : "");
+    json_dumpf(object, stdout, JSON_REAL_PRECISION(12));
+    json_decref(object);
+}
+
+static void list_port(struct list *list, uint16_t port)
+{
+    struct snapshot_lease lease;
+    for (uint32_t lane = 0; lane < list->snapshot->pool.lanes; lane++) {
+        if (!snapshot_lease(list->snapshot, lane, port, &lease) || !list_wanted(list, &lease))
+            continue;
+        if (list->request->json)
+            list_json(list, &lease);
+        else
+            list_print(list, &lease);
+        list->count++;
+    }
 }
 
 int command_list(const struct pool_request *request)
@@ -121,16 +100,14 @@ int command_list(const struct pool_request *request)
     int status = target_snapshot(request, path, &snapshot);
     if (status)
         return status;
-    snapshot_each_lease(&snapshot, list_add, &list);
-    if (list.count)
-        qsort(list.lease, list.count, sizeof(*list.lease), list_order);
-    if (list.failed)
-        status = say_error(EXIT_FAILED, "not enough memory for the list");
-    else if (request->json)
-        status = list_json(&list);
+    if (request->json)
+        printf("{\n  \"leases\": [");
     else
-        list_print(&list);
-    free(list.lease);
+        printf("%-5s  %-28s %-8s %-24s %s\n", "PORT", "DESTINATION", "STATE", "HOLDER", "SINCE");
+    for (uint32_t port = 1; port <= UINT16_MAX; port++)
+        list_port(&list, (uint16_t)port);
+    if (request->json)
+        printf("%s]\n}\n", list.count ? "\n  " : "");
     snapshot_free(&snapshot);
     return status;
 }

@@ -113,7 +113,7 @@ int command_remove(const struct pool_request *request)
     if (damage && damage != -ENOENT && remove_is_damaged(request, damage))
         error = place_clear(&place);
     else if (!status)
-        error = damage ? damage : pool_remove(place.path);
+        error = damage ? damage : pool_retire(place.path);
     if (!status && (!error || (error == -ENOENT && request->any)))
         place_sweep(&place);
     if (!status && !error)

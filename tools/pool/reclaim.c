@@ -6,11 +6,14 @@
  * compared with the kernel's sockets from inside its network namespace; root enters it through any
  * process that is there (in a child of ours, so that this process stays where it is), others can
  * only look at their own. While we look, the holder's lock is held shared, as one of its processes
- * would: so its slot cannot pass to another namespace under our hands.
+ * would: so its slot cannot pass to another namespace under our hands. Of namespaces that root cannot
+ * enter, the node's connection tracking is asked (tracked.c).
  *
- * A comparison concludes in two steps (lease.c), so it is made twice, a little apart.
+ * A comparison concludes in two steps (lease.c), so all are made twice, a little apart. Anybody can be
+ * a thousand holders: so there is an end to it, and who is looked at first is left to chance.
  */
 #include "json.h"
+#include "tracked.h"
 
 #include "../../pool/holder.h"
 #include "../../pool/lease.h"
@@ -19,17 +22,22 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/wait.h>
 
 #define RECLAIM_APART_NS 30000000 /* more than a tick of the coarse clock */
+#define RECLAIM_MOST_MS 20000 /* for the first round, and as much for the second */
 
 /* What became of a holder. Also exit statuses of our child; others than those of a failed tool. */
 enum verdict {
     VERDICT_NONE = 10, /* slot unused */
     VERDICT_BURIED,
     VERDICT_COMPARED,
+    VERDICT_NOTHING, /* it has no lease, as far as was seen */
+    VERDICT_TRACKED, /* unseen, but connection tracking was asked */
     VERDICT_UNSEEN, /* none of its processes is visible here, or not enterable */
     VERDICT_ERROR, /* the kernel did not say */
+    VERDICT_LATE, /* there was no time left */
 };
 
 struct reclaim {
@@ -38,6 +46,7 @@ struct reclaim {
     uint64_t own; /* this process' namespace */
     struct proc_list everyone;
     enum verdict verdict[POOL_HOLDERS];
+    uint32_t unknown[POOL_HOLDERS]; /* leases let go of which connection tracking does not know */
 };
 
 static uint64_t reclaim_netns(void)
@@ -59,14 +68,6 @@ static bool reclaim_pin(int fd, uint32_t slot, short type)
     return fcntl(fd, F_OFD_SETLK, &lock) == 0;
 }
 
-static bool reclaim_twice(const struct pool *pool, uint32_t slot)
-{
-    if (lease_reconcile(pool, slot, sys_now_ms()) < 0)
-        return false;
-    nanosleep(&(struct timespec){.tv_nsec = RECLAIM_APART_NS}, NULL);
-    return lease_reconcile(pool, slot, sys_now_ms()) >= 0;
-}
-
 /* In the namespace that @cookie names, or so the pool says: hold it against the kernel's word. */
 static enum verdict reclaim_compare(const struct reclaim *reclaim, uint32_t slot)
 {
@@ -75,7 +76,8 @@ static enum verdict reclaim_compare(const struct reclaim *reclaim, uint32_t slot
     if (!cookie || reclaim_netns() != cookie || !reclaim_pin(reclaim->fd, slot, F_RDLCK))
         return VERDICT_UNSEEN;
     if (reclaim->pool.holder[slot].cookie == cookie)
-        verdict = reclaim_twice(&reclaim->pool, slot) ? VERDICT_COMPARED : VERDICT_ERROR;
+        verdict = lease_reconcile(&reclaim->pool, slot, sys_now_ms()) < 0 ? VERDICT_ERROR
+                                                                         : VERDICT_COMPARED;
     reclaim_pin(reclaim->fd, slot, F_UNLCK);
     return verdict;
 }
@@ -123,25 +125,74 @@ static enum verdict reclaim_holder(const struct reclaim *reclaim, uint32_t slot)
     return cookie == reclaim->own ? reclaim_compare(reclaim, slot) : reclaim_abroad(reclaim, slot);
 }
 
+/* Looks once at those that have the verdict @which. */
+static void reclaim_round(struct reclaim *reclaim, const struct tally *tally, enum verdict which,
+                          uint32_t count)
+{
+    struct progress progress = {.what = "looking at network namespaces"};
+    uint64_t began = sys_now_ms();
+    uint32_t first = 0, done = 0;
+    (void)!getrandom(&first, sizeof(first), GRND_NONBLOCK);
+    for (uint32_t i = 0; i < POOL_HOLDERS; i++) {
+        uint32_t slot = (first + i) % POOL_HOLDERS;
+        if (reclaim->verdict[slot] != which)
+            continue;
+        progress_step(&progress, done++, count);
+        reclaim->verdict[slot] = sys_now_ms() - began < RECLAIM_MOST_MS ? reclaim_holder(reclaim, slot)
+                                                                        : VERDICT_LATE;
+        if (reclaim->verdict[slot] == VERDICT_UNSEEN && !tally_sum(&tally->holder[slot].count))
+            reclaim->verdict[slot] = VERDICT_NOTHING;
+    }
+    progress_end(&progress);
+}
+
+/* What could not be entered. */
+static void reclaim_tracked(struct reclaim *reclaim, const struct tally *tally, uint32_t quarantine)
+{
+    bool unseen[POOL_HOLDERS], any = false;
+    for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++) {
+        unseen[slot] = reclaim->verdict[slot] == VERDICT_UNSEEN && tally->holder[slot].count.letgo;
+        any |= unseen[slot];
+    }
+    const char *why = any ? tracked_reclaim(&reclaim->pool, unseen, quarantine, reclaim->unknown) : NULL;
+    if (why) {
+        say_error(0, "connection tracking was not asked: %s", why);
+        return;
+    }
+    for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++)
+        if (unseen[slot])
+            reclaim->verdict[slot] = VERDICT_TRACKED;
+}
+
 static void reclaim_all(struct reclaim *reclaim, const struct snapshot *before,
                         const struct tally *tally)
 {
-    struct progress progress = {.what = "looking at network namespaces"};
-    uint32_t done = 0;
     holder_bury_dead(&reclaim->pool, reclaim->fd, sys_now_ms());
     procs_everyone(&reclaim->everyone);
     for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++) {
         uint64_t was = before->pool.holder[slot].cookie;
-        reclaim->verdict[slot] = VERDICT_NONE;
-        if (!was)
-            continue;
-        progress_step(&progress, done++, tally->holders_alive + tally->holders_dead);
-        reclaim->verdict[slot] = reclaim->pool.holder[slot].cookie == was
-                                     ? reclaim_holder(reclaim, slot)
-                                     : VERDICT_BURIED;
+        bool is = reclaim->pool.holder[slot].cookie == was;
+        reclaim->verdict[slot] = !was ? VERDICT_NONE : is ? VERDICT_LATE : VERDICT_BURIED;
     }
-    progress_end(&progress);
+    reclaim_round(reclaim, tally, VERDICT_LATE, tally->holders_alive + tally->holders_dead);
+    nanosleep(&(struct timespec){.tv_nsec = RECLAIM_APART_NS}, NULL);
+    reclaim_round(reclaim, tally, VERDICT_COMPARED, tally->holders_alive);
     procs_free(&reclaim->everyone);
+    if (geteuid() == 0)
+        reclaim_tracked(reclaim, tally, before->policy.quarantine_ms);
+}
+
+/* Whether a living holder has leases that may be nobody's any more, for all that is known here. */
+static bool reclaim_is_all(const struct reclaim *reclaim, const struct tally *after)
+{
+    for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++) {
+        const struct tally_count *count = &after->holder[slot].count;
+        if (reclaim->verdict[slot] == VERDICT_ERROR || reclaim->verdict[slot] == VERDICT_LATE ||
+            reclaim->unknown[slot] ||
+            (reclaim->verdict[slot] == VERDICT_UNSEEN && count->used + count->letgo))
+            return false;
+    }
+    return true;
 }
 
 /* Leases that @slot had and has no longer, rests aside. Others' connects meanwhile blur it. */
@@ -159,12 +210,15 @@ static const char *verdict_name(enum verdict verdict)
 {
     return verdict == VERDICT_BURIED     ? "buried"
            : verdict == VERDICT_COMPARED ? "compared"
+           : verdict == VERDICT_NOTHING  ? "nothing"
+           : verdict == VERDICT_TRACKED  ? "tracked"
            : verdict == VERDICT_UNSEEN   ? "unseen"
+           : verdict == VERDICT_LATE     ? "late"
                                          : "error";
 }
 
 static void reclaim_say(const struct snapshot *snapshot, uint32_t slot, enum verdict verdict,
-                        uint32_t back)
+                        uint32_t back, uint32_t left)
 {
     char host[256];
     printf("%s (slot %u): ", show_holder(snapshot, (int)slot, say_utf8(), host, sizeof(host)),
@@ -173,15 +227,23 @@ static void reclaim_say(const struct snapshot *snapshot, uint32_t slot, enum ver
         printf("dead; buried, %u lease%s taken back\n", back, back == 1 ? "" : "s");
     else if (verdict == VERDICT_COMPARED)
         printf("alive; %u lease%s without a connection taken back\n", back, back == 1 ? "" : "s");
+    else if (verdict == VERDICT_NOTHING)
+        printf("alive; it has no lease\n");
+    else if (verdict == VERDICT_TRACKED)
+        printf("alive; cannot be entered from here; connection tracking has seen %u lease%s end, "
+               "taken back, and does not know of %u let go\n",
+               back, back == 1 ? "" : "s", left);
     else if (verdict == VERDICT_UNSEEN)
         printf("alive; left alone: its network namespace cannot be entered from here%s\n",
                geteuid() ? " (root can)" : "");
+    else if (verdict == VERDICT_LATE)
+        printf("alive; left alone: so many others took too long; call it again\n");
     else
         printf("alive; left alone: the kernel did not list its sockets\n");
 }
 
 static json_t *reclaim_json_holder(const struct snapshot *snapshot, uint32_t slot,
-                                   enum verdict verdict, uint32_t back)
+                                   enum verdict verdict, uint32_t back, uint32_t left)
 {
     const struct pool_holder *holder = &snapshot->pool.holder[slot];
     json_t *object = json_object();
@@ -189,6 +251,7 @@ static json_t *reclaim_json_holder(const struct snapshot *snapshot, uint32_t slo
     json_put_text(object, "host", holder->host, sizeof(holder->host));
     json_put(object, "result", json_string(verdict_name(verdict)));
     json_put_number(object, "reclaimed", back);
+    json_put_number(object, "unknown", left);
     return object;
 }
 
@@ -204,7 +267,8 @@ static int reclaim_json(const struct reclaim *reclaim, const struct snapshot *sn
         if (verdict == VERDICT_NONE)
             continue;
         total += back;
-        json_array_append_new(list, reclaim_json_holder(snapshot, slot, verdict, back));
+        json_array_append_new(
+            list, reclaim_json_holder(snapshot, slot, verdict, back, reclaim->unknown[slot]));
     }
     json_put_number(root, "reclaimed", total);
     json_put(root, "holders", list);
@@ -220,7 +284,7 @@ static int reclaim_people(const struct reclaim *reclaim, const struct snapshot *
         if (reclaim->verdict[slot] == VERDICT_NONE)
             continue;
         total += back;
-        reclaim_say(snapshot, slot, reclaim->verdict[slot], back);
+        reclaim_say(snapshot, slot, reclaim->verdict[slot], back, reclaim->unknown[slot]);
     }
     printf("%u lease%s taken back; they rest for %g s before another holder may have them\n", total,
            total == 1 ? "" : "s", snapshot->policy.quarantine_ms / 1000.0);
@@ -243,6 +307,8 @@ static int reclaim_report(const struct pool_request *request, const char *path,
     if (after)
         status = request->json ? reclaim_json(reclaim, snapshot, before, after)
                                : reclaim_people(reclaim, snapshot, before, after);
+    if (after && status == EXIT_OK && !reclaim_is_all(reclaim, after))
+        status = EXIT_FAILED;
     tally_free(after);
     snapshot_free(&later);
     return status;

@@ -134,6 +134,16 @@ static bool snapshot_lease_read(const struct snapshot *snapshot, uint64_t word,
     return lease->state == WORD_USED || lease->state == WORD_LETGO;
 }
 
+bool snapshot_lease(const struct snapshot *snapshot, uint32_t lane, uint16_t port,
+                    struct snapshot_lease *lease)
+{
+    _Atomic uint64_t *at = pool_word(&snapshot->pool, lane, port);
+    uint64_t word = at ? atomic_load_explicit(at, memory_order_relaxed) : 0;
+    lease->lane = lane;
+    lease->port = port;
+    return word && snapshot_lease_read(snapshot, word, lease);
+}
+
 /* @words: of the page's ports in the lane. Port 0 has none that is ever written. */
 static void snapshot_page(const struct snapshot *snapshot, uint32_t lane, uint32_t page,
                           _Atomic uint64_t *words,

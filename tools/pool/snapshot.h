@@ -54,6 +54,10 @@ struct snapshot_lease {
     uint64_t age; /* ms in this state */
 };
 
+/** snapshot_lease - the lease of a port (1..65535) in a lane (< pool.lanes). Return: false: there is none. */
+bool snapshot_lease(const struct snapshot *snapshot, uint32_t lane, uint16_t port,
+                    struct snapshot_lease *lease);
+
 /**
  * snapshot_each_lease - call @each with @arg for every lease, lane by lane, ports ascending.
  * A port whose quarantine is over is free and not reported.

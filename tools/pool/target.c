@@ -151,11 +151,11 @@ static int target_permit_file(int fd, gid_t group, mode_t mode, bool *changed)
     struct stat st;
     if (fstat(fd, &st) < 0)
         return errno;
-    if (st.st_nlink != 1) /* another name may be in a folder that it was not made for */
-        return EMLINK;
     group = group == (gid_t)-1 ? st.st_gid : group;
     if (group == st.st_gid && mode == (st.st_mode & 07777))
         return 0;
+    if (st.st_nlink != 1) /* another name may be in a folder that it was not made for */
+        return EMLINK;
     *changed = true;
     return (group != st.st_gid && fchown(fd, (uid_t)-1, group) < 0) || fchmod(fd, mode) < 0 ? errno : 0;
 }
@@ -164,7 +164,7 @@ static int target_permit_file(int fd, gid_t group, mode_t mode, bool *changed)
  * Mode and group, as far as the configuration says them; what only a new pool can have is said.
  * Whoever has it open keeps it: this is for those who come.
  */
-static int target_permit(const struct pool_plan *plan, const char *path, bool *same)
+static int target_permit(const struct pool_plan *plan, const char *path, bool any, bool *same)
 {
     const struct pool_options *options = &plan->config.options;
     struct pool pool;
@@ -189,6 +189,8 @@ static int target_permit(const struct pool_plan *plan, const char *path, bool *s
     close(shares);
     if (own >= 0)
         close(own);
+    if (error == EMLINK && any)
+        return -EMLINK;
     if (error)
         say_error(0, "%s: it has these rules, but its mode or group cannot be set: %s", plan->path,
                   strerror(error));
@@ -207,18 +209,18 @@ static bool target_is_mine(const struct place *place)
 static bool target_is_lost(int error)
 {
     static const int lost[] = {ENOENT, EMEDIUMTYPE, EPROTO, EBADMSG, ESTALE, ELOOP, ENOLINK,
-                               EISDIR, EINVAL,      ENXIO,  EPERM,   EMLINK, EAGAIN};
+                               EISDIR, EINVAL,      ENXIO,  EPERM,   EMLINK};
     for (size_t i = 0; i < sizeof(lost) / sizeof(lost[0]); i++)
         if (error == -lost[i])
             return true;
     return false;
 }
 
-static int target_change(const struct pool_plan *plan, const struct place *place, bool *same)
+static int target_change(const struct pool_plan *plan, const struct place *place, bool any, bool *same)
 {
     int result = pool_reload(place->path, &plan->config.policy);
     *same = result == 1;
-    return result < 0 ? result : target_permit(plan, place->path, same);
+    return result < 0 ? result : target_permit(plan, place->path, any, same);
 }
 
 int target_reload(const struct pool_plan *plan, bool any, bool *same)
@@ -231,7 +233,7 @@ int target_reload(const struct pool_plan *plan, bool any, bool *same)
         error = say_error(EXIT_FAILED, "%s: other rules are for its owner or root to give",
                           plan->path);
     else
-        error = target_change(plan, &place, same);
+        error = target_change(plan, &place, any, same);
     if (any && target_is_lost(error)) {
         error = place_clear(&place);
         if (!error)

@@ -88,13 +88,37 @@ static const struct probe_try *judge_worst(const struct probe_facts *facts,
     return worst;
 }
 
-/* The first try that counts and whose port was changed; NULL if none was. */
+/* Whether the port of a try was taken by another try, which had been moved to it on the way. */
+static bool try_ousted(const struct probe_facts *facts, const struct probe_try *try)
+{
+    for (unsigned i = 0; i < facts->tries; i++) {
+        const struct probe_try *other = &facts->try[i];
+        if (try->own.port && try_kept(other) == 0 && other->as.port == try->own.port &&
+            memcmp(other->as.addr, try->as.addr, 16) == 0)
+            return true;
+    }
+    return false;
+}
+
+/*
+ * The first try that counts and whose port was changed; NULL if none was. What the tries did to
+ * each other does not count if others kept their ports.
+ */
 static const struct probe_try *judge_changed(const struct probe_facts *facts)
 {
-    for (unsigned i = 0; i < facts->tries; i++)
-        if (facts_counts(facts, &facts->try[i]) && try_kept(&facts->try[i]) == 0)
-            return &facts->try[i];
-    return NULL;
+    const struct probe_try *ousted = NULL;
+    bool kept = false;
+    for (unsigned i = 0; i < facts->tries; i++) {
+        const struct probe_try *try = &facts->try[i];
+        if (!facts_counts(facts, try))
+            continue;
+        if (try_kept(try) == 0 && !try_ousted(facts, try))
+            return try;
+        kept |= try_kept(try) == 1;
+        if (try_kept(try) == 0)
+            ousted = try;
+    }
+    return kept ? NULL : ousted;
 }
 
 /* How ports were changed, over all tries. */
