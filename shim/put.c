@@ -110,6 +110,8 @@ static bool has_timestamps(const struct attempt *attempt)
 /* Whether the kernel has room for the 4-tuple, where it has @state. */
 static enum outcome tuple_room(struct attempt *attempt, int state)
 {
+    if (state == TCP_LISTEN) /* a server of this namespace: the look-up finds it, if nothing else is there */
+        return OUTCOME_HELD;
     attempt->recycled = state == TCP_TIME_WAIT;
     attempt->soon |= sockdiag_is_closing(state);
     bool free = !state || (attempt->recycled && has_timestamps(attempt) &&

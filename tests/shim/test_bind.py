@@ -89,10 +89,12 @@ class Ground:
             self.env["FAKE"] = fake
             self.env["LD_PRELOAD"] += ":" + FAKE
 
+    def argv(self, me, body, *arguments):
+        return [sys.executable, "-c", PRELUDE + textwrap.dedent(body), me, *map(str, self.servers),
+                *map(str, arguments)]
+
     def run(self, me, body, *arguments, env=None):
-        code = PRELUDE + textwrap.dedent(body)
-        done = subprocess.run([sys.executable, "-c", code, me, *map(str, self.servers), *map(str, arguments)],
-                              env=env or self.env, capture_output=True, text=True, timeout=100,
+        done = subprocess.run(self.argv(me, body, *arguments), env=env or self.env, capture_output=True, text=True, timeout=100,
                               check=False)
         lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
         if done.returncode or len(lines) != 1:
@@ -253,6 +255,39 @@ def check_exhausted(tap):
                 tap.point(good and ground.logged("exhausted") == 1 and
                           counted == (1, int(exhausted == "pass")),
                           f"none left: {exhausted}, logged and counted ({name})", got, counted)
+
+
+def check_other_namespace(tap):
+    """Another pod has gone round the ports of the rule, and let them go."""
+    if os.environ.get("FIXPORT_TEST_OWN_NETWORK") != "1":
+        tap.cannot("another namespace has the ports", "making network namespaces needs root")
+        return
+    with grounds(count=10, exhausted="fail") as found:
+        for name, me, one, two, ground in found:
+            argv = ground.argv(me, """
+                serve(TWO)
+                for i in range(10):
+                    s = tcp()
+                    leave(s, TWO)
+                    s.close()
+                print("ready", flush=True)
+                sys.stdin.read()
+            """)
+            other = subprocess.Popen(["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"',
+                                      "sh", *argv], env=ground.env, text=True, stdin=subprocess.PIPE,
+                                     stdout=subprocess.PIPE)
+            other.stdout.readline()
+            got = ground.run(me, """
+                serve(TWO)
+                s = tcp()
+                s.bind((ME, 0))
+                told = port(s)
+                tell(leave(s, TWO))
+            """)
+            other.communicate()
+            counted = ground.logged("exhausted"), ground.counter("exhausted")
+            tap.point(got == ["EADDRNOTAVAIL"] and counted == (1, 1),
+                      f"another namespace has the ports: refused, logged, counted ({name})", got, counted)
 
 
 def check_two_destinations(tap):
@@ -613,9 +648,14 @@ def check_all_of_the_range(tap):
                     s = tcp()
                     out.append(leave(s, ONE))
                     kept.append(s)
-                tell(told, out)
-            """)
-            tap.point(len(got) == 2 and len(set(got[0])) == 4 and
+                read, write = os.pipe() # subprocess closes these sockets in a child of vfork()
+                os.posix_spawn(sys.argv[4], [sys.argv[4], "list", "--pool", os.environ["FIXPORT_POOL"]], {},
+                               file_actions=[(os.POSIX_SPAWN_DUP2, write, 1)])
+                os.close(write)
+                listed = os.fdopen(read).read()
+                tell(told, out, listed.count(" used "), listed)
+            """, fptest.POOL_TOOL)
+            tap.point(len(got) == 4 and len(set(got[0])) == 4 and got[2] == 6 and
                       all(inside(value, one) for value in got[1][:6]) and
                       got[1][6] == "EADDRNOTAVAIL" and not set(got[0]) & set(got[1]),
                       f"the rules have all of ip_local_port_range ({name})", got)
@@ -626,7 +666,7 @@ def main():
     tap = fptest.Tap()
     own = os.environ.get("FIXPORT_TEST_OWN_NETWORK") == "1" and os.access(LOCAL_RANGE, os.W_OK)
     for check in (check_second_rule, check_mptcp, check_shared_descriptor, check_after_time_wait,
-                  check_exhausted, check_two_destinations, check_failed_before, check_listener,
+                  check_exhausted, check_other_namespace, check_two_destinations, check_failed_before, check_listener,
                   check_servers_take_nothing, check_free_port, check_duplicates,
                   check_own_range, check_own_range_exhausted, check_sandbox,
                   check_bind_after_failure):
