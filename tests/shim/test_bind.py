@@ -9,6 +9,7 @@ IPv6, with the kernel as it is and with one that has no IP_LOCAL_PORT_RANGE.
 import contextlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -376,6 +377,79 @@ def check_servers_take_nothing(tap):
                       f"20 servers take no port of the pool ({name})", got)
 
 
+FTP = """
+    listener = socket.create_server((ME, ONE), family=FAMILY)
+    def ftp():
+        control, _ = listener.accept()
+        lines = control.makefile("rw", newline="\\r\\n")
+        def say(text):
+            lines.write(text + "\\n")
+            lines.flush()
+        say("220 ready")
+        for line in lines:
+            word, _, rest = line.strip().partition(" ")
+            if word in ("PORT", "EPRT"):
+                numbers = rest.split(",") if word == "PORT" else None
+                where = (".".join(numbers[:4]), int(numbers[4]) * 256 + int(numbers[5])) if numbers else \
+                    (rest.split("|")[2], int(rest.split("|")[3]))
+            if word == "RETR":
+                say("150 here it is")
+                with socket.create_connection(where) as data:
+                    data.sendall(b"hello")
+                peers.append([control.getpeername()[1], where[1]])
+            say({"USER": "331 yes", "PASS": "230 in", "PWD": '257 "/"', "RETR": "226 done",
+                 "SIZE": "502 no", "QUIT": "221 bye"}.get(word, "200 well"))
+    peers = []
+    threading.Thread(target=ftp, daemon=True).start()
+    host = "[" + ME + "]" if ":" in ME else ME
+    done = subprocess.run(["curl", "-s", "-g", "-P", "-", f"ftp://{host}:{ONE}/x"], capture_output=True,
+                          text=True, timeout=30)
+    tell(done.stdout, *sum(peers, []))
+"""
+
+
+def check_active_ftp(tap):
+    """curl listens on the port that it has told the server, and is connected to from there."""
+    if not shutil.which("curl"):
+        tap.cannot("active FTP", "curl is not installed")
+        return
+    with grounds(count=20) as found:
+        for name, me, one, two, ground in found:
+            got = ground.run(me, FTP)
+            tap.point(len(got) == 3 and got[0] == "hello" and inside(got[1], one) and
+                      not inside(got[2], one) and not inside(got[2], two),
+                      f"curl's active FTP ({name})", got)
+
+
+def check_socketserver(tap):
+    with grounds(count=20) as found:
+        for name, me, one, two, ground in found:
+            got = ground.run(me, """
+                import socketserver
+                class Echo(socketserver.BaseRequestHandler):
+                    def handle(self):
+                        self.request.sendall(self.request.recv(100))
+                class Server(socketserver.ThreadingTCPServer):
+                    address_family, daemon_threads = FAMILY, True
+                serve(TWO)
+                said, ports, there = [], [], []
+                for i in range(20):
+                    server = Server((ME, 0), Echo)
+                    threading.Thread(target=server.serve_forever, daemon=True).start()
+                    ports.append(server.server_address[1])
+                    with socket.create_connection((ME, ports[-1])) as c:
+                        c.sendall(b"hello")
+                        said.append(c.recv(100) == b"hello")
+                    s = tcp()
+                    there.append(leave(s, TWO))
+                    kept += [server, s]
+                tell(said, ports, there)
+            """)
+            tap.point(len(got) == 3 and all(got[0]) and all(inside(value, two) for value in got[2]) and
+                      not any(inside(value, one) or inside(value, two) for value in got[1]),
+                      f"20 of socketserver's servers ({name})", got)
+
+
 def check_free_port(tap):
     """Looks for a free port and uses the number later, while others connect."""
     with grounds(count=100) as found:
@@ -667,7 +741,7 @@ def main():
     own = os.environ.get("FIXPORT_TEST_OWN_NETWORK") == "1" and os.access(LOCAL_RANGE, os.W_OK)
     for check in (check_second_rule, check_mptcp, check_shared_descriptor, check_after_time_wait,
                   check_exhausted, check_other_namespace, check_two_destinations, check_failed_before, check_listener,
-                  check_servers_take_nothing, check_free_port, check_duplicates,
+                  check_servers_take_nothing, check_active_ftp, check_socketserver, check_free_port, check_duplicates,
                   check_own_range, check_own_range_exhausted, check_sandbox,
                   check_bind_after_failure):
         check(tap)
