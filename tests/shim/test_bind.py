@@ -628,6 +628,32 @@ def check_sandbox(tap):
                 tap.point(good, f"{how} without bind(): ON_ERROR=fail refuses ({name})", got)
 
 
+def check_listen_forbidden(tap):
+    """A port that cannot be given back counts as none of the rule's."""
+    for exhausted in ("fail", "pass"):
+        with grounds(exhausted=exhausted) as found:
+            for name, me, one, two, ground in found:
+                got = ground.run(me, """
+                    libc = ctypes.CDLL(None, use_errno=True)
+                    serve(TWO)
+                    s = tcp()
+                    s.bind((ME, 0))
+                    told = port(s)
+                    def op(code, jt, jf, k):
+                        return struct.pack("HBBI", code, jt, jf, k)
+                    code_ = op(0x20, 0, 0, 0) + op(0x15, 0, 1, 50) + op(6, 0, 0, 0x50001) + op(6, 0, 0, 0x7fff0000)
+                    buffer = ctypes.create_string_buffer(code_)
+                    program = struct.pack("HxxxxxxQ", 4, ctypes.addressof(buffer))
+                    assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program) == 0
+                    there = leave(s, TWO)
+                    tell(there == told or there, leave(tcp(), TWO))
+                """)
+                counted = ground.logged("exhausted"), ground.counter("exhausted"), ground.counter("passed")
+                tap.point(got[0] == (True if exhausted == "pass" else "EADDRNOTAVAIL") and
+                          inside(got[1], two) and counted == (1, 1, int(exhausted == "pass")),
+                          f"listen() is forbidden: {exhausted} ({name})", got, counted)
+
+
 # ---- bind() after a connect that failed ----
 
 
@@ -742,7 +768,7 @@ def main():
     for check in (check_second_rule, check_mptcp, check_shared_descriptor, check_after_time_wait,
                   check_exhausted, check_other_namespace, check_two_destinations, check_failed_before, check_listener,
                   check_servers_take_nothing, check_active_ftp, check_socketserver, check_free_port, check_duplicates,
-                  check_own_range, check_own_range_exhausted, check_sandbox,
+                  check_own_range, check_own_range_exhausted, check_sandbox, check_listen_forbidden,
                   check_bind_after_failure):
         check(tap)
     for check in (check_wide_range, check_all_of_the_range):
