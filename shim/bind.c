@@ -9,10 +9,10 @@
  * choice that can be made again: the kernel remembers whether a port was named (SOCK_BINDPORT_LOCK,
  * inet_bind()), and takes one that was not back when the socket becomes closed (tcp_set_state()). A
  * bound socket is closed already, so it has to be something else before: it listens for a moment,
- * with no backlog, and is dissolved by connect(AF_UNSPEC). All kernels do that, with IPv4, IPv6 and
- * MPTCP. Then it is unbound but for its address, and gets a port as every other socket does
- * (port.c). That is done when a rule matches, a moment before the port is put on; never for other
- * destinations.
+ * with no backlog, and is dissolved by connect(AF_UNSPEC); what that resets of the program's options
+ * is set again. All kernels do that, with IPv4, IPv6 and MPTCP. Then it is unbound but for its
+ * address, and gets a port as every other socket does (port.c). That is done when a rule matches, a
+ * moment before the port is put on; never for other destinations.
  *
  * What a program can see of it (fixport(7)): after connect(), getsockname() tells another port than
  * before. If listen() is forbidden, the port cannot be taken back: the rule says what happens then.

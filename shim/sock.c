@@ -119,10 +119,25 @@ void sock_disconnect(int fd)
     SYS(connect, fd, &none, sizeof(none));
 }
 
+/* Newer than the headers. */
+#define DELACK_MAX_US 46 /* TCP_DELACK_MAX_US, linux/tcp.h since 6.15 */
+
+/* Dissolving a socket resets these, which the program may have set (tcp_disconnect(), tcp.c). */
+static const int reset[] = {TCP_MAXSEG, TCP_WINDOW_CLAMP, TCP_QUICKACK, DELACK_MAX_US};
+
+#define RESET_OPTIONS (sizeof(reset) / sizeof(reset[0]))
+
 bool sock_release(int fd)
 {
+    int value[RESET_OPTIONS], now;
+    bool known[RESET_OPTIONS];
+    for (size_t i = 0; i < RESET_OPTIONS; i++)
+        known[i] = sock_get(fd, IPPROTO_TCP, reset[i], &value[i]) == 0;
     if (SYS(listen, fd, 0) != 0)
         return false;
     sock_disconnect(fd);
+    for (size_t i = 0; i < RESET_OPTIONS; i++)
+        if (known[i] && sock_get(fd, IPPROTO_TCP, reset[i], &now) == 0 && now != value[i])
+            sock_set(fd, IPPROTO_TCP, reset[i], value[i]);
     return true;
 }

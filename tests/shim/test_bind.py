@@ -127,7 +127,8 @@ WAYS = [("by range", (40000, 50000), None), ("by bind", (20000, 61000), None),
 
 @contextlib.contextmanager
 def grounds(count=100, shift=0, **options):
-    """For each way and family: its name, the address, the rules' ports, a fresh pool."""
+    """For each way and family: its name, the address, the rules' ports, a fresh pool. @shift: where what
+    stays of one check, as MPTCP's TIME_WAIT does, must not be in the way of the next."""
     found = []
     with contextlib.ExitStack() as stack:
         for way, first, fake in WAYS:
@@ -166,7 +167,7 @@ def check_second_rule(tap):
 
 
 def check_mptcp(tap):
-    with grounds() as found:
+    with grounds(shift=300) as found:
         for name, me, one, two, ground in found:
             got = ground.run(me, """
                 serve(TWO)
@@ -184,6 +185,33 @@ def check_mptcp(tap):
             else:
                 tap.point(inside(got[1], two) and got[2] is True,
                           f"bind to port 0, then connect, with MPTCP ({name})", got)
+
+
+def check_options(tap):
+    """What the program has set on the socket is set after a connect as without the library."""
+    body = """
+        serve(TWO)
+        out = []
+        for proto in (0, 262):
+            s = tcp(proto=proto)
+            for option, value in {1: 1, 2: 900, 4: 33, 5: 7, 6: 4, 7: 3, 8: 9, 10: 3000, 12: 0,
+                                  18: 1234, 25: 5000, 46: 20000}.items():
+                code(s.setsockopt, socket.IPPROTO_TCP, option, value)
+            for option, value in {7: 20000, 8: 20000, 9: 1, 12: 3}.items():
+                code(s.setsockopt, socket.SOL_SOCKET, option, value)
+            s.bind((ME, 0))
+            told = port(s)
+            there = leave(s, TWO)
+            out.append([isinstance(there, int)] + [code(s.getsockopt, level, option) for level, options in
+                       ((socket.IPPROTO_TCP, (1, 2, 4, 5, 6, 7, 8, 10, 12, 18, 25, 46)),
+                        (socket.SOL_SOCKET, (7, 8, 9, 12))) for option in options])
+        tell(*out)
+    """
+    with grounds(shift=400) as found:
+        for name, me, one, two, ground in found:
+            plain = ground.run(me, body, env=dict(os.environ))
+            got = ground.run(me, body)
+            tap.equal(got, plain, f"options stay as they are ({name})")
 
 
 def check_shared_descriptor(tap):
@@ -658,7 +686,7 @@ def check_listen_forbidden(tap):
 
 
 def check_bind_after_failure(tap):
-    with grounds() as found:
+    with grounds(shift=600) as found:
         for name, me, one, two, ground in found:
             got = ground.run(me, """
                 libc = ctypes.CDLL(None, use_errno=True)
@@ -765,7 +793,7 @@ def main():
     fptest.in_own_network()
     tap = fptest.Tap()
     own = os.environ.get("FIXPORT_TEST_OWN_NETWORK") == "1" and os.access(LOCAL_RANGE, os.W_OK)
-    for check in (check_second_rule, check_mptcp, check_shared_descriptor, check_after_time_wait,
+    for check in (check_second_rule, check_mptcp, check_options, check_shared_descriptor, check_after_time_wait,
                   check_exhausted, check_other_namespace, check_two_destinations, check_failed_before, check_listener,
                   check_servers_take_nothing, check_active_ftp, check_socketserver, check_free_port, check_duplicates,
                   check_own_range, check_own_range_exhausted, check_sandbox, check_listen_forbidden,
