@@ -463,17 +463,19 @@ int pool_reload(const char *path, const struct policy *policy)
     int shares;
     int result = lock_path(path, name);
     if (!result)
-        result = pool_open(path, &pool, &shares);
+        result = pool_open(path, &pool, NULL);
     if (result)
         return result;
-    int lock = lock_take(name);
+    shares = pool_shares_open(path, &pool, O_RDWR);
+    int lock = shares < 0 ? shares : lock_take(name);
     result = lock < 0 ? lock : policy_replace(path, &pool, shares, policy);
     if (lock >= 0) {
         SYS(unlinkat, AT_FDCWD, name, 0);
         SYS(close, lock);
     }
     pool_close(&pool);
-    SYS(close, shares);
+    if (shares >= 0)
+        SYS(close, shares);
     return result;
 }
 

@@ -66,9 +66,13 @@
 #define POOL_SPARE_PLACES 4u /* pages that a reload may add */
 
 #define POOL_HOLDERS 1024u
+#define POOL_SLOTS 4095u /* that a word can name; those from POOL_HOLDERS on are guests' (holder.h) */
 
-/* Byte offset of the lock of holder slot 0 (holder.h); far past any file's end. */
+/* Byte offset of the lock of slot 0 in the pool's own file (holder.h); far past any file's end. */
 #define POOL_HOLDER_LOCK_BASE (1ull << 40)
+
+/* A mapping of the pool's own file at (slot + 1) times this says which slot a process keeps. */
+#define POOL_ANCHOR_STEP 65536u
 
 enum word_state {
     WORD_FREE = 0, /* nobody's */
@@ -137,11 +141,12 @@ struct pool_counters {
     _Atomic uint64_t reclaimed; /* leases taken back by that */
     _Atomic uint64_t buried; /* holders found dead */
     _Atomic uint64_t lost; /* connections undone because their lease had passed to another */
+    _Atomic uint64_t guests; /* times that a process found no slot for its namespace */
 };
 
 /* A holder: one network namespace. Alive as long as some process holds its lock (holder.h). */
 struct pool_holder {
-    _Atomic uint64_t cookie; /* SO_NETNS_COOKIE of the namespace; 0: slot unused */
+    _Atomic uint64_t cookie; /* SO_NETNS_COOKIE of the namespace, or see holder.c; 0: slot unused */
     _Atomic uint64_t taken; /* ports taken, ever */
     _Atomic uint64_t reconciled_ms; /* CLOCK_MONOTONIC of the last reconciliation */
     uint64_t netns; /* inode of /proc/self/ns/net, or 0 if not known */

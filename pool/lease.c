@@ -261,11 +261,17 @@ static int search_pass(struct lease_search *search, struct lease *lease)
     }
 }
 
+/* A guest's is this process' own. */
+static struct pool_holder *holder_of(const struct pool *pool, uint32_t slot)
+{
+    static struct pool_holder guest;
+    return slot < POOL_HOLDERS ? &pool->holder[slot] : &guest;
+}
+
 static void count_taken(const struct lease_search *search)
 {
-    if (search->holder - 1 < POOL_HOLDERS)
-        atomic_fetch_add_explicit(&search->pool->holder[search->holder - 1].taken, 1,
-                                  memory_order_relaxed);
+    atomic_fetch_add_explicit(&holder_of(search->pool, search->holder - 1)->taken, 1,
+                              memory_order_relaxed);
 }
 
 int lease_search_next(struct lease_search *search, struct lease *lease)
@@ -429,7 +435,7 @@ int lease_wait(const struct pool *pool, uint32_t slot, uint32_t lane, uint32_t s
 
 bool lease_reconcile_due(const struct pool *pool, uint32_t slot, uint64_t now)
 {
-    _Atomic uint64_t *last = &pool->holder[slot].reconciled_ms;
+    _Atomic uint64_t *last = &holder_of(pool, slot)->reconciled_ms;
     uint64_t before = atomic_load(last);
     return age(now, before) >= RECONCILE_MS && atomic_compare_exchange_strong(last, &before, now);
 }
@@ -444,7 +450,7 @@ bool lease_wanted(const struct pool *pool, uint32_t slot, uint64_t now)
     uint64_t wanted = atomic_load_explicit(&pool->counters->wanted, memory_order_relaxed);
     if (!wanted)
         return false;
-    uint64_t last = atomic_load_explicit(&pool->holder[slot].reconciled_ms, memory_order_relaxed);
+    uint64_t last = atomic_load_explicit(&holder_of(pool, slot)->reconciled_ms, memory_order_relaxed);
     return wanted > last && wanted <= now && age(now, last) >= GIVE_BACK_MS;
 }
 
@@ -466,7 +472,7 @@ static int truth_begin(struct truth *truth, const struct pool *pool)
     size_t size = SOCKDIAG_BUFFER + any + 3 * all;
     long at = SYS(mmap, NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (at < 0 && at > -4096)
-        return (int)at;
+        return pool_map_error(at);
     char *base = (char *)at;
     *truth = (struct truth){.pool = pool,
                             .buffer = base,
@@ -595,15 +601,30 @@ static int lane_apply(const struct truth *truth, uint32_t holder, uint32_t place
     return freed;
 }
 
+/* Whether there is a connection that a lane's words, if there are none, have to learn of. */
+static bool lane_is_live(const struct truth *truth, uint32_t place, uint32_t lane)
+{
+    const uint8_t *bits = truth->live + ((size_t)place * truth->pool->lanes + lane) * POOL_PAGE_PORTS / 8;
+    for (uint32_t i = 0; i < POOL_PAGE_PORTS / 8; i++)
+        if (bits[i])
+            return true;
+    return false;
+}
+
 static int truth_apply(const struct truth *truth, uint32_t holder, uint64_t began)
 {
     const struct pool *pool = truth->pool;
     uint32_t keyed = pool->lanes - pool->lanes_shared;
     int changed = 0;
+    uint8_t held[POOL_LANES_MAX];
     for (uint32_t page = 0; page < POOL_PORT_PAGES; page++) {
         uint32_t place = pool->header->pagemap[page];
-        for (uint32_t lane = 0; place < pool->places && lane < pool->lanes; lane++)
-            if (lane >= keyed || atomic_load(&pool->lane_key[lane]))
+        if (place >= pool->places)
+            continue;
+        pool_held(pool, place, held);
+        for (uint32_t lane = 0; lane < pool->lanes; lane++)
+            if ((lane >= keyed || atomic_load(&pool->lane_key[lane])) &&
+                (held[lane] || lane_is_live(truth, place, lane)))
                 changed += lane_apply(truth, holder, place, lane, began);
     }
     return changed;

@@ -97,6 +97,8 @@ void pool_share(struct pool *pool, void *memory)
     pool->word = (void *)(base + layout_words(pool->lanes));
 }
 
+#define OVERFLOW_UID 65534 /* /proc/sys/kernel/overflowuid */
+
 /*
  * In a user namespace that does not map the owner, it shows as the overflow uid (user_namespaces(7));
  * nobody has that uid there, but in the first namespace somebody can.
@@ -105,8 +107,9 @@ static bool owner_is_unmapped(uid_t owner)
 {
     static const char all[] = "         0          0 4294967295\n";
     char map[64];
-    int fd = owner == 65534 ? (int)SYS(openat, AT_FDCWD, "/proc/self/uid_map", O_RDONLY | O_CLOEXEC, 0)
-                            : -ENOENT;
+    int fd = owner == OVERFLOW_UID
+                 ? (int)SYS(openat, AT_FDCWD, "/proc/self/uid_map", O_RDONLY | O_CLOEXEC, 0)
+                 : -ENOENT;
     if (fd < 0)
         return false;
     long got = SYS(read, fd, map, sizeof(map));
@@ -126,18 +129,35 @@ int pool_trusted(const struct stat *st)
 /* Opens without following a link or waiting for a FIFO's other end. */
 static int file_open(const char *path, int flags)
 {
-    return (int)SYS(openat, AT_FDCWD, path,
-                    flags | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0);
+    int fd =
+        (int)SYS(openat, AT_FDCWD, path, flags | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0);
+    return fd == -EPERM ? -EACCES : fd; /* EPERM is pool_trusted()'s */
+}
+
+#define ALLOCATE_MOST (8u << 20) /* bytes: it counts as the memory of whoever does it */
+
+int pool_shares_allocate(const struct pool *pool, int fd)
+{
+    uint32_t used = 0;
+    for (uint32_t page = 0; page < POOL_PORT_PAGES; page++) {
+        uint32_t place = pool->header->pagemap[page];
+        if (place < pool->places && place >= used)
+            used = place + 1;
+    }
+    size_t size = layout_words(pool->lanes) + used * layout_place_bytes(pool->lanes);
+    int result = (int)SYS(fallocate, fd, 0, 0, size < ALLOCATE_MOST ? size : ALLOCATE_MOST);
+    return result == -EOPNOTSUPP || result == -EINTR || sys_may_not(result) ? 0 : result;
 }
 
 /* ftruncate() past RLIMIT_FSIZE would raise SIGXFSZ in a program that never asked for a file. */
-static int shares_lengthen(int fd, size_t size)
+static int shares_lengthen(int fd, const struct pool *pool)
 {
     struct rlimit limit;
     if (SYS(prlimit64, 0, RLIMIT_FSIZE, NULL, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
-        limit.rlim_cur < size)
+        limit.rlim_cur < pool->shared_size)
         return -EFBIG;
-    return (int)SYS(ftruncate, fd, size);
+    int result = (int)SYS(ftruncate, fd, pool->shared_size);
+    return result ? result : pool_shares_allocate(pool, fd);
 }
 
 /*
@@ -155,12 +175,14 @@ static int shares_open(const char *name, const struct pool *pool, int flags)
         return path;
     text_string(&text, "/proc/self/fd/");
     text_number(&text, (unsigned)path, 10);
-    int fd = (int)SYS(fstat, path, &st);
+    int fd = sys_fstat(path, &st);
     if (!fd && (!S_ISREG(st.st_mode) || st.st_ino != pool->header->shared_inode))
         fd = -ENOLINK;
     if (!fd)
         fd = (int)SYS(openat, AT_FDCWD, self, flags | O_CLOEXEC | O_NONBLOCK, 0);
     SYS(close, path);
+    if (fd == -EPERM)
+        return -EACCES;
     return fd == -ENOENT || fd == -EMFILE ? file_open(name, flags) : fd;
 }
 
@@ -178,13 +200,13 @@ static bool shares_are_lost(int error)
 static int shares_check(int fd, const struct pool *pool, int flags)
 {
     struct stat st;
-    int result = (int)SYS(fstat, fd, &st);
+    int result = sys_fstat(fd, &st);
     if (result)
         return result;
     if (!S_ISREG(st.st_mode) || st.st_ino != pool->header->shared_inode)
         return -ENOLINK;
     if ((uint64_t)st.st_size < pool->shared_size && flags != O_RDONLY)
-        return shares_lengthen(fd, pool->shared_size);
+        return shares_lengthen(fd, pool);
     return 0;
 }
 
@@ -209,25 +231,43 @@ int pool_shares_open(const char *path, const struct pool *pool, int flags)
     return result;
 }
 
+/* An mmap() that would lock more than may be locked says EAGAIN, which is F_SETLEASE's here. */
+int pool_map_error(long result)
+{
+    return result == -EAGAIN ? -EDQUOT : (int)result;
+}
+
 static bool is_address(long result)
 {
     return result > 0 || result < -4095;
 }
 
+/*
+ * Where the overflow uid is mapped, too, somebody here may be the owner after all: what could be
+ * written is not trusted.
+ */
+static bool owner_is_doubtful(const char *path, const struct stat *st)
+{
+    return st->st_uid == OVERFLOW_UID && SYS(geteuid) != OVERFLOW_UID &&
+           SYS(faccessat, AT_FDCWD, path, W_OK) == 0;
+}
+
 /* @pool->header and then @pool->counters are known to the caller, whose SIGBUS handler may need it. */
-static int file_map(int file, struct pool *pool)
+static int file_map(const char *path, int file, struct pool *pool)
 {
     struct stat st;
-    int result = (int)SYS(fstat, file, &st);
+    int result = sys_fstat(file, &st);
     if (!result)
         result = pool_trusted(&st);
+    if (!result && owner_is_doubtful(path, &st))
+        result = -EPERM;
     if (!result && st.st_size < (off_t)sizeof(struct pool_header))
         result = -EMEDIUMTYPE;
     if (result)
         return result;
     long at = SYS(mmap, NULL, layout_pool_size(), PROT_READ, MAP_SHARED, file, 0);
     if (!is_address(at))
-        return (int)at;
+        return pool_map_error(at);
     pool->header = (const void *)at;
     result = pool_check((const void *)at, (size_t)st.st_size, pool);
     if (!result && st.st_mode & 022) /* after the version: 1 had such pools */
@@ -239,37 +279,49 @@ static int file_map(int file, struct pool *pool)
     return result;
 }
 
-static int shares_map(const char *path, struct pool *pool, int *fd)
+static int shares_map(const char *path, struct pool *pool)
 {
-    *fd = pool_shares_open(path, pool, O_RDWR);
-    if (*fd < 0)
-        return *fd;
-    long at = SYS(mmap, NULL, pool->shared_size, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
-    if (is_address(at)) {
-        pool_share(pool, (void *)at);
-        return 0;
-    }
-    SYS(close, *fd);
-    return (int)at;
+    int fd = pool_shares_open(path, pool, O_RDWR);
+    if (fd < 0)
+        return fd;
+    long at = SYS(mmap, NULL, pool->shared_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    SYS(close, fd);
+    if (!is_address(at))
+        return pool_map_error(at);
+    pool_share(pool, (void *)at);
+    return 0;
 }
 
 int pool_open(const char *path, struct pool *pool, int *fd)
 {
-    int shares;
     *pool = (struct pool){.header = NULL};
     int file = file_open(path, O_RDONLY);
     if (file < 0)
         return file;
-    int result = file_map(file, pool);
-    SYS(close, file);
+    int result = file_map(path, file, pool);
     if (!result)
-        result = shares_map(path, pool, &shares);
+        result = shares_map(path, pool);
     if (result)
         pool_close(pool);
-    else if (fd)
-        *fd = shares;
+    if (!result && fd)
+        *fd = file;
     else
-        SYS(close, shares);
+        SYS(close, file);
+    return result;
+}
+
+int pool_file_open(const char *path, const struct pool *pool)
+{
+    struct stat st;
+    int fd = file_open(path, O_RDONLY);
+    if (fd < 0)
+        return fd;
+    int result = (int)SYS(fstat, fd, &st);
+    if (!result && (st.st_dev != pool->device || st.st_ino != pool->inode))
+        result = -ESTALE;
+    if (!result)
+        return fd;
+    SYS(close, fd);
     return result;
 }
 
@@ -309,10 +361,15 @@ const char *pool_strerror(int error)
         {ENOSPC, "no space left"},
         {EFBIG, "the limit on file sizes (ulimit -f) is too small for it"},
         {ENOMEM, "not enough memory to map it"},
+        {EDQUOT, "the limit on locked memory (ulimit -l) is too small for it"},
         {EROFS, "the file system is read-only"},
         {ENOTDIR, "part of the path is not a directory"},
         {ENAMETOOLONG, "the path is too long"},
         {ENOLCK, "the file system has no open-file-description locks"},
+        {ENOSYS, "the program may not make the system calls for it"},
+        {EKEYREJECTED,
+         "it is not this user's alone (mode 0600, one link), or has other rules than are asked "
+         "for"},
         {ENODATA, "it has not been opened yet"},
     };
     for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
@@ -353,6 +410,17 @@ _Atomic uint64_t *pool_word(const struct pool *pool, uint32_t lane, uint16_t por
         return NULL;
     return &pool->word[((size_t)place * pool->lanes + lane) * POOL_PAGE_PORTS +
                        port % POOL_PAGE_PORTS];
+}
+
+void pool_held(const struct pool *pool, uint32_t place, uint8_t held[POOL_LANES_MAX])
+{
+    long result = -ENOSYS;
+#ifdef __x86_64__ /* a lane's words are a page: elsewhere one may be larger */
+    result = SYS(mincore, &pool->word[(size_t)place * pool->lanes * POOL_PAGE_PORTS],
+                 layout_place_bytes(pool->lanes), held);
+#endif
+    if (result)
+        memset(held, 1, POOL_LANES_MAX);
 }
 
 /* The finaliser of splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators). */

@@ -47,7 +47,7 @@ struct pool_options {
  * pool_open - open, check and map a pool.
  * @path: not followed if its last component is a symlink.
  * @pool: the result; pool->header is NULL on failure.
- * @fd: if not NULL, receives a descriptor of the very open file of the shares that is mapped, which the
+ * @fd: if not NULL, receives a descriptor of the very open file of the pool's own that is mapped, which the
  *      caller closes (holder_join() needs it); else it is closed.
  *
  * Return: 0, or
@@ -86,8 +86,21 @@ void pool_share(struct pool *pool, void *memory);
  */
 int pool_shares_open(const char *path, const struct pool *pool, int flags);
 
+/**
+ * pool_shares_allocate - make sure that what is used of the shares can be touched, which raises
+ * SIGBUS where a hole cannot be filled. @fd: of the shares. Return: 0 or -ENOSPC.
+ */
+int pool_shares_allocate(const struct pool *pool, int fd);
+
+/** pool_file_open - open the own file of @pool at @path again, to read. Return: a descriptor; -ESTALE: that
+ * is another one; errors of open(2). */
+int pool_file_open(const char *path, const struct pool *pool);
+
 /** pool_close - unmap. The locks that its open file anchors go with it. */
 void pool_close(struct pool *pool);
+
+/** pool_map_error - what mmap(2) said, as pool_strerror() takes it. */
+int pool_map_error(long result);
 
 /** pool_strerror - what a pool_open() result means, the second half of a sentence. */
 const char *pool_strerror(int error);
@@ -107,6 +120,14 @@ int pool_policy(const struct pool *pool, struct policy *copy);
  * Return: NULL if the pool has no words for that port.
  */
 _Atomic uint64_t *pool_word(const struct pool *pool, uint32_t lane, uint16_t port);
+
+/**
+ * pool_held - which lanes have words of a page of ports in memory. Whoever may write the shares can make
+ * holes in them, which read as free words; and to read one allocates it, at the expense of the reader's
+ * control group: so whoever reads them all leaves out what is not there.
+ * @place: < pool->places. @held: for each lane whether it has. All have if the kernel does not say.
+ */
+void pool_held(const struct pool *pool, uint32_t place, uint8_t held[POOL_LANES_MAX]);
 
 /**
  * pool_lane_find - the lane of a destination.

@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -52,6 +53,24 @@ static inline long sys_keep(int saved, long result)
         int sys_saved = errno;                                                                     \
         sys_keep(sys_saved, SYS_BARE(name, ##__VA_ARGS__));                                        \
     })
+
+/**
+ * sys_may_not - whether a system call's answer is that of a seccomp filter, or of a security
+ * module.
+ */
+static inline bool sys_may_not(long result)
+{
+    return result == -EPERM || result == -EACCES || result == -ENOSYS;
+}
+
+/** sys_fstat - fstat(2), by either call that there is for it: filters often know only one. */
+static inline int sys_fstat(int fd, struct stat *st)
+{
+    long result = SYS(fstat, fd, st);
+    if (sys_may_not(result))
+        result = SYS(newfstatat, fd, "", st, 0x1000 /* AT_EMPTY_PATH */);
+    return result == -EPERM ? -EACCES : (int)result;
+}
 
 /* The shim has its own (weak.h): what programs are given is not always the kernel's. */
 #ifndef SYS_CLOCK

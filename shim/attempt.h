@@ -49,6 +49,7 @@ struct attempt {
     uint64_t budget;    /* ns of this thread's CPU time at the first setback; 0: there was none */
     int fd;
     int error; /* for OUTCOME_NO_WAY: errno */
+    int unknown; /* -errno: the kernel's connections could not be compared */
     uint32_t lane;
     uint32_t range;      /* the program's own IP_LOCAL_PORT_RANGE, lo | hi << 16; 0: none */
     uint32_t seen;       /* for lease_wait() */
@@ -121,8 +122,8 @@ int port_settle(struct attempt *attempt, bool failed);
 /** port_refuse - errno and the answer of a connect that is to get no port. */
 enum port_answer port_refuse(void);
 
-/** port_faulty - the answer where this library cannot work, whose fault_set() says why. */
-enum port_answer port_faulty(int fd, const struct dest *dest);
+/** port_faulty - this library cannot do its work: say so (fault_set()). @meant: a rule matches. */
+enum port_answer port_faulty(bool meant);
 
 /** port_search - begin a search by the rule that is there now. Return: READY, or what to do
  * instead. */
@@ -185,6 +186,6 @@ enum port_answer lack_exhausted(struct attempt *attempt);
 bool lack_wait(struct attempt *attempt);
 
 /** lack_give_back - another namespace has found no port: see what this one can spare (lease.c). */
-void lack_give_back(const struct attempt *attempt);
+void lack_give_back(struct attempt *attempt);
 
 #endif

@@ -55,7 +55,7 @@ static const struct policy *policy_now(const struct shim_pool *at)
 
 static struct care care_of(const struct shim_pool *at, const uint8_t local[16])
 {
-    bool was_blocked = guard_begin();
+    unsigned guarded = guard_begin();
     struct care care = {.mark = policy_may_match_address(policy_now(at), local)};
     uint32_t range = atomic_load_explicit(&at->netns[0].local, memory_order_relaxed);
     if (!range)
@@ -63,7 +63,7 @@ static struct care care_of(const struct shim_pool *at, const uint8_t local[16])
     uint16_t lo = (uint16_t)range, hi = (uint16_t)(range >> 16);
     if (range && policy_gap(policy_now(at), &lo, &hi) && ((uint32_t)hi << 16 | lo) != range)
         care.spared = (uint32_t)hi << 16 | lo;
-    guard_end(was_blocked);
+    guard_end(guarded);
     return care;
 }
 
@@ -75,9 +75,9 @@ static bool took_from_rule(const struct shim_pool *at, int fd)
     if (sock_name(fd, &name, &length) != 0)
         return false;
     uint16_t lo = address_port(&name), hi = lo;
-    bool was_blocked = guard_begin();
+    unsigned guarded = guard_begin();
     bool took = !policy_gap(policy_now(at), &lo, &hi);
-    guard_end(was_blocked);
+    guard_end(guarded);
     return took;
 }
 

@@ -71,15 +71,19 @@ static void describe_pool(struct text *text, const struct shim_pool *at)
     if (!atomic_load(&at->netns[0].cookie))
         return;
     line_number(text, "holder", at->netns[0].slot);
-    line_number(text, "netns", at->pool.holder[at->netns[0].slot].netns);
+    if (at->netns[0].slot < POOL_HOLDERS)
+        line_number(text, "netns", at->pool.holder[at->netns[0].slot].netns);
 }
 
 static void answer(int fd)
 {
     char buffer[2048];
     struct text text = text_begin(buffer, sizeof(buffer));
-    struct shim_pool *at = shim_pool_peek();
     bool ready = shim_enabled();
+    struct shim_pool *at =
+        ready ? shim_pool(sys_now_ms()) : NULL; /* as a connection would find it */
+    if (at)
+        netns_check(at);
     line(&text, "version", PACKAGE_VERSION);
     line(&text, "pool", shim.path);
     line(&text, "state", !ready ? "disabled" : at && !fault_text() ? "ok" : "fault");
@@ -94,7 +98,7 @@ static void answer(int fd)
 static bool is_pipe(int fd)
 {
     struct stat st;
-    return SYS(fstat, fd, &st) == 0 && S_ISFIFO(st.st_mode);
+    return sys_fstat(fd, &st) == 0 && S_ISFIFO(st.st_mode);
 }
 
 /* "12,13". Return: false if it is not of that form. */

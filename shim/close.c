@@ -66,7 +66,8 @@ SHIM_EXPORT int socket(int domain, int type, int protocol)
     if (fd >= 0 && tcp)
         hint_fresh(fd, domain == AF_INET6, sys_now_ms());
     else if (fd >= 0)
-        hint_set(fd, (struct hint){.kind = HINT_NONE});
+        hint_set(fd, (struct hint){.kind = domain == AF_INET || domain == AF_INET6 ? HINT_OTHER
+                                                                                   : HINT_NONE});
     return fd;
 }
 

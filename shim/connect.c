@@ -15,7 +15,7 @@
     do {                                                                                           \
         struct attempt attempt;                                                                    \
         int saved = errno;                                                                         \
-        bool was_blocked = guard_begin();                                                          \
+        unsigned guarded = guard_begin();                                                          \
         attempt.once = (data);                                                                     \
         enum port_answer answer = port_begin(&attempt, (fd), (address), (length));                 \
         int again = answer == PORT_READY;                                                          \
@@ -24,15 +24,15 @@
             answer = port_next(&attempt);                                                          \
             if (answer != PORT_READY)                                                              \
                 break;                                                                             \
-            guard_end(was_blocked);                                                                \
+            guard_end(guarded);                                                                \
             (result) = (call);                                                                     \
-            was_blocked = guard_begin();                                                           \
+            guarded = guard_begin();                                                           \
             again = port_settle(&attempt, (result) < 0);                                           \
             if (again < 0)                                                                         \
                 (result) = -1;                                                                     \
             again = again > 0;                                                                     \
         }                                                                                          \
-        guard_end(was_blocked);                                                                    \
+        guard_end(guarded);                                                                    \
         if (answer == PORT_PASS)                                                                   \
             (result) = (call);                                                                     \
         else if (answer == PORT_REFUSE)                                                            \

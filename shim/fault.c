@@ -9,13 +9,25 @@
 #include "shim.h"
 #include "../pool/text.h"
 
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/uio.h>
 
+#ifndef RWF_NOWAIT
+#define RWF_NOWAIT 8
+#endif
+
+#define LINES 4u /* that many threads may have something to say at a time */
+
+/*
+ * Nobody waits for anybody here: a thread may leave in the middle of it, by longjmp() or for good, and
+ * a child of fork() may have been made then.
+ */
 static struct {
-    char line[400];
-    _Atomic uint32_t writing;
-    _Atomic uint32_t pending; /* line is a sentence */
+    char line[LINES][400];
+    _Atomic uint32_t next;
+    _Atomic uint32_t pending; /* which one is to be said, + 1; 0: none */
     _Atomic uint32_t said;
     uint64_t device, inode;
     bool has_stderr;
@@ -24,7 +36,7 @@ static struct {
 void fault_init(void)
 {
     struct stat st;
-    fault.has_stderr = SYS(fstat, 2, &st) == 0;
+    fault.has_stderr = sys_fstat(2, &st) == 0;
     fault.device = st.st_dev;
     fault.inode = st.st_ino;
 }
@@ -38,14 +50,12 @@ static void append_clean(struct text *text, const char *string)
 
 void fault_set(const char *what, const char *why)
 {
-    if (atomic_exchange(&fault.writing, 1))
-        return;
-    struct text text = text_begin(fault.line, sizeof(fault.line));
+    uint32_t mine = atomic_fetch_add(&fault.next, 1) % LINES;
+    struct text text = text_begin(fault.line[mine], sizeof(fault.line[mine]));
     append_clean(&text, what);
     text_string(&text, ": ");
     append_clean(&text, why);
-    atomic_store(&fault.pending, 1);
-    atomic_store(&fault.writing, 0);
+    atomic_store(&fault.pending, mine + 1);
 }
 
 void fault_clear(void)
@@ -55,56 +65,106 @@ void fault_clear(void)
 
 const char *fault_text(void)
 {
-    return atomic_load(&fault.pending) ? fault.line : NULL;
+    uint32_t pending = atomic_load(&fault.pending);
+    return pending ? fault.line[pending - 1] : NULL;
 }
 
 static bool stderr_is_the_same(void)
 {
     struct stat st;
-    return fault.has_stderr && SYS(fstat, 2, &st) == 0 && st.st_dev == fault.device &&
+    return fault.has_stderr && sys_fstat(2, &st) == 0 && st.st_dev == fault.device &&
            st.st_ino == fault.inode;
 }
 
-void quiet_write(int fd, const char *line, size_t length)
+/*
+ * What nobody reads must not stop the program, and whether it blocks is not ours to change: it is
+ * everybody's who has it open. A terminal does not know RWF_NOWAIT, but can be opened once more; where
+ * it cannot, it is asked whether it has room.
+ */
+static long write_at_once(int fd, const char *line, size_t length)
 {
-    static const uint64_t signals = 1ull << (SIGPIPE - 1) | 1ull << (SIGXFSZ - 1) | 1ull << (SIGTTOU - 1);
-    uint64_t before = 0, pending = 0;
-    SYS(rt_sigprocmask, SIG_BLOCK, &signals, &before, 8);
+    struct stat st;
+    struct iovec all = {.iov_base = (char *)(uintptr_t)line, .iov_len = length};
+    struct pollfd room = {.fd = fd, .events = POLLOUT};
+    static const struct timespec none;
+    if (SYS(fstat, fd, &st) != 0 || S_ISREG(st.st_mode))
+        return SYS(write, fd, line, length);
+    long result = SYS(pwritev2, fd, &all, 1, -1, -1, RWF_NOWAIT);
+    if (result != -EOPNOTSUPP && result != -ENOSYS && result != -EINVAL)
+        return result;
+    if (SYS(ppoll, &room, 1, &none, NULL, 8) != 1 || room.revents & POLLNVAL)
+        return -EAGAIN;
+    int again = fd == 2 && S_ISCHR(st.st_mode)
+                    ? (int)SYS(openat, AT_FDCWD, "/proc/self/fd/2",
+                               O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0)
+                    : -ENOTTY;
+    result = SYS(write, again < 0 ? fd : again, line, length);
+    if (again >= 0)
+        SYS(close, again);
+    return result;
+}
+
+long quiet_write(int fd, const char *line, size_t length)
+{
+    uint64_t pending = 0;
+    uint64_t before = guard_hold();
     SYS(rt_sigpending, &pending, 8);
-    long result = SYS(write, fd, line, length);
+    long result = write_at_once(fd, line, length);
     uint64_t ours = (result == -EPIPE  ? 1ull << (SIGPIPE - 1)
                      : result == -EFBIG ? 1ull << (SIGXFSZ - 1)
                                         : 0) & ~pending;
     if (ours) /* it has come to this thread, and waits */
         SYS(rt_sigtimedwait, &ours, NULL, &(struct timespec){.tv_sec = 0}, 8);
-    SYS(rt_sigprocmask, SIG_SETMASK, &before, NULL, 8);
+    guard_release(before);
+    return result;
 }
 
 void fault_say(void)
 {
     char line[512];
-    if (!atomic_load(&fault.pending) || atomic_exchange(&fault.said, 1) || !stderr_is_the_same())
+    const char *what = fault_text();
+    if (!what || atomic_exchange(&fault.said, 1) || !stderr_is_the_same())
         return;
     struct text text = text_begin(line, sizeof(line));
     text_string(&text, "fixport: ");
-    text_string(&text, fault.line);
+    text_string(&text, what);
     text_string(&text, shim.refuse ? "; connections are refused (FIXPORT_ON_ERROR=fail)\n"
                                    : "; source ports are not restricted\n");
     quiet_write(2, line, text.length < sizeof(line) ? text.length : sizeof(line) - 1);
 }
 
-/* Said once: a log that stays empty says that there is nothing to say. */
-static void log_failed(void)
+static void say(const char *what, const char *why, const char *so)
 {
-    char line[400];
-    static _Atomic uint32_t said;
-    if (atomic_exchange(&said, 1) || !stderr_is_the_same())
+    char line[512];
+    if (!stderr_is_the_same())
         return;
     struct text text = text_begin(line, sizeof(line));
-    text_string(&text, "fixport: FIXPORT_LOG=");
-    append_clean(&text, shim.log);
-    text_string(&text, ": it cannot be opened; nothing is logged\n");
+    text_string(&text, "fixport: ");
+    append_clean(&text, what);
+    text_string(&text, ": ");
+    text_string(&text, why);
+    text_string(&text, so);
     quiet_write(2, line, text.length < sizeof(line) ? text.length : sizeof(line) - 1);
+}
+
+void fault_note(const char *what, const char *why, const char *so)
+{
+    static _Atomic uint32_t noted;
+    if (!atomic_exchange(&noted, 1))
+        say(what, why, so);
+}
+
+/* Said once: a log that stays empty says that there is nothing to say. */
+static void log_failed(const char *why)
+{
+    char what[300];
+    static _Atomic uint32_t said;
+    if (atomic_exchange(&said, 1))
+        return;
+    struct text text = text_begin(what, sizeof(what));
+    text_string(&text, "FIXPORT_LOG=");
+    text_string(&text, shim.log);
+    say(what, why, "; nothing is logged\n");
 }
 
 static void log_write(const char *line, size_t length)
@@ -114,15 +174,19 @@ static void log_write(const char *line, size_t length)
             quiet_write(2, line, length);
         return;
     }
+    uint64_t mask = guard_hold();
     int fd = (int)SYS(openat, AT_FDCWD, shim.log,
                       O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY,
                       0600);
     if (fd < 0) {
-        log_failed();
-        return;
+        log_failed(fd == -EMFILE ? "the program has too many open files" : "it cannot be opened");
+    } else {
+        long wrote = quiet_write(fd, line, length);
+        if (wrote != (long)length && wrote != -EAGAIN)
+            log_failed(wrote >= 0 || wrote == -ENOSPC ? "no space left" : "it cannot be written");
+        SYS(close, fd);
     }
-    quiet_write(fd, line, length);
-    SYS(close, fd);
+    guard_release(mask);
 }
 
 void shim_log(const char *what, const struct dest *dest, uint32_t port)

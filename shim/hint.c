@@ -12,6 +12,8 @@
 
 _Atomic uint64_t hints[HINTS];
 
+static _Atomic uint32_t lost; /* a bit for each netns: a connection of it was forgotten for another one */
+
 static uint64_t pack(int fd, struct hint hint)
 {
     return ((uint64_t)(unsigned)fd + 1) << 40 | (uint64_t)(hint.kind & 15) << 36 |
@@ -31,6 +33,9 @@ void hint_set(int fd, struct hint hint)
     if (fd < 0 || fd >= 1 << 23)
         return;
     _Atomic uint64_t *at = &hints[(unsigned)fd % HINTS];
+    uint64_t before = atomic_load_explicit(at, memory_order_relaxed);
+    if (before && !hint_is_about(before, fd) && unpack(before).kind >= HINT_LEASED)
+        atomic_fetch_or_explicit(&lost, 1u << unpack(before).netns, memory_order_relaxed);
     atomic_store_explicit(at, hint.kind == HINT_NONE ? 0 : pack(fd, hint), memory_order_relaxed);
 }
 
@@ -70,13 +75,15 @@ void hint_let_go(struct hint hint)
     struct shim_pool *at = shim_pool_peek();
     if (!at || !atomic_load_explicit(&at->netns[hint.netns].cookie, memory_order_acquire))
         return;
-    bool was_blocked = guard_begin();
+    unsigned guarded = guard_begin();
     lease_hint(&at->pool, at->netns[hint.netns].slot, hint.lane, hint.port);
-    guard_end(was_blocked);
+    guard_end(guarded);
 }
 
 bool hint_has_netns(uint32_t netns)
 {
+    if (atomic_load_explicit(&lost, memory_order_relaxed) & 1u << netns)
+        return true;
     for (unsigned i = 0; i < HINTS; i++) {
         struct hint hint = unpack(atomic_load_explicit(&hints[i], memory_order_relaxed));
         if (hint.kind >= HINT_LEASED && hint.netns == netns)

@@ -27,13 +27,13 @@ static int check_private(struct pool *pool, int fd)
     struct stat st;
     uint32_t generation = atomic_load(&pool->header->generation);
     if (SYS(newfstatat, AT_FDCWD, shim.path, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
-        st.st_ino == pool->inode && st.st_uid == (uid_t)SYS(geteuid) && !(st.st_mode & 077) &&
-        st.st_nlink == 1 &&
+        st.st_dev == pool->device && st.st_ino == pool->inode && st.st_uid == (uid_t)SYS(geteuid) &&
+        !(st.st_mode & 077) && st.st_nlink == 1 &&
         memcmp(pool->policy[generation & 1], &shim.policy, sizeof(shim.policy)) == 0)
         return 0;
     pool_close(pool);
     SYS(close, fd);
-    return -EPERM;
+    return -EKEYREJECTED;
 }
 
 static int open_or_create(struct pool *pool, int *fd)
@@ -51,14 +51,17 @@ static int open_or_create(struct pool *pool, int *fd)
 static void open_into(struct shim_pool *at)
 {
     int fd;
+    uint64_t own = netns_own(); /* before: so that one descriptor is enough */
     atomic_store(&at->broken, 0); /* an earlier attempt may have failed here */
     atomic_store(&at->torn, 0);
     int result = open_or_create(&at->pool, &fd);
     if (result) {
         fault_set(shim.path, pool_strerror(result));
     } else {
+        if (shim_enabled()) /* nothing is locked when a program starts */
+            lock_spare(&at->pool);
         fault_clear();
-        netns_join_own(at, fd);
+        netns_join_own(at, fd, own);
         SYS(close, fd);
         atomic_store_explicit(&shim.current, at, memory_order_release);
     }
@@ -70,7 +73,7 @@ static void try_open(void)
     if (!netns_lock())
         return;
     guard_install();
-    bool was_blocked = guard_begin(); /* a program may have been started with SIGBUS blocked */
+    unsigned guarded = guard_begin(); /* a program may have been started with SIGBUS blocked */
     uint32_t used = atomic_load(&pools_used);
     if (used >= SHIM_POOLS) {
         fault_set(shim.path, "it was replaced too often for this process");
@@ -79,7 +82,7 @@ static void try_open(void)
         if (shim_pools[used].pool.header)
             atomic_store(&pools_used, used + 1);
     }
-    guard_end(was_blocked);
+    guard_end(guarded);
     netns_unlock();
 }
 
@@ -116,7 +119,11 @@ static bool second_passed(_Atomic uint64_t *last, uint64_t now)
 
 bool shim_pool_moved(struct shim_pool *at, uint64_t now)
 {
-    if (!second_passed(&looked_ms, now) || !replaced(at))
+    if (!second_passed(&looked_ms, now))
+        return false;
+    guard_renew();
+    netns_leave_idle(at, now);
+    if (!replaced(at))
         return false;
     try_open();
     atomic_store(&at->broken, 1); /* only now: other threads need one all the time */
@@ -137,6 +144,10 @@ struct shim_pool *shim_pool(uint64_t now)
             try_open();
     }
     at = shim_pool_peek();
+    if (!usable(at) && netns_locked() && netns_lock()) { /* another thread is just opening it */
+        netns_unlock();
+        at = shim_pool_peek();
+    }
     return usable(at) ? at : NULL;
 }
 

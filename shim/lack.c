@@ -21,16 +21,23 @@
  * that was done: a search is then worth while even if no port came free, because ports that were
  * closed a moment ago no longer stand among others that only seemed to be.
  */
-static bool reconcile(const struct attempt *attempt, uint64_t now)
+static bool reconcile(struct attempt *attempt, uint64_t now)
 {
-    return netns_is_own(attempt->netns) &&
-           lease_reconcile(&attempt->at->pool, attempt->netns->slot, now) >= 0;
+    if (!netns_is_own(attempt->netns))
+        return false;
+    uint64_t mask = guard_hold();
+    int found = lease_reconcile(&attempt->at->pool, attempt->netns->slot, now);
+    guard_release(mask);
+    if (found < 0 && found != -EINTR)
+        attempt->unknown = found;
+    return found >= 0;
 }
 
 static uint64_t thread_ns(void)
 {
     struct timespec used = {.tv_sec = 0};
-    SYS(clock_gettime, CLOCK_THREAD_CPUTIME_ID, &used);
+    if (SYS(clock_gettime, CLOCK_THREAD_CPUTIME_ID, &used) != 0)
+        SYS_CLOCK(CLOCK_MONOTONIC, &used); /* which is longer, and never refused */
     return (uint64_t)used.tv_sec * 1000000000 + (uint64_t)used.tv_nsec;
 }
 
@@ -64,11 +71,13 @@ static bool take_back(struct attempt *attempt)
     uint64_t began = thread_ns();
     bool again = reconcile(attempt, now);
     attempt->budget += thread_ns() - began; /* nobody else can make that longer */
-    int fd = pool_shares_open(shim.path, pool, O_RDWR);
+    uint64_t mask = guard_hold();
+    int fd = pool_file_open(shim.path, pool);
     if (fd >= 0) {
-        again |= holder_bury_dead(pool, fd, now) > 0;
+        again |= holder_bury_dead(pool, fd, false) > 0;
         SYS(close, fd);
     }
+    guard_release(mask);
     return again;
 }
 
@@ -112,13 +121,11 @@ bool lack_wait(struct attempt *attempt)
 static enum port_answer forbidden(struct attempt *attempt)
 {
     shim_log("not-permitted", &attempt->dest, attempt->lease.port);
-    fault_set("bind()", "the program may not bind to a port of the pool: it is sandboxed, or the "
-                        "port is below 1024");
-    fault_say();
-    if (shim.refuse)
-        return port_refuse();
-    counter_add(&attempt->at->pool.counters->passed);
-    return PORT_PASS;
+    fault_set("bind()", "the program may not give a socket a port of the range");
+    enum port_answer answer = port_faulty(true);
+    if (answer == PORT_PASS)
+        counter_add(&attempt->at->pool.counters->passed);
+    return answer;
 }
 
 enum port_answer lack_exhausted(struct attempt *attempt)
@@ -129,6 +136,12 @@ enum port_answer lack_exhausted(struct attempt *attempt)
     if (attempt->forbidden)
         return forbidden(attempt);
     shim_log("exhausted", &attempt->dest, 0);
+    if (attempt->unknown)
+        fault_note("NETLINK_SOCK_DIAG",
+                   sys_may_not(attempt->unknown)
+                       ? "the program may not ask which connections there are"
+                       : pool_strerror(attempt->unknown),
+                   "; ports that were closed unseen are not taken back\n");
     if (attempt->verdict.exhausted != POLICY_PASS)
         return port_refuse();
     counter_add(&counters->passed);
@@ -177,7 +190,9 @@ enum port_answer lack_next(struct attempt *attempt)
         if (attempt->forbidden || port_has(attempt))
             return port_has(attempt) ? port_already_bound(attempt) : lack_exhausted(attempt);
         over = over_budget(attempt);
-        bool again = (!over && (take_back(attempt) || try_again(attempt))) || lack_wait(attempt);
+        /* Who waits goes on comparing: that is limited in time (comparison_due()). */
+        bool again = ((!over || attempt->waiting) && take_back(attempt)) ||
+                     (!over && try_again(attempt)) || lack_wait(attempt);
         over = false;
         enum port_answer answer = again ? search_again(attempt) : lack_exhausted(attempt);
         if (answer != PORT_READY)
@@ -186,7 +201,7 @@ enum port_answer lack_next(struct attempt *attempt)
     return PORT_READY;
 }
 
-void lack_give_back(const struct attempt *attempt)
+void lack_give_back(struct attempt *attempt)
 {
     const struct pool *pool = &attempt->at->pool;
     if (lease_wanted(pool, attempt->netns->slot, attempt->began) &&

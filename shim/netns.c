@@ -17,8 +17,11 @@
 #define LOCK_YIELDS 1000 /* then by naps of 1 ms */
 #define LOCK_NAPS 100 /* joining takes a few ms; somebody is stopped in the middle of it */
 #define FORK_NAPS 20
-#define IDLE_MS 60000 /* an entry without a connection ends after that */
-#define IDLE_FULL_MS 100 /* or after that, if all are taken */
+#define IDLE_MS 10000 /* an entry without a connection ends after that */
+#define IDLE_FULL_MS 100 /* or after that, if all are taken; who needs one waits for it */
+
+#define UNKNOWN \
+    "SO_NETNS_COOKIE", "the program may not ask in which network namespace a socket is"
 
 static uint64_t owner_mask; /* the signals that the owner had blocked */
 static _Atomic uint64_t owner; /* pid << 32 | tid of the thread that is joining; 0: nobody */
@@ -33,20 +36,6 @@ static enum holding holding(uint64_t now, uint64_t mine)
     if (now == mine)
         return HELD_BY_ME; /* a handler for a fault in the pool connects */
     return now >> 32 == mine >> 32 ? HELD_BY_OTHER : HELD_BY_OTHER_PROCESS;
-}
-
-/*
- * Nothing may come in between while the lock is held: a handler that leaves by longjmp(), or a
- * cancellation, would keep it for ever. A fault is no such thing.
- */
-static uint64_t mask_all(void)
-{
-    uint64_t all = ~0ull, before = 0;
-    static const uint8_t faults[] = {SIGBUS, SIGSEGV, SIGILL, SIGFPE, SIGTRAP, SIGSYS};
-    for (size_t i = 0; i < sizeof(faults); i++)
-        all &= ~(1ull << (faults[i] - 1));
-    SYS(rt_sigprocmask, SIG_BLOCK, &all, &before, 8);
-    return before;
 }
 
 static bool lock(void)
@@ -73,12 +62,12 @@ static bool lock(void)
 
 bool netns_lock(void)
 {
-    uint64_t mask = mask_all();
+    uint64_t mask = guard_hold();
     if (lock()) {
         owner_mask = mask;
         return true;
     }
-    SYS(rt_sigprocmask, SIG_SETMASK, &mask, NULL, 8);
+    guard_release(mask);
     return false;
 }
 
@@ -86,7 +75,12 @@ void netns_unlock(void)
 {
     uint64_t mask = owner_mask;
     atomic_store(&owner, 0);
-    SYS(rt_sigprocmask, SIG_SETMASK, &mask, NULL, 8);
+    guard_release(mask);
+}
+
+bool netns_locked(void)
+{
+    return atomic_load(&owner) != 0;
 }
 
 static uint32_t unused_entry(const struct shim_pool *at)
@@ -99,41 +93,82 @@ static uint32_t unused_entry(const struct shim_pool *at)
 
 /*
  * An agent that enters one namespace after another would keep all of them alive as holders, also those
- * that have ended. So who joins another one leaves those that it met later than its own, and has not
- * been in for a while, and has no connection in that it knows of.
+ * that have ended. So a process leaves those that it met later than its own, and has not been in for a
+ * while, and has no connection in that it knows of: when it joins another one, and with one of its
+ * connects in each second.
  */
-static void leave_idle(struct shim_pool *at)
+static bool is_idle(const struct shim_netns *netns, uint64_t now, uint64_t idle)
+{
+    return atomic_load(&netns->cookie) && netns->later && now - atomic_load(&netns->used) >= idle;
+}
+
+static void leave_idle(struct shim_pool *at, uint64_t idle)
 {
     uint64_t now = sys_now_ms();
-    uint64_t idle = unused_entry(at) == SHIM_NETNS ? IDLE_FULL_MS : IDLE_MS;
     for (uint32_t i = 0; i < SHIM_NETNS; i++) {
         struct shim_netns *netns = &at->netns[i];
-        if (!atomic_load(&netns->cookie) || !netns->anchor ||
-            now - atomic_load(&netns->used) < idle || hint_has_netns(i))
+        if (!is_idle(netns, now, idle) || hint_has_netns(i))
             continue;
         atomic_store(&netns->cookie, 0);
         SYS(munmap, netns->anchor, 1);
     }
 }
 
-/* The namespace that this thread is in; 0 if that cannot be found out. */
-static uint64_t own_cookie(void)
+void netns_leave_idle(struct shim_pool *at, uint64_t now)
 {
+    bool any = false;
+    for (uint32_t i = 0; i < SHIM_NETNS; i++)
+        any |= is_idle(&at->netns[i], now, IDLE_MS);
+    if (!any || !netns_lock())
+        return;
+    leave_idle(at, IDLE_MS);
+    netns_unlock();
+}
+
+/* Makes room. It takes some ms only if all entries were used a short while ago. */
+static void leave_some(struct shim_pool *at)
+{
+    leave_idle(at, IDLE_MS);
+    for (int ms = 0; unused_entry(at) == SHIM_NETNS && ms <= IDLE_FULL_MS; ms++) {
+        if (ms)
+            SYS(nanosleep, &(struct timespec){.tv_nsec = 1000000}, NULL);
+        leave_idle(at, IDLE_FULL_MS);
+    }
+}
+
+uint64_t netns_own(void)
+{
+    uint64_t cookie = 0;
+    uint64_t mask = guard_hold();
     int sock = (int)SYS(socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (sock < 0)
-        return 0;
-    uint64_t cookie = holder_netns(sock);
-    SYS(close, sock);
+    if (sock >= 0) {
+        cookie = holder_netns(sock);
+        SYS(close, sock);
+    }
+    guard_release(mask);
     return cookie;
 }
 
 bool netns_is_own(const struct shim_netns *netns)
 {
-    return own_cookie() == atomic_load(&netns->cookie);
+    uint64_t own = netns_own();
+    own = own ? own : holder_netns_thread(); /* no descriptor is left */
+    return own && (own == atomic_load(&netns->cookie) || own == netns->inode);
 }
 
-/* Joins the namespace @cookie. @fd: an open pool file, kept open by a mapping of the caller's. */
-static struct shim_netns *join(struct shim_pool *at, int fd, uint64_t cookie, uintptr_t anchor,
+/*
+ * Keeps an open file, and so its lock, by a mapping that nobody touches. For people who look into
+ * /proc/PID/maps its offset says which slot: from there fixport-pool knows who keeps a holder alive.
+ * Return: 0 if there is no memory.
+ */
+static uintptr_t anchor_slot(int fd, uint32_t slot)
+{
+    long at = SYS(mmap, NULL, 1, PROT_NONE, MAP_SHARED, fd, (slot + 1) * POOL_ANCHOR_STEP);
+    return at > 0 || at < -4095 ? (uintptr_t)at : 0;
+}
+
+/* Joins the namespace @cookie. @fd: an open pool file; @later: that nothing keeps open but an anchor. */
+static struct shim_netns *join(struct shim_pool *at, int fd, uint64_t cookie, bool later,
                                bool *is_new)
 {
     uint32_t index = unused_entry(at);
@@ -143,12 +178,19 @@ static struct shim_netns *join(struct shim_pool *at, int fd, uint64_t cookie, ui
     }
     int slot = holder_join(&at->pool, fd, cookie, is_new);
     if (slot < 0) {
-        fault_set(shim.path, slot == -ENOSPC ? "1024 network namespaces use it already"
-                                             : pool_strerror(slot));
+        fault_set(shim.path, sys_may_not(slot) ? "the program may not lock its part of it (fcntl)"
+                                               : pool_strerror(slot));
+        return NULL;
+    }
+    uintptr_t anchor = anchor_slot(fd, (uint32_t)slot);
+    if (later && !anchor) {
+        fault_set(shim.path, pool_strerror(-ENOMEM));
         return NULL;
     }
     struct shim_netns *netns = &at->netns[index];
     netns->slot = (uint32_t)slot;
+    netns->inode = 0;
+    netns->later = later;
     netns->anchor = anchor;
     atomic_store(&netns->used, sys_now_ms());
     atomic_store(&netns->local, 0); /* read when it is needed */
@@ -164,15 +206,14 @@ static struct shim_netns *join(struct shim_pool *at, int fd, uint64_t cookie, ui
  * A namespace that is new to the pool may have connections that the pool does not know of: they are
  * taken in. So may one that is known, if this process comes from another pool at the same path.
  */
-void netns_join_own(struct shim_pool *at, int fd)
+void netns_join_own(struct shim_pool *at, int fd, uint64_t cookie)
 {
-    /* The lock must outlive the other mapping of this open file, if that is torn. */
-    SYS(mmap, NULL, 1, PROT_NONE, MAP_SHARED, fd, 0);
     bool is_new = false;
-    uint64_t cookie = own_cookie();
     atomic_store(&seen, 0); /* entries of another pool */
     /* If it cannot be found out, the first connection's socket will do. */
-    struct shim_netns *netns = cookie ? join(at, fd, cookie, 0, &is_new) : NULL;
+    struct shim_netns *netns = cookie ? join(at, fd, cookie, false, &is_new) : NULL;
+    if (netns)
+        netns->inode = holder_netns_thread(); /* in case that sockets may not be asked later */
     if (netns && (is_new || atomic_load(&shim.current)))
         lease_reconcile(&at->pool, netns->slot, sys_now_ms());
 }
@@ -182,18 +223,13 @@ static struct shim_netns *join_later(struct shim_pool *at, uint64_t cookie)
 {
     bool is_new = false;
     struct shim_netns *netns = NULL;
-    leave_idle(at);
-    int fd = pool_shares_open(shim.path, &at->pool, O_RDWR);
+    leave_some(at);
+    int fd = pool_file_open(shim.path, &at->pool);
     if (fd < 0) {
         fault_set(shim.path, pool_strerror(fd));
         return NULL;
     }
-    long anchor = SYS(mmap, NULL, 1, PROT_NONE, MAP_SHARED, fd, 0);
-    bool mapped = anchor > 0 || anchor < -4095;
-    if (mapped)
-        netns = join(at, fd, cookie, (uintptr_t)anchor, &is_new);
-    if (!netns && mapped)
-        SYS(munmap, anchor, 1);
+    netns = join(at, fd, cookie, true, &is_new);
     SYS(close, fd);
     if (netns && is_new && netns_is_own(netns))
         lease_reconcile(&at->pool, netns->slot, sys_now_ms());
@@ -202,15 +238,20 @@ static struct shim_netns *join_later(struct shim_pool *at, uint64_t cookie)
 
 static _Atomic uint64_t mended_ms;
 
-static bool mend(struct shim_pool *at, int fd)
+/* Return: 0 or -errno of mmap(2). */
+static int mend(struct shim_pool *at, int fd)
 {
     uint64_t now = sys_now_ms(), before = atomic_load(&mended_ms);
     uint32_t torn = atomic_exchange(&at->torn, 0); /* before: what tears it from now on says so again */
-    if (torn & TORN_AWAY && SYS(mmap, at->pool.counters, at->pool.shared_size, PROT_READ | PROT_WRITE,
-                                MAP_SHARED | MAP_FIXED, fd, 0) != (long)at->pool.counters) {
+    long mapped = (long)at->pool.counters;
+    if (torn & TORN_AWAY)
+        mapped = SYS(mmap, at->pool.counters, at->pool.shared_size, PROT_READ | PROT_WRITE,
+                     MAP_SHARED | MAP_FIXED, fd, 0);
+    if (mapped != (long)at->pool.counters) {
         atomic_fetch_or(&at->torn, torn);
-        return false;
+        return pool_map_error(mapped);
     }
+    lock_spare(&at->pool);
     for (uint32_t i = 0; i < SHIM_NETNS; i++) {
         if (!atomic_load(&at->netns[i].cookie))
             continue;
@@ -221,7 +262,7 @@ static bool mend(struct shim_pool *at, int fd)
         }
     }
     fault_clear();
-    return true;
+    return 0;
 }
 
 bool netns_mend(struct shim_pool *at)
@@ -229,11 +270,15 @@ bool netns_mend(struct shim_pool *at)
     if (!netns_lock())
         return false;
     int fd = atomic_load(&at->torn) ? pool_shares_open(shim.path, &at->pool, O_RDWR) : -EALREADY;
-    bool mended = fd == -EALREADY || (fd >= 0 && mend(at, fd));
+    int result = fd < 0 ? fd : pool_shares_allocate(&at->pool, fd);
+    if (fd >= 0 && !result)
+        result = mend(at, fd);
     if (fd >= 0)
         SYS(close, fd);
+    bool mended = !result || result == -EALREADY;
     if (!mended)
-        fault_set(shim.path, "its shares were truncated, and are out of reach");
+        fault_set(shim.path, result == -ENOLINK ? "its shares were truncated, and are out of reach"
+                                                : pool_strerror(result));
     netns_unlock();
     return mended;
 }
@@ -242,7 +287,7 @@ static struct shim_netns *find(struct shim_pool *at, uint64_t cookie)
 {
     for (uint32_t i = 0; i < SHIM_NETNS; i++) {
         uint64_t known = atomic_load_explicit(&at->netns[i].cookie, memory_order_acquire);
-        if (known != cookie)
+        if (!known || (known != cookie && at->netns[i].inode != cookie))
             continue;
         atomic_store_explicit(&at->netns[i].used, sys_now_ms(), memory_order_relaxed);
         return &at->netns[i];
@@ -253,8 +298,12 @@ static struct shim_netns *find(struct shim_pool *at, uint64_t cookie)
 static struct shim_netns *find_or_join(struct shim_pool *at, uint64_t cookie)
 {
     struct shim_netns *netns = find(at, cookie);
-    if (netns || !netns_lock())
+    if (netns)
         return netns;
+    if (!netns_lock()) {
+        fault_set(shim.path, "another thread is at it, and does not go on");
+        return NULL;
+    }
     netns = find(at, cookie);
     if (!netns)
         netns = join_later(at, cookie);
@@ -265,13 +314,21 @@ static struct shim_netns *find_or_join(struct shim_pool *at, uint64_t cookie)
 struct shim_netns *netns_of(struct shim_pool *at, int fd)
 {
     uint64_t cookie = holder_netns(fd);
+    struct shim_netns *own = &at->netns[0];
+    bool unsaid = !cookie || (cookie >> 63 && !own->inode);
+    /* Nobody says; but a process that has not gone elsewhere is where it was when it started. */
+    if (unsaid && atomic_load(&own->cookie) && !own->later && !atomic_load(&wanders))
+        return own;
     if (cookie)
         return find_or_join(at, cookie);
-    /* Nobody says; but a process that has not gone elsewhere is where it was when it started. */
-    if (atomic_load(&at->netns[0].cookie) && !at->netns[0].anchor && !atomic_load(&wanders))
-        return &at->netns[0];
-    fault_set("SO_NETNS_COOKIE", "the program may not ask in which network namespace a socket is");
+    fault_set(UNKNOWN);
     return NULL;
+}
+
+void netns_check(const struct shim_pool *at)
+{
+    if (!atomic_load(&at->netns[0].cookie) && !netns_own())
+        fault_set(UNKNOWN);
 }
 
 /* What is remembered in @seen, without the entry. */

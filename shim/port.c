@@ -72,17 +72,35 @@ enum port_answer port_refuse(void)
     return PORT_REFUSE;
 }
 
-/* Something is wrong with the pool. Loopback is left alone unless a known rule names it. */
-enum port_answer port_faulty(int fd, const struct dest *dest)
+/*
+ * The state of a socket. Where the kernel may not be asked, what is remembered will do, however
+ * old. Return: as sock_tcp_state().
+ */
+static int state_of(int fd, struct hint hint)
+{
+    int state = sock_tcp_state(fd);
+    if (!sys_may_not(state) || hint.kind == HINT_NONE || hint_is_leased(hint))
+        return state;
+    return hint.kind == HINT_OTHER ? -ENOPROTOOPT : TCP_CLOSE;
+}
+
+enum port_answer port_faulty(bool meant)
+{
+    if (!fault_text())
+        fault_set(shim.path, "another thread is opening it, and does not go on");
+    fault_say();
+    return shim.refuse && meant ? port_refuse() : PORT_PASS;
+}
+
+/* There is no pool. Loopback is left alone unless a known rule names it. */
+static enum port_answer no_pool(int fd, const struct dest *dest)
 {
     struct policy_verdict unused;
-    int state = sock_tcp_state(fd);
-    if (state != TCP_CLOSE && !sock_may_not(state))
+    int state = state_of(fd, hint_get(fd));
+    if (state != TCP_CLOSE && !sys_may_not(state))
         return PORT_PASS;
-    fault_say();
-    bool meant = shim.has_policy ? policy_match(&shim.policy, dest, &unused)
-                                 : !addr_is_loopback(dest->addr);
-    return shim.refuse && meant ? port_refuse() : PORT_PASS;
+    return port_faulty(shim.has_policy ? policy_match(&shim.policy, dest, &unused)
+                                       : !addr_is_loopback(dest->addr));
 }
 
 /* A range of this library's, left on a socket that was connected by it. */
@@ -112,13 +130,16 @@ static void search_begin(struct attempt *attempt, uint64_t now)
 }
 
 /* Whether the socket is a TCP socket that may be connected. A fresh one is, without asking. */
-static enum port_answer connectable(int fd, const struct dest *dest)
+static enum port_answer connectable(const struct attempt *attempt, int fd)
 {
     struct hint hint = hint_get(fd);
-    int state = sock_tcp_state(fd);
-    if (sock_may_not(state)) {
+    int state = state_of(fd, hint);
+    if (sys_may_not(state)) {
+        if (hint_is_leased(hint) &&
+            pool_lane_find(&attempt->at->pool, &attempt->dest, false) == hint.lane)
+            return PORT_PASS; /* to look whether it is connected by now */
         fault_set("getsockopt()", "the program may not ask whether a socket is one of TCP's");
-        return port_faulty(fd, dest);
+        return port_faulty(true);
     }
     if (state != TCP_CLOSE)
         return PORT_PASS;
@@ -133,7 +154,7 @@ static enum port_answer find_rule(struct attempt *attempt, int fd, uint64_t now)
     do {
         attempt->at = shim_pool(now);
         if (!attempt->at)
-            return port_faulty(fd, &attempt->dest);
+            return no_pool(fd, &attempt->dest);
         if (!pool_match(&attempt->at->pool, &attempt->dest, &attempt->verdict)) {
             port_pass(fd);
             return PORT_PASS;
@@ -218,7 +239,7 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
     struct hint hint = hint_get(fd);
     attempt->fresh = hint_is_fresh(hint, attempt->began);
     if (!attempt->fresh)
-        answer = connectable(fd, &attempt->dest);
+        answer = connectable(attempt, fd);
     if (answer != PORT_READY)
         return answer;
     attempt->fd = fd;
@@ -228,10 +249,10 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
     attempt->refusals = attempt->forbidden = attempt->rounds = attempt->lost = 0;
     attempt->taken_back = 0;
     attempt->budget = 0;
-    attempt->error = 0;
+    attempt->error = attempt->unknown = 0;
     attempt->binding = BINDING_NONE;
     if (!find_netns(attempt, fd))
-        return port_faulty(fd, &attempt->dest);
+        return port_faulty(true);
     attempt->lane = (uint32_t)pool_lane_find(&attempt->at->pool, &attempt->dest, true);
     attempt->by_bind = hint_is_bound(hint);
     attempt->name_length = 0;
@@ -286,7 +307,7 @@ enum port_answer port_search(struct attempt *attempt, uint64_t now)
     if (attempt->at != before) {
         attempt->netns = netns_of(attempt->at, attempt->fd);
         if (!attempt->netns)
-            return port_faulty(attempt->fd, &attempt->dest);
+            return port_faulty(true);
     }
     attempt->lane = (uint32_t)pool_lane_find(&attempt->at->pool, &attempt->dest, true);
     answer = confine(attempt);

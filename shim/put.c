@@ -9,6 +9,8 @@
 
 #include <netinet/tcp.h>
 
+#define FIRST_PORT_OF_ALL 1024 /* those below are root's */
+
 /*
  * Reads the namespace's ip_local_port_range, which /proc shows to threads that are in it. Where it
  * cannot be read (a changed root), bind() is sure. Return: 0 if it is not known.
@@ -52,6 +54,8 @@ static enum outcome bind_port(struct attempt *attempt)
 {
     int saved = errno;
     attempt->error = -source_name(attempt);
+    if (sys_may_not(-attempt->error))
+        return OUTCOME_FORBIDDEN;
     if (attempt->error || attempt->name.ss_family != attempt->address.ss_family)
         return OUTCOME_NO_WAY;
     address_set_port(&attempt->name, attempt->lease.port);
@@ -66,11 +70,12 @@ static enum outcome bind_port(struct attempt *attempt)
         return OUTCOME_TAKEN;
     case EINVAL:
         return OUTCOME_HAS_PORT;
-    case EACCES:
-    case EPERM:
-        return OUTCOME_FORBIDDEN;
     default:
-        return OUTCOME_NO_WAY;
+        /* A privileged port is no fault of the library's surroundings. */
+        return sys_may_not(-attempt->error) &&
+                       (attempt->error != EACCES || attempt->lease.port >= FIRST_PORT_OF_ALL)
+                   ? OUTCOME_FORBIDDEN
+                   : OUTCOME_NO_WAY;
     }
 }
 

@@ -14,7 +14,7 @@
  *   netns.c    which namespace a socket is in; joining it as holder; setns(), unshare()
  *   check.c    the answer to fixport-run --check
  *   fault.c    the one line on stderr, and the log
- *   guard.c    a pool file truncated under us; sigaction(), signal() and kin for that
+ *   guard.c    a pool file truncated under us; sigaction(), signal(), ppoll() and kin for that
  *   real.c     the next connect(), close(), ... in line
  *   port.c     from a destination to a port on a socket: the heart; theory of operation on top;
  *              put.c, source.c and lack.c are its parts (attempt.h)
@@ -24,6 +24,7 @@
  *   hint.c     what is remembered about descriptors, never relied on
  *   sock.c     facts about sockets and addresses; sysctl.c about the namespace; random.c; mem.c
  *   clock.c    the kernel's time
+ *   lock.c     mlockall(): the pool's pages are left out
  */
 #ifndef FIXPORT_SHIM_H
 #define FIXPORT_SHIM_H
@@ -35,6 +36,7 @@
 
 #include <signal.h>
 #include <stddef.h>
+#include <sys/select.h>
 #include <sys/socket.h>
 
 #define SHIM_EXPORT __attribute__((visibility("default")))
@@ -42,6 +44,8 @@
 /* ---- real.c ---- */
 
 /* The next definition of each intercepted call; the bare system calls until real_init(). */
+struct epoll_event;
+struct pollfd;
 struct real {
     int (*connect)(int, const struct sockaddr *, socklen_t);
     int (*bind)(int, const struct sockaddr *, socklen_t);
@@ -55,13 +59,25 @@ struct real {
     void (*closefrom)(int);
     int (*dup2)(int, int);
     int (*dup3)(int, int, int);
+    int (*mlockall)(int);
     int (*setns)(int, int);
     int (*unshare)(int);
-    int (*sigaction)(int, const struct sigaction *, struct sigaction *); /* these: NULL if not found */
+    int (*sigaction)(int, const struct sigaction *, struct sigaction *); /* these may be NULL */
     void (*(*signal)(int, void (*)(int)))(int);
     void (*(*__sysv_signal)(int, void (*)(int)))(int);
+    void (*(*sigset)(int, void (*)(int)))(int);
+    int (*siginterrupt)(int, int);
     int (*sigprocmask)(int, const sigset_t *, sigset_t *);
     int (*pthread_sigmask)(int, const sigset_t *, sigset_t *);
+    int (*sighold)(int);
+    int (*sigblock)(int);
+    int (*sigsetmask)(int);
+    int (*sigsuspend)(const sigset_t *);
+    int (*ppoll)(struct pollfd *, unsigned long, const struct timespec *, const sigset_t *);
+    int (*pselect)(int, fd_set *, fd_set *, fd_set *, const struct timespec *, const sigset_t *);
+    int (*epoll_pwait)(int, struct epoll_event *, int, int, const sigset_t *);
+    int (*epoll_pwait2)(int, struct epoll_event *, int, const struct timespec *, const sigset_t *);
+    int (*pthread_attr_setsigmask_np)(pthread_attr_t *, const sigset_t *);
 };
 extern struct real real;
 
@@ -77,7 +93,9 @@ void real_init_signals(void);
 struct shim_netns {
     _Atomic uint64_t cookie; /* 0: unused entry */
     _Atomic uint64_t used; /* ms: when it was last looked for */
-    uintptr_t anchor; /* the page that keeps its lock; 0: it is that of the start */
+    uint64_t inode; /* its other name (holder_netns_thread()), if it is that of the start; or 0 */
+    uintptr_t anchor; /* a page of the open file that has its lock; 0: there is none */
+    bool later; /* the lock goes with the anchor: it is not the namespace of the start */
     uint32_t slot;
     _Atomic uint32_t by_bind; /* IP_LOCAL_PORT_RANGE does not work here: bind() instead */
     _Atomic uint32_t local; /* net.ipv4.ip_local_port_range: lo | hi << 16; 0: not read yet */
@@ -170,8 +188,20 @@ struct shim_netns *netns_of_fresh(struct shim_pool *at, int fd, uint64_t now, ui
 void netns_remember(const struct shim_pool *at, const struct shim_netns *netns, uint64_t now,
                     uint32_t rule);
 
-/** netns_join_own - join the namespace that the process starts in. @fd: the open pool file. */
-void netns_join_own(struct shim_pool *at, int fd);
+/** netns_own - the namespace that this thread is in; 0: not known. Needs a descriptor. */
+uint64_t netns_own(void);
+
+/**
+ * netns_join_own - join the namespace that the process starts in.
+ * @fd: the open pool file. @cookie: netns_own().
+ */
+void netns_join_own(struct shim_pool *at, int fd, uint64_t cookie);
+
+/** netns_check - set the fault that the first connection would meet, if it is known of @at by now. */
+void netns_check(const struct shim_pool *at);
+
+/** netns_leave_idle - leave the namespaces met later that this process has no more to do with. */
+void netns_leave_idle(struct shim_pool *at, uint64_t now);
 
 /** netns_is_own - whether this thread is in that namespace now: a few system calls. */
 bool netns_is_own(const struct shim_netns *netns);
@@ -190,6 +220,9 @@ bool netns_mend(struct shim_pool *at);
 bool netns_lock(void);
 void netns_unlock(void);
 
+/** netns_locked - whether some thread is at it. */
+bool netns_locked(void);
+
 /* ---- check.c ---- */
 
 /** check_answer - tell fixport-run --check how the shim fares, if it asks; then wait to be killed. */
@@ -197,8 +230,11 @@ void check_answer(void);
 
 /* ---- fault.c ---- */
 
-/** quiet_write - write(2) that raises no signal: not SIGPIPE, SIGXFSZ or SIGTTOU. */
-void quiet_write(int fd, const char *line, size_t length);
+/**
+ * quiet_write - write(2) that raises no signal, not SIGPIPE, SIGXFSZ or SIGTTOU, and waits for nobody:
+ * what cannot be written at once is not. Return: as write(2), or -errno; -EAGAIN: it would have waited.
+ */
+long quiet_write(int fd, const char *line, size_t length);
 
 /** fault_init - remember what stderr is, so that nothing else is ever written to. */
 void fault_init(void);
@@ -215,6 +251,12 @@ void fault_clear(void);
 /** fault_say - say the pending fault in one line on stderr, once in the process' life. */
 void fault_say(void);
 
+/**
+ * fault_note - say in one line on stderr what is wrong, though ports are restricted nonetheless; once
+ * in the process' life. @what, @why: as fault_set(). @so: what comes of it.
+ */
+void fault_note(const char *what, const char *why, const char *so);
+
 /** fault_text - the pending fault, or NULL. */
 const char *fault_text(void);
 
@@ -230,6 +272,14 @@ bool close_lingers(void);
 
 /** clock_init - find the kernel's clock for shim_clock() (weak.h), which makes a system call until then. */
 void clock_init(void);
+
+/* ---- lock.c ---- */
+
+/**
+ * lock_spare - a pool was mapped in a program that may have all its memory locked: not this.
+ * Async-signal-safe.
+ */
+void lock_spare(const struct pool *pool);
 
 /* ---- random.c ---- */
 
@@ -257,23 +307,35 @@ bool sysctl_reserved(uint16_t port);
 /** guard_install - survive the truncation of a pool's files (SIGBUS) from now on. One thread. */
 void guard_install(void);
 
+/** guard_renew - the same where a bare system call has set a handler meanwhile: one system call. */
+void guard_renew(void);
+
 /**
  * guard_begin - before a pool is looked at: let SIGBUS through to this thread. Usually one load.
  * Return: what guard_end() takes, when that is done.
  */
-bool guard_begin(void);
-void guard_end(bool was_blocked);
+unsigned guard_begin(void);
+void guard_end(unsigned what);
+
+/**
+ * guard_hold - for as long as a descriptor, a mapping or a lock is held that the process would keep if
+ * a handler left by longjmp(), or the thread were cancelled. Two system calls, so not in each connect.
+ * Return: what guard_release() takes, when that is done.
+ */
+uint64_t guard_hold(void);
+void guard_release(uint64_t mask);
 
 /* ---- hint.c ---- */
 
 enum hint_kind {
     HINT_NONE = 0,
     HINT_FRESH = 1, /* socket() made it: TCP, not bound, as far as is known; when: lane, port */
-    HINT_ANY = 2, /* the program has bound it to port 0: bind.c */
-    HINT_OWN = 3, /* the program has bound it to a port */
-    HINT_LEASED = 4, /* connected with a lease */
-    HINT_BOUND = 5, /* bound by this library with a lease, and not connected: the connection failed */
-    HINT_LEASED_BOUND = 6, /* bound by this library, and connected */
+    HINT_OTHER = 2, /* socket() made it, and it is not one of TCP */
+    HINT_ANY = 3, /* the program has bound it to port 0: bind.c */
+    HINT_OWN = 4, /* the program has bound it to a port */
+    HINT_LEASED = 5, /* connected with a lease */
+    HINT_BOUND = 6, /* bound by this library with a lease, and not connected: the connection failed */
+    HINT_LEASED_BOUND = 7, /* bound by this library, and connected */
 };
 
 /* What may be known about a descriptor. 64 bits, so that it is read and written at once. */
@@ -330,7 +392,7 @@ void hint_fresh(int fd, bool v6, uint64_t now);
 /** hint_is_fresh - whether @hint says so of this very tick: later, much may have happened unseen. */
 bool hint_is_fresh(struct hint hint, uint64_t now);
 
-/** hint_has_netns - whether a connection of namespace @netns (an index) is known. For rare calls. */
+/** hint_has_netns - whether a connection of namespace @netns (an index) is known, or was. For rare calls. */
 bool hint_has_netns(uint32_t netns);
 
 /** hint_range - let go of all descriptors first..last. */
@@ -368,9 +430,6 @@ int sock_name(int fd, struct sockaddr_storage *address, socklen_t *length);
 
 /** sock_tcp_state - TCP_CLOSE...; -errno if it is no TCP or MPTCP socket. */
 int sock_tcp_state(int fd);
-
-/** sock_may_not - whether an answer of these is that of a seccomp filter. */
-bool sock_may_not(int result);
 
 /** sock_disconnect - connect(AF_UNSPEC): abort and make unconnected again. */
 void sock_disconnect(int fd);

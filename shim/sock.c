@@ -108,11 +108,6 @@ int sock_tcp_state(int fd)
     return result ? result : state;
 }
 
-bool sock_may_not(int result)
-{
-    return result == -EPERM || result == -EACCES || result == -ENOSYS;
-}
-
 void sock_disconnect(int fd)
 {
     struct sockaddr none = {.sa_family = AF_UNSPEC};

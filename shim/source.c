@@ -78,14 +78,16 @@ static int source_ask(const struct attempt *attempt, struct sockaddr_storage *na
     int result = -EXDEV;
     *name = attempt->address;
     *length = name->ss_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
+    uint64_t mask = guard_hold();
     int fd = (int)SYS(socket, name->ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return result;
-    if (holder_netns(fd) == atomic_load(&attempt->netns->cookie))
-        result = (int)SYS(connect, fd, name, *length);
-    if (!result)
-        result = sock_name(fd, name, length);
-    SYS(close, fd);
+    if (fd >= 0) {
+        if (holder_netns(fd) == atomic_load(&attempt->netns->cookie))
+            result = (int)SYS(connect, fd, name, *length);
+        if (!result)
+            result = sock_name(fd, name, length);
+        SYS(close, fd);
+    }
+    guard_release(mask);
     return result;
 }
 
@@ -115,14 +117,16 @@ enum outcome source_state(struct attempt *attempt, int *state)
 {
     attempt->error = -source_name(attempt);
     if (attempt->error)
-        return OUTCOME_NO_WAY;
+        return sys_may_not(-attempt->error) ? OUTCOME_UNKNOWN : OUTCOME_NO_WAY;
     enum outcome outcome =
         attempt->has_source ? OUTCOME_DONE : source_of(attempt, &attempt->source);
     if (outcome != OUTCOME_DONE)
         return outcome;
     attempt->has_source = true;
     attempt->source.port = attempt->lease.port;
+    uint64_t mask = guard_hold();
     int found = sockdiag_state(&attempt->source, &attempt->dest);
+    guard_release(mask);
     atomic_store_explicit(&attempt->netns->lingers, found == TCP_TIME_WAIT, memory_order_relaxed);
     *state = found == -ENOENT ? 0 : found;
     return *state < 0 ? OUTCOME_UNKNOWN : OUTCOME_DONE;

@@ -9,11 +9,14 @@
 /* Reads a small file. Return: its length, NUL-terminated, or 0. */
 static size_t read_file(const char *path, char *buffer, size_t size)
 {
+    long got = 0;
+    uint64_t mask = guard_hold();
     int fd = (int)SYS(openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
-    if (fd < 0)
-        return 0;
-    long got = SYS(read, fd, buffer, size - 1);
-    SYS(close, fd);
+    if (fd >= 0) {
+        got = SYS(read, fd, buffer, size - 1);
+        SYS(close, fd);
+    }
+    guard_release(mask);
     buffer[got > 0 ? got : 0] = '\0';
     return got > 0 ? (size_t)got : 0;
 }

@@ -16,6 +16,9 @@
 #include <time.h>
 #include <unistd.h>
 
+int __sigaction(int number, const struct sigaction *action, struct sigaction *old);
+
+#pragma weak __sigaction
 #pragma weak dlsym
 #pragma weak getauxval
 #pragma weak getenv

@@ -63,6 +63,7 @@ _fixport_pool()
     create) options+=" -p --ports -t --to" ;;
     reload) options+=" -p --ports -t --to --any" ;;
     status | reclaim) options+=" --json" ;;
+    metrics) options+=" --listen" ;;
     list) options+=" --json --port --holder --state" ;;
     remove) options+=" --force --any" ;;
     "") options+=" $commands --help --version" ;;

@@ -104,7 +104,7 @@ def case_node(tap, node):
     container = node.pod("node-pool", service=nodes.OTHER)
     clients.check_programs(tap, node, clients.DEBIAN, ["exec", "-e", "FIXPORT_LOG=", container],
                            "node.yaml, pods/node-pool.yaml", RANGE)
-    url = f"http://{node.address('fixport-node-metrics')}:9464/cgi-bin/metrics"
+    url = f"http://{node.address('fixport-node-metrics')}:9464/metrics"
     metrics = node.must(["curl", "-sSi", "-m", "10", url])
     tap.point("200 OK" in metrics and "text/plain; version=0.0.4" in metrics and
               re.search(r"^fixport_pool_ports 899$", metrics, re.M) and
@@ -277,6 +277,19 @@ def pool_of(node):
     return inode, [rule["name"] for rule in node.pool_status()["rules"]]
 
 
+def check_reclaim(tap, node):
+    """What the pod has let go comes back, though it makes no connection but one in ten seconds."""
+    tap.equal(may(node, "fixport-setup-reclaim"), (0, 1 << 12, True),
+              "setup.yaml: what gives back ports has NET_ADMIN and nothing else")
+    node.sysctl(netfilter__nf_conntrack_tcp_timeout_time_wait=120)
+    tap.equal(moved(node), [], "setup.yaml: a pod connects, and lets go")
+    tap.point(nodes.wait_for(lambda: node.pool_status()["leases"]["letgo"] == 0) and
+              node.pool_status()["leases"]["resting"] >= 10,
+              "setup.yaml: what connection tracking has seen end rests", node.pool_status()["leases"],
+              node.logs("fixport-setup-reclaim"))
+    node.sysctl(netfilter__nf_conntrack_tcp_timeout_time_wait=1)
+
+
 def case_setup(tap, node):
     """fixport-setup as a DaemonSet, on a node whose CNI chooses random ports, as Calico's does."""
     start_node(node, SITE)
@@ -293,6 +306,7 @@ def case_setup(tap, node):
     tap.equal(may(node, "fixport-setup-setup"), (0, 1 << 12, True),
               "setup.yaml: what stays has NET_ADMIN and nothing else")
     tap.equal(moved(node), [], "setup.yaml: ports stay")
+    check_reclaim(tap, node)
     reserved = node.must(["cat", "/proc/sys/net/ipv4/ip_local_reserved_ports"])
     tap.equal(reserved, "61001-61899\n", "setup.yaml: its init container has reserved the ports")
     node.must(["nft", "delete", "table", "ip", "fixport"])

@@ -6,6 +6,8 @@
  *
  *   FAKE="CALL[/LEVEL/NAME]=ERRNO[@FROM[-TO]],..."
  *
+ *   FAKE_CLOCK="frozen" or "+SECONDS": all clocks stand still, or are ahead, as with libfaketime
+ *
  * CALL is the number or name of a system call below; LEVEL and NAME are its 2nd and 3rd argument
  * (for socket options), each a number or "*". @FROM-TO limits it to the FROM-th to TO-th such
  * call of the process, from 1. ERRNO is a number.
@@ -21,6 +23,9 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
 
 #define RULES 16
 
@@ -45,6 +50,19 @@ static const struct {
     {"connect", SYS_connect},   {"bind", SYS_bind},             {"fchmod", SYS_fchmod},
     {"getsockname", SYS_getsockname},
 };
+
+static const char *fake_clock; /* NULL: none */
+
+/* What the faked clock says when the kernel's says @now. */
+static void clock_fake(struct timespec *now)
+{
+    if (!fake_clock || !now)
+        return;
+    if (*fake_clock == '+')
+        now->tv_sec += strtol(fake_clock, NULL, 10);
+    else
+        *now = (struct timespec){.tv_sec = 1000};
+}
 
 static long call_number(const char *name)
 {
@@ -87,6 +105,7 @@ static void add_rule(char *text)
 __attribute__((constructor(101))) static void begin(void)
 {
     static char copy[1024];
+    fake_clock = getenv("FAKE_CLOCK");
     const char *text = getenv("FAKE");
     if (!text || strlen(text) >= sizeof(copy))
         return;
@@ -136,7 +155,40 @@ long syscall(long number, ...)
     }
     if (!next)
         next = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
-    return next(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+    long result = next(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+    if (number == SYS_clock_gettime && result == 0)
+        clock_fake((struct timespec *)a[1]);
+    return result;
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now)
+{
+    static int (*next)(clockid_t, struct timespec *);
+    if (!next)
+        next = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
+    int result = next(clock, now);
+    if (result == 0)
+        clock_fake(now);
+    return result;
+}
+
+int gettimeofday(struct timeval *restrict now, void *restrict zone)
+{
+    struct timespec at;
+    int result = clock_gettime(CLOCK_REALTIME, &at);
+    (void)zone;
+    if (result == 0)
+        *now = (struct timeval){.tv_sec = at.tv_sec, .tv_usec = at.tv_nsec / 1000};
+    return result;
+}
+
+time_t time(time_t *now)
+{
+    struct timespec at = {.tv_sec = 0};
+    clock_gettime(CLOCK_REALTIME, &at);
+    if (now)
+        *now = at.tv_sec;
+    return at.tv_sec;
 }
 
 int connect(int fd, const struct sockaddr *address, socklen_t length)

@@ -43,12 +43,6 @@ def inside(ports):
     return bool(ports) and all(hostile.LO <= port <= hostile.HI for port in ports)
 
 
-def as_nobody(code, *argv):
-    """Runs Python code as an ordinary user."""
-    head = f"import os\nos.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
-    subprocess.run([sys.executable, "-S", "-c", head + code, *argv], check=True)
-
-
 def geometry(pool):
     """How many lanes there are, and where their words begin: pool/layout_size.h."""
     with open(pool.path, "rb") as file:
@@ -259,6 +253,50 @@ def check_many_holders(tap, server):
         tap.point(done.returncode == 0 and took < 25, f"1024 holders that are one: reclaim takes {took:.1f} s",
                   done.stdout[-200:], done.stderr)
         attacker.communicate()
+
+
+HOLES = """
+import ctypes, os, struct, sys
+fd, begin, lanes = os.open(sys.argv[1], os.O_RDWR), int(sys.argv[2]), int(sys.argv[3])
+libc = ctypes.CDLL(None)
+libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
+assert libc.fallocate(fd, 3, begin, os.fstat(fd).st_size - begin) == 0  # FALLOC_FL_PUNCH_HOLE
+os.pwrite(fd, b"".join(struct.pack("<Q", lane + 1) for lane in range(lanes)), 4096 + 1024 * 128)
+"""
+
+MEMORY = """
+import socket, sys
+for name in (0, 1):
+    s = socket.socket()
+    s.bind(("127.0.0.1", 0))
+    s.getsockname() if name else None
+    try:
+        s.connect(("127.0.0.1", int(sys.argv[1])))
+    except ConnectionRefusedError:
+        pass
+    print(s.getsockname()[1])
+"""
+
+
+def check_holes(tap, server):
+    """Holes in the shares of a large pool are not filled at the expense of who comes."""
+    with hostile.pool_of(server, ports="1024-65535") as pool:
+        with open(pool.conf, encoding="ascii") as file:
+            text = file.read().replace("[pool]", "[pool]\nlanes = 240")
+        with open(pool.conf, "w", encoding="ascii") as file:
+            file.write(text)
+        pool.tool("remove", "--force")
+        assert pool.tool("create", "-c", pool.conf).returncode == 0
+        pool.shares = next(os.path.join(os.path.dirname(pool.path), name)
+                           for name in os.listdir(os.path.dirname(pool.path)) if name.startswith("pool."))
+        lanes, begin = geometry(pool)
+        subprocess.run([sys.executable, "-S", "-c", HOLES, pool.shares, str(begin), str(lanes)], check=True)
+        done = subprocess.run(["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", sys.executable,
+                               "-S", "-c", MEMORY, str(server.ports[0])], env=pool.environment, text=True,
+                              capture_output=True, check=False)
+        filled = os.stat(pool.shares).st_blocks // 2
+        tap.point(len(done.stdout.split()) == 2 and filled < 16384,
+                  f"holes in 120 MiB of shares: a program fills {filled} KiB of them", done.stdout, done.stderr)
 
 
 BOUND = """

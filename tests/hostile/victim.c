@@ -8,14 +8,16 @@
  *       blocked    has SIGBUS blocked in the thread that connects
  *       setting    another thread sets handlers for SIGBUS all the time
  *       nonblock   connects without blocking
+ *       named      binds to port 0 and asks for its name before
  *       unmatched  the destination is one that no rule matches: what counts is a port outside
  * LO..HI
  *
- * Prints "in N out N failed N longest MS lost N": connections from LO..HI and from elsewhere,
+ * Prints "in N out N failed N longest MS lost N memory KIB": connections from LO..HI and from elsewhere,
  * failed ones, the longest call in ms of this thread's own CPU time, and handlers that were not
  * what was set.
  */
 #include <arpa/inet.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
@@ -25,6 +27,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -91,7 +94,7 @@ int main(int argc, char **argv)
     int lo = atoi(argv[3]), hi = atoi(argv[4]);
     unsigned in = 0, out = 0, failed = 0;
     double longest = 0;
-    bool handler = false, blocked = false, nonblock = false, setting = false;
+    bool handler = false, blocked = false, nonblock = false, setting = false, named = false;
     pthread_t setter;
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     for (int i = 5; i < argc; i++) {
@@ -99,6 +102,7 @@ int main(int argc, char **argv)
         blocked |= strcmp(argv[i], "blocked") == 0;
         nonblock |= strcmp(argv[i], "nonblock") == 0;
         setting |= strcmp(argv[i], "setting") == 0;
+        named |= strcmp(argv[i], "named") == 0;
     }
     struct sigaction action = {.sa_sigaction = on_bus, .sa_flags = SA_SIGINFO};
     sigset_t bus;
@@ -116,11 +120,16 @@ int main(int argc, char **argv)
         socklen_t length = sizeof(name);
         int fd = socket(AF_INET, SOCK_STREAM | (nonblock ? SOCK_NONBLOCK : 0), 0);
         double began = seconds(CLOCK_THREAD_CPUTIME_ID);
-        connect(fd, (struct sockaddr *)&to, sizeof(to));
+        if (named) {
+            struct sockaddr_in any = {.sin_family = AF_INET};
+            bind(fd, (struct sockaddr *)&any, sizeof(any));
+            getsockname(fd, (struct sockaddr *)&name, &length);
+        }
+        bool connected = connect(fd, (struct sockaddr *)&to, sizeof(to)) == 0 || errno == EINPROGRESS;
         double took = seconds(CLOCK_THREAD_CPUTIME_ID) - began;
         longest = took > longest ? took : longest;
         getsockname(fd, (struct sockaddr *)&name, &length);
-        if (!name.sin_port)
+        if (!name.sin_port || !connected)
             failed++;
         else if (ntohs(name.sin_port) >= lo && ntohs(name.sin_port) <= hi)
             in++;
@@ -139,6 +148,9 @@ int main(int argc, char **argv)
         atomic_fetch_add(&lost, 1000000);
     if (handler && !fault_of_its_own())
         atomic_fetch_add(&lost, 2000000);
-    printf("in %u out %u failed %u longest %.1f lost %u\n", in, out, failed, longest * 1e3, lost);
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    printf("in %u out %u failed %u longest %.1f lost %u memory %ld\n", in, out, failed, longest * 1e3, lost,
+           usage.ru_maxrss);
     return 0;
 }

@@ -191,6 +191,36 @@ def check_exhaustion(tap):
                       done.stderr)
 
 
+# Binds to port 0 and asks for the name, at the address argv[2]: what is asked for is not the program's own.
+NAMED = """
+import errno, socket, sys
+held = []
+for i in range(12):
+    s = socket.socket()
+    s.bind((sys.argv[2], 0))
+    s.getsockname()
+    try:
+        s.connect(("127.0.0.1", int(sys.argv[1])))
+        print(s.getsockname()[1])
+    except OSError as e:
+        print(errno.errorcode[e.errno])
+    held.append(s)
+"""
+
+
+def check_named(tap):
+    server = Server()
+    # each with ports of its own: what is in TIME_WAIT cannot be bound without knowing the destination
+    for ports, address, way in (("52310-52319", "0.0.0.0", "by range"), ("52320-52329", "127.0.0.1", "by range"),
+                                ("62310-62319", "0.0.0.0", "by bind"), ("62320-62329", "127.0.0.1", "by bind")):
+        with pool_folder() as folder:
+            done = run([sys.executable, "-c", NAMED, str(server.port), address], asked(folder, ports))
+            tap.point(len(set(in_range(done.stdout, ports))) == 10 and
+                      done.stdout.split()[10:] == ["EADDRNOTAVAIL"] * 2,
+                      f"bound to port 0 at {address} and asked for it: 10 ports, then EADDRNOTAVAIL ({way})",
+                      done.stdout, done.stderr)
+
+
 def check_own_port(tap):
     """Who has chosen a port needs none of the pool's, and does not wait for one."""
     server = Server()
@@ -815,6 +845,7 @@ def main():
     sanitized = bool(fptest.BEFORE)
     check_behaviour(tap)
     check_exhaustion(tap)
+    check_named(tap)
     check_own_port(tap)
     check_prepared(tap, server)
     check_faults(tap, server)

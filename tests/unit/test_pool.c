@@ -517,13 +517,13 @@ Test(pool, the_dead_are_buried)
     pid_t pid = start_holder(77, &slot);
     cr_assert_geq(slot, 0);
     cr_assert(holder_alive(fd, (uint32_t)slot), "with no descriptor of it left in the process");
-    cr_assert_eq(holder_bury_dead(&pool, fd, sys_now_ms()), 0);
+    cr_assert_eq(holder_bury_dead(&pool, fd, false), 0);
     cr_assert_eq(take(&pool, 999, 2, sys_now_ms(), NULL), 0);
     kill(pid, SIGKILL);
     waitpid(pid, NULL, 0);
     cr_assert_not(holder_alive(fd, (uint32_t)slot));
     uint64_t now = sys_now_ms();
-    cr_assert_eq(holder_bury_dead(&pool, fd, now), 1);
+    cr_assert_eq(holder_bury_dead(&pool, fd, false), 1);
     cr_assert_eq(take(&pool, 999, 2, now + 500, NULL), 0, "in quarantine");
     cr_assert_neq(take(&pool, 999, 2, now + 1000, NULL), 0);
     close(fd);
@@ -540,32 +540,100 @@ Test(pool, one_namespace_one_slot)
     cr_assert_neq(first, other);
     kill(a, SIGKILL);
     waitpid(a, NULL, 0);
-    cr_assert_eq(holder_bury_dead(&pool, fd, sys_now_ms()), 0, "the other process keeps it alive");
+    cr_assert_eq(holder_bury_dead(&pool, fd, false), 0, "the other process keeps it alive");
     kill(b, SIGKILL);
     kill(c, SIGKILL);
     waitpid(b, NULL, 0);
     waitpid(c, NULL, 0);
-    cr_assert_eq(holder_bury_dead(&pool, fd, sys_now_ms()), 2);
+    cr_assert_eq(holder_bury_dead(&pool, fd, false), 2);
     close(fd);
     pool_close(&pool);
 }
 
-Test(pool, a_lock_that_is_never_let_go_holds_nobody_up)
+static void lock_slots(int fd, short type, uint32_t first, uint32_t count)
 {
-    struct pool pool, mine;
-    int blocked, fd;
-    cr_assert_eq(pool_open(path, &pool, &blocked), 0);
-    /* Somebody was stopped while claiming a slot: all of them, to be sure it is the one. */
-    struct flock all = {.l_type = F_WRLCK,
-                        .l_whence = SEEK_SET,
-                        .l_start = (off_t)POOL_HOLDER_LOCK_BASE,
-                        .l_len = POOL_HOLDERS - 1};
-    cr_assert_eq(fcntl(blocked, F_OFD_SETLK, &all), 0);
-    cr_assert_eq(pool_open(path, &mine, &fd), 0);
-    cr_assert_eq(holder_join(&mine, fd, 5, NULL), (int)POOL_HOLDERS - 1);
+    struct flock lock = {.l_type = type,
+                         .l_whence = SEEK_SET,
+                         .l_start = (off_t)(POOL_HOLDER_LOCK_BASE + first),
+                         .l_len = count};
+    cr_assert_eq(fcntl(fd, F_OFD_SETLK, &lock), 0);
+}
+
+Test(pool, locks_of_others_take_no_slot_but_make_a_guest)
+{
+    struct pool pool;
+    int slot, again, other, fd, hostile;
+    cr_assert_eq(pool_open(path, &pool, &hostile), 0);
+    lock_slots(hostile, F_RDLCK, 0, POOL_HOLDERS - 1);
+    pid_t first = start_holder(5, &slot);
+    cr_assert_eq(slot, (int)POOL_HOLDERS - 1, "one was not locked");
+    lock_slots(hostile, F_RDLCK, 0, 2 * POOL_SLOTS);
+    pid_t second = start_holder(5, &again), guest = start_holder(6, &other);
+    cr_assert_eq(again, slot, "who has a slot already gets in");
+    cr_assert_geq(other, (int)POOL_HOLDERS);
+    cr_assert_lt(other, (int)POOL_SLOTS);
+    fd = pool_file_open(path, &pool);
+    cr_assert_eq(holder_bury_dead(&pool, fd, true), 0);
+    kill(first, SIGKILL);
+    kill(second, SIGKILL);
+    kill(guest, SIGKILL);
+    waitpid(first, NULL, 0);
+    waitpid(second, NULL, 0);
+    waitpid(guest, NULL, 0);
+    cr_assert_eq(holder_bury_dead(&pool, fd, true), 0, "they seem alive");
+    cr_assert_eq(take(&pool, 999, 2, sys_now_ms(), NULL), 0);
+    lock_slots(hostile, F_UNLCK, 0, 2 * POOL_SLOTS);
+    uint64_t now = sys_now_ms();
+    while (sys_now_ms() == now)
+        ; /* the clock is a coarse one */
+    cr_assert_gt(holder_bury_dead(&pool, fd, false), 0);
+    cr_assert_eq(take(&pool, 999, 2, now + 500, NULL), 0, "in quarantine");
+    cr_assert_neq(take(&pool, 999, 2, now + 1100, NULL), 0);
     close(fd);
-    close(blocked);
-    pool_close(&mine);
+    close(hostile);
+    pool_close(&pool);
+}
+
+Test(pool, a_guests_leases_are_buried_with_it_and_no_younger_ones)
+{
+    struct pool pool;
+    int slot, fd, hostile;
+    cr_assert_eq(pool_open(path, &pool, &hostile), 0);
+    lock_slots(hostile, F_RDLCK, 0, POOL_HOLDERS);
+    pid_t guest = start_holder(6, &slot);
+    fd = pool_file_open(path, &pool);
+    cr_assert_eq(holder_bury_dead(&pool, fd, false), 0, "it lives");
+    kill(guest, SIGKILL);
+    waitpid(guest, NULL, 0);
+    _Atomic uint64_t *word = pool_word(&pool, 2, 60001);
+    while (sys_now_ms() <= word_when(atomic_load(pool_word(&pool, 2, 60002))))
+        ; /* the clock is a coarse one */
+    uint64_t young = word_make(WORD_USED, (uint32_t)slot + 1, sys_now_ms() + 10000);
+    atomic_store(word, young);
+    cr_assert_eq(holder_bury_dead(&pool, fd, false), 1);
+    cr_assert_eq(atomic_load(word), young, "taken since the look at the lock");
+    cr_assert_eq(word_state(atomic_load(pool_word(&pool, 2, 60002))), WORD_RESTING);
+    close(fd);
+    close(hostile);
+    pool_close(&pool);
+}
+
+Test(pool, a_slot_that_was_being_buried_is_not_lost)
+{
+    struct pool pool;
+    int slot, again, fd;
+    cr_assert_eq(pool_open(path, &pool, &fd), 0);
+    pid_t pid = start_holder(77, &slot);
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    atomic_fetch_or(&pool.holder[slot].cookie, 1ull << 62); /* and whoever did it was killed */
+    pid = start_holder(77, &again);
+    cr_assert_neq(again, slot, "nobody joins it any more");
+    cr_assert_eq(holder_bury_dead(&pool, fd, false), 1);
+    cr_assert_eq(atomic_load(&pool.holder[slot].cookie), 0);
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    close(fd);
     pool_close(&pool);
 }
 
@@ -581,8 +649,8 @@ Test(pool, the_table_of_holders_can_be_full)
         close(fd); /* the mapping keeps the lock */
     }
     cr_assert_eq(pool_open(path, &pool, &fd), 0);
-    cr_assert_eq(holder_join(&pool, fd, 7, NULL), -ENOSPC);
-    cr_assert_geq(holder_join(&pool, fd, 1500, NULL), 0, "who has one already gets in");
+    cr_assert_geq(holder_join(&pool, fd, 7, NULL), (int)POOL_HOLDERS, "a guest");
+    cr_assert_lt(holder_join(&pool, fd, 1500, NULL), (int)POOL_HOLDERS, "who has one already gets in");
 }
 
 Test(pool, waiting_ends_when_a_port_is_let_go)

@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <time.h>
 #include <unistd.h>
 #include <wchar.h>
 
@@ -63,6 +64,43 @@ void say_begin(const char *program, int bad_input)
     bad_input_status = bad_input;
     setlocale(LC_CTYPE, "");
     sigaction(SIGBUS, &action, NULL);
+}
+
+static char late[64];
+
+static void say_late(int signal)
+{
+    (void)signal;
+    if (write(STDERR_FILENO, program_name, strlen(program_name)) > 0)
+        (void)!write(STDERR_FILENO, late, strlen(late));
+    _exit(EXIT_FAILED);
+}
+
+/* With a timer and a signal of its own: a program that is executed later finds nothing changed. */
+void say_limit(unsigned seconds)
+{
+    static timer_t timer;
+    static struct sigaction before;
+    static sigset_t mask;
+    static bool on;
+    struct sigaction action = {.sa_handler = say_late};
+    struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGRTMAX};
+    struct itimerspec time = {.it_value.tv_sec = seconds};
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGRTMAX);
+    if (on) {
+        timer_delete(timer);
+        sigaction(SIGRTMAX, &before, NULL);
+        sigprocmask(SIG_SETMASK, &mask, NULL);
+    }
+    snprintf(late, sizeof(late), ": it did not come to an end within %u s\n", seconds);
+    on = seconds && timer_create(CLOCK_MONOTONIC, &event, &timer) == 0;
+    if (!on)
+        return;
+    sigaction(SIGRTMAX, &action, &before);
+    sigprocmask(SIG_UNBLOCK, &set, &mask);
+    timer_settime(timer, 0, &time, NULL);
 }
 
 static char said[PATH_MAX + 1024];

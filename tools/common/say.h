@@ -23,6 +23,12 @@ enum exit_status {
 void say_begin(const char *program, int bad_input);
 
 /**
+ * say_limit - from now on the program has @seconds; then it says so and ends with EXIT_FAILED. 0: as long
+ * as it likes, because whoever reads what it prints does.
+ */
+void say_limit(unsigned seconds);
+
+/**
  * say_end - before the program ends with @status: is all of stdout written?
  * Return: @status, or EXIT_FAILED after having said that it is not.
  */

@@ -56,6 +56,7 @@ struct pool_request {
     const char *to;
     const char *holder; /* list: slot or host name */
     int port; /* list: 1..65535, 0: any */
+    int listen; /* metrics: the port to serve them on; 0: print them */
     int state; /* list: enum word_state, 0: any */
     bool json;
     bool force;
@@ -139,6 +140,9 @@ struct tally {
     uint32_t lanes_claimed; /* lanes that have got a destination */
     uint32_t holders_alive;
     uint32_t holders_dead;
+    uint32_t strange; /* locks on slots that are nobody's */
+    bool hurried; /* locks were so slow to look at that the rest is taken for alive */
+    struct tally_count guests; /* leases of namespaces that have no slot */
     struct tally_lane *lane; /* pool.lanes of them */
     struct tally_rule rule[POLICY_RULES];
     struct tally_holder holder[POOL_HOLDERS];
@@ -164,17 +168,35 @@ size_t tally_lanes_sorted(const struct snapshot *snapshot, const struct tally *t
 struct proc_entry {
     int pid;
     uint64_t netns; /* inode; 0: not known */
-    int slot; /* of the holder with that namespace, -1: none */
+    int slot; /* that it keeps alive, below POOL_SLOTS; -1: none */
+    bool visitor; /* it is in another namespace than the slot's holder */
     char command[16];
 };
+
+/* A process that holds locks by an open descriptor, as no program with this library does. */
+struct proc_locker {
+    int pid;
+    uint32_t slots; /* that it has locked */
+    char command[16];
+};
+
+#define PROCS_LOCKERS 8
+#define PROCS_MOST 65536u /* entries */
+#define PROCS_MS 5000 /* how long /proc is looked at */
 
 struct proc_list {
     struct proc_entry *entry;
     size_t count;
     size_t room;
+    struct proc_locker locker[PROCS_LOCKERS]; /* those with most locks first */
+    size_t lockers; /* in all */
+    bool cut; /* there are more than could be looked at */
 };
 
-/** procs_mapping - the processes that map the snapshot's file. Empty if /proc tells nothing. */
+/**
+ * procs_mapping - the processes that map the snapshot's file, one entry for each slot that a process
+ * keeps alive; and those that hold locks in another way. Empty if /proc tells nothing.
+ */
 void procs_mapping(const struct snapshot *snapshot, const struct tally *tally,
                    struct proc_list *list);
 
@@ -195,7 +217,7 @@ const char *show_exhausted(uint8_t exhausted);
 /** show_ports - the ports of all rules together, "60001-60999"; cut with "..." if long. */
 const char *show_ports(const struct tally *tally, char *buf, size_t size);
 
-/** show_holder - a holder's host name, cleaned; "-" for nobody. @slot: -1 or < POOL_HOLDERS. */
+/** show_holder - a holder's host name, cleaned; "-" for nobody. @slot: -1 or < POOL_SLOTS. */
 const char *show_holder(const struct snapshot *snapshot, int slot, bool utf8, char *buf,
                         size_t size);
 
@@ -210,6 +232,9 @@ void map_print(const struct tally *tally);
 
 /* ---- the subcommands; each returns the exit status ---- */
 
+/* What one may take until it prints; each has shorter limits of its own. say_limit(0) then. */
+#define POOL_COMMAND_S 60
+
 /* What a subcommand takes besides --pool and -c. */
 enum {
     TAKES_POLICY = 1 << 0, /* -p, -t */
@@ -217,6 +242,7 @@ enum {
     TAKES_FORCE = 1 << 2,
     TAKES_FILTER = 1 << 3, /* --port, --holder, --state */
     TAKES_ANY = 1 << 4,
+    TAKES_SERVE = 1 << 5,
 };
 
 struct pool_command {
@@ -238,6 +264,12 @@ int command_list(const struct pool_request *request);
 int command_metrics(const struct pool_request *request);
 int command_reclaim(const struct pool_request *request);
 int command_remove(const struct pool_request *request);
+
+/** metrics_print - the metrics of the pool that @request means, on @to. Return: an exit status. */
+int metrics_print(const struct pool_request *request, FILE *to);
+
+/** serve_metrics - answer HTTP with them on request->listen. Return: only if that cannot be. */
+int serve_metrics(const struct pool_request *request);
 
 /** status_json - the JSON form of status. */
 int status_json(const char *path, const struct snapshot *snapshot, const struct tally *tally,

@@ -27,7 +27,8 @@ static const struct pool_command commands[] = {
      command_reclaim},
     {"remove", "[--force] [--any]", "remove the pool, unless it is in use",
      TAKES_FORCE | TAKES_ANY, command_remove},
-    {"metrics", "", "the numbers in Prometheus' text format", 0, command_metrics},
+    {"metrics", "[--listen PORT]", "the numbers in Prometheus' text format, printed or served by HTTP",
+     TAKES_SERVE, command_metrics},
     {"help", "", "print this", 0, command_help},
     {"version", "", "print the version", 0, command_version},
     {NULL, NULL, NULL, 0, NULL},
@@ -60,7 +61,9 @@ int main(int argc, char **argv)
     const struct pool_command *command = NULL;
     say_begin("fixport-pool", EXIT_BAD_INPUT);
     int status = options_parse(argc, argv, commands, &command, &request);
+    say_limit(POOL_COMMAND_S);
     if (!status)
         status = command->run(&request);
+    say_limit(0);
     return say_end(status);
 }

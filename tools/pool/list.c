@@ -1,22 +1,27 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * fixport-pool list: every lease, one a line, by port: what one greps when a firewall's log shows
- * a port and the question is whose it was. There are as many as somebody has written words into the
- * shares, millions perhaps: each is printed and forgotten.
+ * a port and the question is whose it was.
  */
 #include "json.h"
 
+#include <stdlib.h>
 #include <string.h>
+
+/* So many lines nobody reads: there may be 16 million, if somebody writes to all words. */
+#define LIST_MOST 250000u
 
 struct list {
     const struct pool_request *request;
     const struct snapshot *snapshot;
-    size_t count;
+    char (*lane)[64]; /* what each leads to, as text */
+    uint32_t shown;
+    uint32_t left_out;
 };
 
 static int list_slot(const struct snapshot_lease *lease)
 {
-    return lease->holder >= 1 && lease->holder <= POOL_HOLDERS ? (int)lease->holder - 1 : -1;
+    return lease->holder >= 1 && lease->holder <= POOL_SLOTS ? (int)lease->holder - 1 : -1;
 }
 
 /* --holder: a slot's number or a host name, as list and status print them. */
@@ -41,25 +46,23 @@ static bool list_wanted(const struct list *list, const struct snapshot_lease *le
            list_holder_wanted(list, lease);
 }
 
-static void list_print(const struct list *list, const struct snapshot_lease *lease)
+static void list_line(struct list *list, const struct snapshot_lease *lease)
 {
-    char dest[64], host[256], age[32];
-    snapshot_lane_text(list->snapshot, lease->lane, dest, sizeof(dest));
+    char host[256], age[32];
     show_holder(list->snapshot, list_slot(lease), say_utf8(), host, sizeof(host));
-    printf("%5u  %-28s %-8s ", lease->port, dest, show_state(lease->state));
+    printf("%5u  %-28s %-8s ", lease->port, list->lane[lease->lane], show_state(lease->state));
     say_cell(host, 24);
     printf("%s\n", say_age(lease->age / 1000, age, sizeof(age)));
 }
 
-static json_t *list_json_lease(const struct list *list, const struct snapshot_lease *lease)
+static void list_json_lease(struct list *list, const struct snapshot_lease *lease)
 {
     int slot = list_slot(lease);
-    const struct pool_holder *holder = slot < 0 ? NULL : &list->snapshot->pool.holder[slot];
+    const struct pool_holder *holder =
+        slot < 0 || slot >= (int)POOL_HOLDERS ? NULL : &list->snapshot->pool.holder[slot];
     json_t *object = json_object();
-    char dest[64];
-    snapshot_lane_text(list->snapshot, lease->lane, dest, sizeof(dest));
     json_put_number(object, "port", lease->port);
-    json_put(object, "destination", json_string(dest));
+    json_put(object, "destination", json_string(list->lane[lease->lane]));
     json_put(object, "state", json_string(show_state(lease->state)));
     json_put(object, "age", json_real(lease->age / 1000.0));
     json_put(object, "slot", slot < 0 ? json_null() : json_integer(slot));
@@ -67,29 +70,40 @@ static json_t *list_json_lease(const struct list *list, const struct snapshot_le
         json_put_text(object, "holder", holder->host, sizeof(holder->host));
     else
         json_put(object, "holder", json_null());
-    return object;
-}
-
-static void list_json(const struct list *list, const struct snapshot_lease *lease)
-{
-    json_t *object = list_json_lease(list, lease);
-    printf("%s\n    ", list->count ? "," : "");
+    fputs(list->shown ? ",\n    " : "\n    ", stdout);
     json_dumpf(object, stdout, JSON_REAL_PRECISION(12));
     json_decref(object);
 }
 
-static void list_port(struct list *list, uint16_t port)
+static void list_lease(const struct snapshot_lease *lease, void *arg)
 {
-    struct snapshot_lease lease;
-    for (uint32_t lane = 0; lane < list->snapshot->pool.lanes; lane++) {
-        if (!snapshot_lease(list->snapshot, lane, port, &lease) || !list_wanted(list, &lease))
-            continue;
-        if (list->request->json)
-            list_json(list, &lease);
-        else
-            list_print(list, &lease);
-        list->count++;
+    struct list *list = arg;
+    if (!list_wanted(list, lease))
+        return;
+    if (list->shown == LIST_MOST) {
+        list->left_out++;
+        return;
     }
+    if (list->request->json)
+        list_json_lease(list, lease);
+    else
+        list_line(list, lease);
+    list->shown++;
+}
+
+/* As it is read, so that it needs no more memory for more leases. */
+static int list_print(struct list *list)
+{
+    if (list->request->json)
+        printf("{\n  \"leases\": [");
+    else
+        printf("%-5s  %-28s %-8s %-24s %s\n", "PORT", "DESTINATION", "STATE", "HOLDER", "SINCE");
+    int error = snapshot_each_by_port(list->snapshot, list_lease, list);
+    if (list->request->json)
+        printf("%s],\n  \"left_out\": %u\n}\n", list->shown ? "\n  " : "", list->left_out);
+    if (list->left_out)
+        say_error(0, "%u more leases are left out: --port, --holder and --state choose", list->left_out);
+    return error ? say_error(EXIT_FAILED, "not enough memory for the list") : EXIT_OK;
 }
 
 int command_list(const struct pool_request *request)
@@ -100,14 +114,12 @@ int command_list(const struct pool_request *request)
     int status = target_snapshot(request, path, &snapshot);
     if (status)
         return status;
-    if (request->json)
-        printf("{\n  \"leases\": [");
-    else
-        printf("%-5s  %-28s %-8s %-24s %s\n", "PORT", "DESTINATION", "STATE", "HOLDER", "SINCE");
-    for (uint32_t port = 1; port <= UINT16_MAX; port++)
-        list_port(&list, (uint16_t)port);
-    if (request->json)
-        printf("%s]\n}\n", list.count ? "\n  " : "");
+    list.lane = calloc(snapshot.pool.lanes, sizeof(*list.lane));
+    for (uint32_t lane = 0; list.lane && lane < snapshot.pool.lanes; lane++)
+        snapshot_lane_text(&snapshot, lane, list.lane[lane], sizeof(*list.lane));
+    say_limit(0);
+    status = list.lane ? list_print(&list) : say_error(EXIT_FAILED, "not enough memory for the list");
+    free(list.lane);
     snapshot_free(&snapshot);
     return status;
 }

@@ -20,6 +20,7 @@ enum {
     OPTION_PORT,
     OPTION_HOLDER,
     OPTION_STATE,
+    OPTION_LISTEN,
 };
 
 static const struct option long_options[] = {
@@ -33,6 +34,7 @@ static const struct option long_options[] = {
     {"port", required_argument, NULL, OPTION_PORT},
     {"holder", required_argument, NULL, OPTION_HOLDER},
     {"state", required_argument, NULL, OPTION_STATE},
+    {"listen", required_argument, NULL, OPTION_LISTEN},
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'V'},
     {NULL, 0, NULL, 0},
@@ -44,15 +46,15 @@ struct parse {
     const char *instead; /* the subcommand that --help and --version stand for */
 };
 
-static int parse_port(const char *text, struct pool_request *request)
+static int parse_port(const char *option, const char *text, int *port)
 {
     struct portset set;
     struct parse_reason why;
     if (portset_parse(text, &set, &why) < 0)
-        return say_bad_input("--port '%s': %s", text, why.text);
+        return say_bad_input("%s '%s': %s", option, text, why.text);
     if (portset_size(&set) != 1)
-        return say_bad_input("--port '%s': one port is wanted, 1-65535", text);
-    request->port = set.range[0].lo;
+        return say_bad_input("%s '%s': one port is wanted, 1-65535", option, text);
+    *port = set.range[0].lo;
     return 0;
 }
 
@@ -82,7 +84,7 @@ static int parse_filter(int option, struct parse *parse)
 {
     parse->given |= TAKES_FILTER;
     if (option == OPTION_PORT)
-        return parse_port(optarg, parse->request);
+        return parse_port("--port", optarg, &parse->request->port);
     if (option == OPTION_STATE)
         return parse_state(optarg, parse->request);
     return line_text("--holder", &parse->request->holder);
@@ -113,6 +115,9 @@ static int parse_option(int option, struct parse *parse, char **argv)
         parse->given |= TAKES_ANY;
         parse->request->any = true;
         return 0;
+    case OPTION_LISTEN:
+        parse->given |= TAKES_SERVE;
+        return parse_port("--listen", optarg, &parse->request->listen);
     case 'h':
         parse->instead = "help";
         return 0;
@@ -132,6 +137,7 @@ static int parse_fits(const struct pool_command *command, const struct parse *pa
         {TAKES_JSON, "--json"},
         {TAKES_FORCE, "--force"},
         {TAKES_ANY, "--any"},
+        {TAKES_SERVE, "--listen"},
         {TAKES_FILTER, "--port, --holder and --state"},
         {0, NULL},
     };

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Which processes use a pool. The pool itself knows no pids (another pod's would mean nothing
- * here), so /proc is asked who maps the file, as far as it shows that to this user: a report for
+ * here), so /proc is asked who maps the file, and from where on, which tells the slots that a process
+ * keeps alive; and who has it open with locks on it, as far as it shows that to this user: a report for
  * people, on which nothing else is built.
  *
  * /proc/PID/maps names a file by device and inode. On some file systems (btrfs, overlayfs) that is
@@ -10,8 +11,11 @@
  */
 #include "cmd.h"
 
+#include "../../pool/sys.h"
+
 #include <ctype.h>
 #include <dirent.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -35,7 +39,7 @@ static bool procs_same(const struct procs_file *a, const struct procs_file *b)
     return a->inode == b->inode && a->major == b->major && a->minor == b->minor;
 }
 
-/* Looks for the mapping at @begin and tells its *@file; or, if @begin is 0, for one of *@file. */
+/* Tells the *@file that is mapped at @begin. */
 static bool maps_find(const char *path, unsigned long begin, struct procs_file *file)
 {
     FILE *maps = fopen(path, "re");
@@ -44,12 +48,54 @@ static bool maps_find(const char *path, unsigned long begin, struct procs_file *
     bool found = false;
     while (maps && !found && getline(&line, &size, maps) > 0) {
         unsigned long at;
+        found = maps_line(line, &at, file) && at == begin;
+    }
+    free(line);
+    if (maps)
+        fclose(maps);
+    return found;
+}
+
+/* What /proc is looked through for. */
+struct procs_walk {
+    const struct snapshot *snapshot;
+    const struct tally *tally;
+    struct proc_list *list;
+    struct procs_file file; /* as maps call it */
+    struct stat st; /* as stat(2) does */
+    uint64_t until; /* sys_now_ms() */
+};
+
+/* Anybody can have a million mappings, and make a thousand processes that have. */
+static bool procs_late(struct procs_walk *walk)
+{
+    walk->list->cut |= sys_now_ms() >= walk->until || walk->list->count >= PROCS_MOST;
+    return walk->list->cut;
+}
+
+/*
+ * Which slots process @pid keeps by anchors (shim/netns.c). Return: whether it maps the file at all;
+ * @keeps: POOL_SLOTS of them.
+ */
+static bool maps_slots(struct procs_walk *walk, int pid, bool keeps[POOL_SLOTS])
+{
+    char path[64];
+    char *line = NULL;
+    size_t size = 0;
+    bool found = false;
+    snprintf(path, sizeof(path), "/proc/%d/maps", pid);
+    FILE *maps = fopen(path, "re");
+    for (unsigned i = 1; maps && getline(&line, &size, maps) > 0; i++) {
         struct procs_file it;
-        if (!maps_line(line, &at, &it))
+        unsigned long at, offset;
+        if (i % 1024 == 0 && procs_late(walk))
+            break;
+        if (!maps_line(line, &at, &it) || !procs_same(&it, &walk->file))
             continue;
-        found = begin ? at == begin : procs_same(&it, file);
-        if (found)
-            *file = it;
+        found = true;
+        if (sscanf(line, "%*x-%*x ---s %lx ", &offset) == 1 && offset >= POOL_ANCHOR_STEP &&
+            offset / POOL_ANCHOR_STEP <= POOL_SLOTS)
+            keeps[offset / POOL_ANCHOR_STEP - 1] = true;
     }
     free(line);
     if (maps)
@@ -132,39 +178,111 @@ static struct proc_entry *procs_add(struct proc_list *list, int pid, uint64_t ne
     return &list->entry[list->count++];
 }
 
-static void procs_add_user(struct proc_list *list, int pid, const struct snapshot *snapshot,
-                           const struct tally *tally)
+static void procs_add_user(struct procs_walk *walk, int pid, int slot)
 {
-    struct proc_entry *entry = procs_add(list, pid, procs_netns(pid));
+    const struct pool_holder *holder = walk->snapshot->pool.holder;
+    struct proc_entry *entry = procs_add(walk->list, pid, procs_netns(pid));
     if (!entry)
         return;
-    entry->slot = procs_slot(snapshot, tally, entry->netns);
+    entry->slot = slot >= 0 ? slot : procs_slot(walk->snapshot, walk->tally, entry->netns);
+    entry->visitor = slot >= 0 && slot < (int)POOL_HOLDERS && entry->netns && holder[slot].netns &&
+                     entry->netns != holder[slot].netns;
     procs_command(pid, entry->command, sizeof(entry->command));
+}
+
+static void procs_look_at_maps(struct procs_walk *walk, int pid)
+{
+    bool keeps[POOL_SLOTS] = {false};
+    bool any = false;
+    if (!maps_slots(walk, pid, keeps))
+        return;
+    for (int slot = 0; slot < (int)POOL_SLOTS && walk->list->count < PROCS_MOST; slot++) {
+        if (keeps[slot])
+            procs_add_user(walk, pid, slot);
+        any |= keeps[slot];
+    }
+    if (!any)
+        procs_add_user(walk, pid, -1);
+}
+
+/* How many slots the locks cover that /proc/PID/fdinfo/FD tells of. */
+static uint32_t locks_count(struct procs_walk *walk, int pid, const char *fd)
+{
+    char path[64], end[32];
+    char *line = NULL;
+    size_t size = 0;
+    uint64_t start, count = 0;
+    snprintf(path, sizeof(path), "/proc/%d/fdinfo/%.12s", pid, fd);
+    FILE *info = fopen(path, "re");
+    for (unsigned i = 1; info && getline(&line, &size, info) > 0; i++) {
+        if (i % 1024 == 0 && procs_late(walk))
+            break;
+        if (sscanf(line, "lock: %*d: %*s %*s %*s %*d %*[^ ] %" SCNu64 " %31s", &start, end) != 2)
+            continue;
+        uint64_t first = start > POOL_HOLDER_LOCK_BASE ? start - POOL_HOLDER_LOCK_BASE : 0;
+        uint64_t last = strcmp(end, "EOF") == 0 ? UINT64_MAX : strtoull(end, NULL, 10);
+        last = last < POOL_HOLDER_LOCK_BASE ? 0 : last - POOL_HOLDER_LOCK_BASE + 1;
+        last = last > POOL_SLOTS ? POOL_SLOTS : last;
+        count += last > first ? last - first : 0;
+    }
+    free(line);
+    if (info)
+        fclose(info);
+    return count > POOL_SLOTS ? POOL_SLOTS : (uint32_t)count;
+}
+
+static void procs_add_locker(struct proc_list *list, int pid, uint32_t slots)
+{
+    size_t at = list->lockers < PROCS_LOCKERS ? list->lockers : PROCS_LOCKERS - 1;
+    if (list->lockers++ >= PROCS_LOCKERS && slots <= list->locker[at].slots)
+        return;
+    for (; at > 0 && list->locker[at - 1].slots < slots; at--)
+        list->locker[at] = list->locker[at - 1];
+    list->locker[at] = (struct proc_locker){.pid = pid, .slots = slots};
+    procs_command(pid, list->locker[at].command, sizeof(list->locker[at].command));
+}
+
+static void procs_look_at_locks(struct procs_walk *walk, int pid)
+{
+    char path[64];
+    struct stat st;
+    uint32_t slots = 0;
+    snprintf(path, sizeof(path), "/proc/%d/fd", pid);
+    DIR *folder = pid == getpid() ? NULL : opendir(path);
+    for (struct dirent *entry; folder && !procs_late(walk) && (entry = readdir(folder));)
+        if (fstatat(dirfd(folder), entry->d_name, &st, 0) == 0 && st.st_ino == walk->st.st_ino &&
+            st.st_dev == walk->st.st_dev)
+            slots += locks_count(walk, pid, entry->d_name);
+    if (folder)
+        closedir(folder);
+    if (slots)
+        procs_add_locker(walk->list, pid, slots > POOL_SLOTS ? POOL_SLOTS : slots);
 }
 
 void procs_mapping(const struct snapshot *snapshot, const struct tally *tally,
                    struct proc_list *list)
 {
     struct progress progress = {.what = "looking for processes that use the pool"};
-    struct procs_file file = {0};
+    struct procs_walk walk = {.snapshot = snapshot,
+                              .tally = tally,
+                              .list = list,
+                              .until = sys_now_ms() + PROCS_MS};
     size_t done = 0;
     DIR *proc = opendir("/proc");
     *list = (struct proc_list){0};
-    if (!proc || !procs_identify(snapshot->fd, &file)) {
+    if (!proc || fstat(snapshot->fd, &walk.st) < 0 || !procs_identify(snapshot->fd, &walk.file)) {
         if (proc)
             closedir(proc);
         return;
     }
     size_t total = procs_total(proc);
-    for (struct dirent *entry; (entry = readdir(proc));) {
-        char path[64];
+    for (struct dirent *entry; !procs_late(&walk) && (entry = readdir(proc));) {
         int pid = procs_pid(entry);
         if (pid <= 0)
             continue;
         progress_step(&progress, done++, total);
-        snprintf(path, sizeof(path), "/proc/%d/maps", pid);
-        if (maps_find(path, 0, &file))
-            procs_add_user(list, pid, snapshot, tally);
+        procs_look_at_maps(&walk, pid);
+        procs_look_at_locks(&walk, pid);
     }
     progress_end(&progress);
     closedir(proc);

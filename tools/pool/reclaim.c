@@ -26,6 +26,8 @@
 #include <sys/wait.h>
 
 #define RECLAIM_APART_NS 30000000 /* more than a tick of the coarse clock */
+#define RECLAIM_KEEPERS 3 /* names */
+#define RECLAIM_CHILD_S 5 /* for one namespace */
 #define RECLAIM_MOST_MS 20000 /* for the first round, and as much for the second */
 
 /* What became of a holder. Also exit statuses of our child; others than those of a failed tool. */
@@ -45,6 +47,7 @@ struct reclaim {
     int fd;
     uint64_t own; /* this process' namespace */
     struct proc_list everyone;
+    struct proc_list users; /* looked for if some holder is VERDICT_UNSEEN */
     enum verdict verdict[POOL_HOLDERS];
     uint32_t unknown[POOL_HOLDERS]; /* leases let go of which connection tracking does not know */
 };
@@ -85,6 +88,7 @@ static enum verdict reclaim_compare(const struct reclaim *reclaim, uint32_t slot
 static void reclaim_child(const struct reclaim *reclaim, uint32_t slot, int pid)
 {
     char path[64];
+    alarm(RECLAIM_CHILD_S);
     snprintf(path, sizeof(path), "/proc/%d/ns/net", pid);
     int ns = open(path, O_RDONLY | O_CLOEXEC);
     if (ns < 0 || setns(ns, CLONE_NEWNET) != 0)
@@ -167,7 +171,7 @@ static void reclaim_tracked(struct reclaim *reclaim, const struct tally *tally, 
 static void reclaim_all(struct reclaim *reclaim, const struct snapshot *before,
                         const struct tally *tally)
 {
-    holder_bury_dead(&reclaim->pool, reclaim->fd, sys_now_ms());
+    holder_bury_dead(&reclaim->pool, reclaim->fd, true);
     procs_everyone(&reclaim->everyone);
     for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++) {
         uint64_t was = before->pool.holder[slot].cookie;
@@ -178,6 +182,11 @@ static void reclaim_all(struct reclaim *reclaim, const struct snapshot *before,
     nanosleep(&(struct timespec){.tv_nsec = RECLAIM_APART_NS}, NULL);
     reclaim_round(reclaim, tally, VERDICT_COMPARED, tally->holders_alive);
     procs_free(&reclaim->everyone);
+    for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++)
+        if (reclaim->verdict[slot] > VERDICT_COMPARED) {
+            procs_mapping(before, tally, &reclaim->users);
+            break;
+        }
     if (geteuid() == 0)
         reclaim_tracked(reclaim, tally, before->policy.quarantine_ms);
 }
@@ -206,6 +215,13 @@ static uint32_t reclaim_back(const struct tally *before, const struct tally *aft
     return had > has ? had - has : 0;
 }
 
+static uint32_t reclaim_guests(const struct tally *before, const struct tally *after)
+{
+    uint32_t had = before->guests.used + before->guests.letgo;
+    uint32_t has = after->guests.used + after->guests.letgo;
+    return had > has ? had - has : 0;
+}
+
 static const char *verdict_name(enum verdict verdict)
 {
     return verdict == VERDICT_BURIED     ? "buried"
@@ -217,9 +233,31 @@ static const char *verdict_name(enum verdict verdict)
                                          : "error";
 }
 
-static void reclaim_say(const struct snapshot *snapshot, uint32_t slot, enum verdict verdict,
-                        uint32_t back, uint32_t left)
+/* Who keeps a holder alive whose namespace cannot be entered: often one that has ended. */
+static void reclaim_keepers(const struct reclaim *reclaim, uint32_t slot)
 {
+    unsigned shown = 0;
+    char name[32];
+    for (size_t i = 0; i < reclaim->users.count; i++) {
+        const struct proc_entry *entry = &reclaim->users.entry[i];
+        if (entry->slot != (int)slot || ++shown > RECLAIM_KEEPERS)
+            continue;
+        say_clean(entry->command, sizeof(entry->command), say_utf8(), name, sizeof(name));
+        printf("%s%d %s%s", shown == 1 ? "; kept by " : ", ", entry->pid, name,
+               entry->visitor ? ", which is elsewhere" : "");
+    }
+    for (size_t i = 0; !shown && i < reclaim->users.lockers && i < PROCS_LOCKERS; i++) {
+        const struct proc_locker *locker = &reclaim->users.locker[i];
+        say_clean(locker->command, sizeof(locker->command), say_utf8(), name, sizeof(name));
+        printf("%s%d %s, which holds locks on %u slots", i ? ", " : "; perhaps kept by ", locker->pid,
+               name, locker->slots);
+    }
+}
+
+static void reclaim_say(const struct reclaim *reclaim, const struct snapshot *snapshot, uint32_t slot,
+                        uint32_t back)
+{
+    enum verdict verdict = reclaim->verdict[slot];
     char host[256];
     printf("%s (slot %u): ", show_holder(snapshot, (int)slot, say_utf8(), host, sizeof(host)),
            slot);
@@ -232,26 +270,40 @@ static void reclaim_say(const struct snapshot *snapshot, uint32_t slot, enum ver
     else if (verdict == VERDICT_TRACKED)
         printf("alive; cannot be entered from here; connection tracking has seen %u lease%s end, "
                "taken back, and does not know of %u let go\n",
-               back, back == 1 ? "" : "s", left);
-    else if (verdict == VERDICT_UNSEEN)
-        printf("alive; left alone: its network namespace cannot be entered from here%s\n",
+               back, back == 1 ? "" : "s", reclaim->unknown[slot]);
+    else if (verdict == VERDICT_UNSEEN) {
+        printf("alive; left alone: its network namespace cannot be entered from here%s",
                geteuid() ? " (root can)" : "");
-    else if (verdict == VERDICT_LATE)
+        reclaim_keepers(reclaim, slot);
+        putchar('\n');
+    } else if (verdict == VERDICT_LATE)
         printf("alive; left alone: so many others took too long; call it again\n");
     else
         printf("alive; left alone: the kernel did not list its sockets\n");
 }
 
-static json_t *reclaim_json_holder(const struct snapshot *snapshot, uint32_t slot,
-                                   enum verdict verdict, uint32_t back, uint32_t left)
+static json_t *reclaim_json_holder(const struct reclaim *reclaim, const struct snapshot *snapshot,
+                                   uint32_t slot, uint32_t back)
 {
+    enum verdict verdict = reclaim->verdict[slot];
+    json_t *keepers = json_array();
     const struct pool_holder *holder = &snapshot->pool.holder[slot];
     json_t *object = json_object();
     json_put_number(object, "slot", slot);
     json_put_text(object, "host", holder->host, sizeof(holder->host));
     json_put(object, "result", json_string(verdict_name(verdict)));
     json_put_number(object, "reclaimed", back);
-    json_put_number(object, "unknown", left);
+    for (size_t i = 0; verdict != VERDICT_COMPARED && i < reclaim->users.count; i++) {
+        const struct proc_entry *entry = &reclaim->users.entry[i];
+        if (entry->slot != (int)slot)
+            continue;
+        json_t *keeper = json_object();
+        json_put_number(keeper, "pid", (uint64_t)entry->pid);
+        json_put_text(keeper, "command", entry->command, sizeof(entry->command));
+        json_array_append_new(keepers, keeper);
+    }
+    json_put(object, "kept_by", keepers);
+    json_put_number(object, "unknown", reclaim->unknown[slot]);
     return object;
 }
 
@@ -260,15 +312,14 @@ static int reclaim_json(const struct reclaim *reclaim, const struct snapshot *sn
 {
     json_t *root = json_object();
     json_t *list = json_array();
-    uint64_t total = 0;
+    uint64_t total = reclaim_guests(before, after);
     for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++) {
         enum verdict verdict = reclaim->verdict[slot];
         uint32_t back = reclaim_back(before, after, reclaim, slot);
         if (verdict == VERDICT_NONE)
             continue;
         total += back;
-        json_array_append_new(
-            list, reclaim_json_holder(snapshot, slot, verdict, back, reclaim->unknown[slot]));
+        json_array_append_new(list, reclaim_json_holder(reclaim, snapshot, slot, back));
     }
     json_put_number(root, "reclaimed", total);
     json_put(root, "holders", list);
@@ -278,14 +329,18 @@ static int reclaim_json(const struct reclaim *reclaim, const struct snapshot *sn
 static int reclaim_people(const struct reclaim *reclaim, const struct snapshot *snapshot,
                           const struct tally *before, const struct tally *after)
 {
-    unsigned total = 0;
+    unsigned total = 0, guests = reclaim_guests(before, after);
     for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++) {
         uint32_t back = reclaim_back(before, after, reclaim, slot);
         if (reclaim->verdict[slot] == VERDICT_NONE)
             continue;
         total += back;
-        reclaim_say(snapshot, slot, reclaim->verdict[slot], back, reclaim->unknown[slot]);
+        reclaim_say(reclaim, snapshot, slot, back);
     }
+    if (guests)
+        printf("guests, namespaces that found no slot: %u lease%s of dead ones taken back\n", guests,
+               guests == 1 ? "" : "s");
+    total += guests;
     printf("%u lease%s taken back; they rest for %g s before another holder may have them\n", total,
            total == 1 ? "" : "s", snapshot->policy.quarantine_ms / 1000.0);
     return EXIT_OK;
@@ -304,6 +359,7 @@ static int reclaim_report(const struct pool_request *request, const char *path,
         return say_pool_error(path, error);
     struct tally *after = tally_take(&later);
     int status = EXIT_FAILED;
+    say_limit(0);
     if (after)
         status = request->json ? reclaim_json(reclaim, snapshot, before, after)
                                : reclaim_people(reclaim, snapshot, before, after);
@@ -333,6 +389,7 @@ int command_reclaim(const struct pool_request *request)
         pool_close(&reclaim.pool);
         close(reclaim.fd);
     }
+    procs_free(&reclaim.users);
     tally_free(before);
     snapshot_free(&snapshot);
     return status;

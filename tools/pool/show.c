@@ -39,8 +39,11 @@ const char *show_ports(const struct tally *tally, char *buf, size_t size)
 const char *show_holder(const struct snapshot *snapshot, int slot, bool utf8, char *buf,
                         size_t size)
 {
-    const struct pool_holder *holder = slot >= 0 ? &snapshot->pool.holder[slot] : NULL;
-    if (!holder || !holder->cookie)
+    const struct pool_holder *holder =
+        slot >= 0 && slot < (int)POOL_HOLDERS ? &snapshot->pool.holder[slot] : NULL;
+    if (slot >= (int)POOL_HOLDERS)
+        snprintf(buf, size, "(guest)");
+    else if (!holder || !holder->cookie)
         snprintf(buf, size, "-");
     else if (!holder->host[0])
         snprintf(buf, size, "(no name)");

@@ -14,11 +14,11 @@
 #define SNAPSHOT_TRIES 5
 
 /* What is cut off of the shares reads as zeros, which is what is made of it when they are opened. */
-static int snapshot_read(int fd, char *memory, size_t size)
+static int snapshot_read(int fd, void *memory, size_t size, size_t from)
 {
     size_t done = 0;
     while (done < size) {
-        ssize_t n = pread(fd, memory + done, size - done, (off_t)done);
+        ssize_t n = pread(fd, (char *)memory + done, size - done, (off_t)(from + done));
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
@@ -27,7 +27,7 @@ static int snapshot_read(int fd, char *memory, size_t size)
             break;
         done += (size_t)n;
     }
-    memset(memory + done, 0, size - done);
+    memset((char *)memory + done, 0, size - done);
     return 0;
 }
 
@@ -42,12 +42,11 @@ static int snapshot_pool(const char *path, struct snapshot *snapshot)
         error = -EMEDIUMTYPE;
     for (int i = 0; !error && i < SNAPSHOT_TRIES; i++) {
         uint32_t generation = ((struct pool_header *)snapshot->memory)->generation;
-        error = snapshot_read(fd, snapshot->memory, size);
+        error = snapshot_read(fd, snapshot->memory, size, 0);
         if (i && generation == ((struct pool_header *)snapshot->memory)->generation)
             break;
     }
-    if (fd >= 0)
-        close(fd);
+    snapshot->fd = fd;
     if (!error)
         error = pool_check(snapshot->memory, (size_t)st.st_size, &snapshot->pool);
     if (!error && st.st_mode & 022)
@@ -58,23 +57,30 @@ static int snapshot_pool(const char *path, struct snapshot *snapshot)
 static int snapshot_shares(const char *path, struct snapshot *snapshot)
 {
     struct timespec wall;
-    snapshot->fd = pool_shares_open(path, &snapshot->pool, O_RDONLY);
-    if (snapshot->fd < 0)
-        return snapshot->fd;
-    snapshot->shares = aligned_alloc(64, snapshot->pool.shared_size);
-    if (!snapshot->shares)
-        return -ENOMEM;
+    struct stat st;
+    size_t size = layout_words(snapshot->pool.lanes);
+    int fd = snapshot->shares_fd = pool_shares_open(path, &snapshot->pool, O_RDONLY);
+    if (fd < 0)
+        return fd;
+    snapshot->shares = aligned_alloc(64, size);
     clock_gettime(CLOCK_REALTIME, &wall);
     snapshot->wall = (uint64_t)wall.tv_sec;
     snapshot->now = sys_now_ms();
-    pool_share(&snapshot->pool, snapshot->shares);
-    return snapshot_read(snapshot->fd, snapshot->shares, snapshot->pool.shared_size);
+    int error = fstat(fd, &st) < 0 ? -errno : !snapshot->shares ? -ENOMEM : 0;
+    if (!error) {
+        snapshot->mode = st.st_mode & 07777;
+        snapshot->group = st.st_gid;
+        pool_share(&snapshot->pool, snapshot->shares);
+        snapshot->pool.word = NULL;
+        error = snapshot_read(fd, snapshot->shares, size, 0);
+    }
+    return error;
 }
 
 int snapshot_take(const char *path, struct snapshot *snapshot)
 {
     memset(snapshot, 0, sizeof(*snapshot));
-    snapshot->fd = -1;
+    snapshot->fd = snapshot->shares_fd = -1;
     snapshot->memory = aligned_alloc(64, layout_pool_size()); /* whole pages */
     int error = snapshot->memory ? snapshot_pool(path, snapshot) : -ENOMEM;
     if (!error)
@@ -90,8 +96,10 @@ void snapshot_free(struct snapshot *snapshot)
     free(snapshot->shares);
     if (snapshot->fd >= 0)
         close(snapshot->fd);
+    if (snapshot->shares_fd >= 0)
+        close(snapshot->shares_fd);
     memset(snapshot, 0, sizeof(*snapshot));
-    snapshot->fd = -1;
+    snapshot->fd = snapshot->shares_fd = -1;
 }
 
 enum lane_kind snapshot_lane_kind(const struct snapshot *snapshot, uint32_t lane)
@@ -137,36 +145,63 @@ static bool snapshot_lease_read(const struct snapshot *snapshot, uint64_t word,
 bool snapshot_lease(const struct snapshot *snapshot, uint32_t lane, uint16_t port,
                     struct snapshot_lease *lease)
 {
-    _Atomic uint64_t *at = pool_word(&snapshot->pool, lane, port);
-    uint64_t word = at ? atomic_load_explicit(at, memory_order_relaxed) : 0;
+    uint32_t place = snapshot->pool.header->pagemap[port / POOL_PAGE_PORTS];
+    uint64_t word = 0;
+    size_t at = ((size_t)place * snapshot->pool.lanes + lane) * POOL_PAGE_PORTS + port % POOL_PAGE_PORTS;
     lease->lane = lane;
     lease->port = port;
-    return word && snapshot_lease_read(snapshot, word, lease);
+    return place < snapshot->pool.places &&
+           snapshot_read(snapshot->shares_fd, &word, sizeof(word),
+                         layout_words(snapshot->pool.lanes) + at * sizeof(word)) == 0 &&
+           word && snapshot_lease_read(snapshot, word, lease);
 }
 
-/* @words: of the page's ports in the lane. Port 0 has none that is ever written. */
-static void snapshot_page(const struct snapshot *snapshot, uint32_t lane, uint32_t page,
-                          _Atomic uint64_t *words,
-                          void (*each)(const struct snapshot_lease *lease, void *arg), void *arg)
+/* The words of a page of ports in @count lanes from @lane on. Return: false: the page has none. */
+static bool snapshot_words(const struct snapshot *snapshot, uint32_t page, uint32_t lane, uint32_t count,
+                           uint64_t *words)
 {
-    struct snapshot_lease lease = {.lane = lane};
-    for (uint32_t i = 0; i < POOL_PAGE_PORTS; i++) {
-        uint64_t word = atomic_load_explicit(&words[i], memory_order_relaxed);
-        lease.port = (uint16_t)(page * POOL_PAGE_PORTS + i);
-        if (word && snapshot_lease_read(snapshot, word, &lease))
-            each(&lease, arg);
-    }
+    uint32_t place = snapshot->pool.header->pagemap[page], lanes = snapshot->pool.lanes;
+    if (place >= snapshot->pool.places)
+        return false;
+    size_t from = layout_words(lanes) + ((size_t)place * lanes + lane) * POOL_PAGE_BYTES;
+    return snapshot_read(snapshot->shares_fd, words, (size_t)count * POOL_PAGE_BYTES, from) == 0;
 }
 
-void snapshot_each_lease(const struct snapshot *snapshot,
-                         void (*each)(const struct snapshot_lease *lease, void *arg), void *arg)
+/* Port 0 has a word that is never written. */
+static void snapshot_word(const struct snapshot *snapshot, uint32_t lane, uint32_t port, uint64_t word,
+                          snapshot_each each, void *arg)
 {
-    for (uint32_t lane = 0; lane < snapshot->pool.lanes; lane++) {
-        for (uint32_t page = 0; page < POOL_PORT_PAGES; page++) {
-            uint16_t first = (uint16_t)(page * POOL_PAGE_PORTS);
-            _Atomic uint64_t *words = pool_word(&snapshot->pool, lane, first);
-            if (words)
-                snapshot_page(snapshot, lane, page, words, each, arg);
-        }
+    struct snapshot_lease lease = {.lane = lane, .port = (uint16_t)port};
+    if (word && snapshot_lease_read(snapshot, word, &lease))
+        each(&lease, arg);
+}
+
+void snapshot_each_lease(const struct snapshot *snapshot, snapshot_each each, void *arg)
+{
+    uint64_t words[POOL_PAGE_PORTS];
+    for (uint32_t lane = 0; lane < snapshot->pool.lanes; lane++)
+        for (uint32_t page = 0; page < POOL_PORT_PAGES; page++)
+            for (uint32_t i = 0; i < POOL_PAGE_PORTS; i++) {
+                if (!i && !snapshot_words(snapshot, page, lane, 1, words))
+                    break;
+                snapshot_word(snapshot, lane, page * POOL_PAGE_PORTS + i, words[i], each, arg);
+            }
+}
+
+int snapshot_each_by_port(const struct snapshot *snapshot, snapshot_each each, void *arg)
+{
+    uint32_t lanes = snapshot->pool.lanes;
+    uint64_t *words = malloc(layout_place_bytes(lanes));
+    if (!words)
+        return -ENOMEM;
+    for (uint32_t page = 0; page < POOL_PORT_PAGES; page++) {
+        if (!snapshot_words(snapshot, page, 0, lanes, words))
+            continue;
+        for (uint32_t i = 0; i < POOL_PAGE_PORTS; i++)
+            for (uint32_t lane = 0; lane < lanes; lane++)
+                snapshot_word(snapshot, lane, page * POOL_PAGE_PORTS + i,
+                              words[(size_t)lane * POOL_PAGE_PORTS + i], each, arg);
     }
+    free(words);
+    return 0;
 }

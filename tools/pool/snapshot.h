@@ -3,9 +3,9 @@
  * A private copy of a pool, for tools that only look.
  *
  * Why a copy: whoever may write the shares may also truncate them, and touching a truncated mapping is
- * SIGBUS. What has been read with pread(2) cannot change any more, so a report adds up even while
- * connections come and go. It is not taken at one instant: words that change meanwhile may be seen
- * before or after.
+ * SIGBUS. What has been read with pread(2) cannot change any more. It is not taken at one instant: words
+ * that change meanwhile may be seen before or after. Of words, which may be 128 MiB, there is no copy:
+ * they are read once for each walk through the leases.
  */
 #ifndef FIXPORT_SNAPSHOT_H
 #define FIXPORT_SNAPSHOT_H
@@ -16,8 +16,11 @@ struct snapshot {
     struct pool pool; /* of the copies, not of the files */
     struct policy policy; /* the current one, verified */
     void *memory; /* the pool's own file */
-    void *shares;
-    int fd; /* of the shares, read-only: for holder_alive() */
+    void *shares; /* all but the words; pool.word is NULL */
+    int shares_fd;
+    int fd; /* of the pool's own file: for holder_alive() */
+    mode_t mode; /* of the shares */
+    gid_t group;
     uint64_t now; /* sys_now_ms() when the copy was begun */
     uint64_t wall; /* CLOCK_REALTIME then, seconds */
 };
@@ -54,6 +57,8 @@ struct snapshot_lease {
     uint64_t age; /* ms in this state */
 };
 
+typedef void (*snapshot_each)(const struct snapshot_lease *lease, void *arg);
+
 /** snapshot_lease - the lease of a port (1..65535) in a lane (< pool.lanes). Return: false: there is none. */
 bool snapshot_lease(const struct snapshot *snapshot, uint32_t lane, uint16_t port,
                     struct snapshot_lease *lease);
@@ -62,7 +67,9 @@ bool snapshot_lease(const struct snapshot *snapshot, uint32_t lane, uint16_t por
  * snapshot_each_lease - call @each with @arg for every lease, lane by lane, ports ascending.
  * A port whose quarantine is over is free and not reported.
  */
-void snapshot_each_lease(const struct snapshot *snapshot,
-                         void (*each)(const struct snapshot_lease *lease, void *arg), void *arg);
+void snapshot_each_lease(const struct snapshot *snapshot, snapshot_each each, void *arg);
+
+/** snapshot_each_by_port - the same, port by port, lanes ascending. Return: 0; -ENOMEM, for up to 16 MiB. */
+int snapshot_each_by_port(const struct snapshot *snapshot, snapshot_each each, void *arg);
 
 #endif

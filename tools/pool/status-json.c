@@ -91,6 +91,7 @@ static json_t *json_processes(const struct proc_list *procs, int slot)
         json_t *object = json_object();
         json_put_number(object, "pid", (uint64_t)entry->pid);
         json_put_text(object, "command", entry->command, sizeof(entry->command));
+        json_put(object, "elsewhere", json_boolean(entry->visitor));
         json_array_append_new(list, object);
     }
     return list;
@@ -123,6 +124,21 @@ static json_t *json_holders(const struct snapshot *snapshot, const struct tally 
         if (snapshot->pool.holder[slot].cookie)
             json_array_append_new(list, json_holder(snapshot, tally, procs, slot));
     return list;
+}
+
+static json_t *json_locks(const struct tally *tally, const struct proc_list *procs)
+{
+    json_t *object = json_object(), *list = json_array();
+    for (size_t i = 0; i < procs->lockers && i < PROCS_LOCKERS; i++) {
+        json_t *locker = json_object();
+        json_put_number(locker, "pid", (uint64_t)procs->locker[i].pid);
+        json_put_text(locker, "command", procs->locker[i].command, sizeof(procs->locker[i].command));
+        json_put_number(locker, "slots", procs->locker[i].slots);
+        json_array_append_new(list, locker);
+    }
+    json_put_number(object, "strange", tally->strange);
+    json_put(object, "lockers", list);
+    return object;
 }
 
 static json_t *json_counters(const struct pool_counters *counters)
@@ -158,7 +174,9 @@ int status_json(const char *path, const struct snapshot *snapshot, const struct 
     json_put(root, "lanes", json_lanes(snapshot, tally));
     json_put(root, "destinations", json_destinations(snapshot, tally));
     json_put(root, "holders", json_holders(snapshot, tally, procs));
+    json_put(root, "guests", json_count(&tally->guests));
     json_put(root, "strangers", json_processes(procs, -1));
+    json_put(root, "locks", json_locks(tally, procs));
     json_put(root, "counters", json_counters(snapshot->pool.counters));
     return json_say(root);
 }

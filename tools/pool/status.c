@@ -126,7 +126,8 @@ static void status_processes(const struct proc_list *procs, int slot)
         if (entry->slot != slot)
             continue;
         say_clean(entry->command, sizeof(entry->command), say_utf8(), name, sizeof(name));
-        printf("%s%d %s", shown++ ? ", " : " (", entry->pid, name);
+        printf("%s%d %s%s", shown++ ? ", " : " (", entry->pid, name,
+               entry->visitor ? ", which is elsewhere" : "");
     }
     printf("%s\n", !shown ? "" : count > shown ? ", ...)" : ")");
 }
@@ -159,6 +160,28 @@ static void status_holder(const struct snapshot *snapshot, const struct tally *t
     status_processes(procs, (int)slot);
 }
 
+/* What no program with the library does. */
+static void status_locks(const struct tally *tally, const struct proc_list *procs)
+{
+    char name[32];
+    if (tally->strange)
+        printf("  %u slots are locked though nobody has them: namespaces that come are guests\n",
+               tally->strange);
+    if (tally->hurried)
+        printf("  there are so many locks that not all could be looked at: the rest is taken for "
+               "alive\n");
+    for (size_t i = 0; i < procs->lockers && i < PROCS_LOCKERS; i++) {
+        const struct proc_locker *locker = &procs->locker[i];
+        say_clean(locker->command, sizeof(locker->command), say_utf8(), name, sizeof(name));
+        printf("  %d %s holds locks on %u slots, and so makes them look alive\n", locker->pid, name,
+               locker->slots);
+    }
+    if (procs->lockers > PROCS_LOCKERS)
+        printf("  ... and %zu more processes\n", procs->lockers - PROCS_LOCKERS);
+    if (procs->cut)
+        printf("  there are more processes than can be looked at in %d s\n", PROCS_MS / 1000);
+}
+
 static void status_holders(const struct snapshot *snapshot, const struct tally *tally,
                            const struct proc_list *procs)
 {
@@ -178,6 +201,10 @@ static void status_holders(const struct snapshot *snapshot, const struct tally *
         printf("  processes of no known namespace that have it mapped: ");
         status_processes(procs, -1);
     }
+    if (tally_sum(&tally->guests))
+        printf("  guests, namespaces that found no slot: %u leases\n",
+               tally->guests.used + tally->guests.letgo);
+    status_locks(tally, procs);
 }
 
 static void status_counter(const char *name, uint64_t value, const char *meaning)
@@ -234,6 +261,7 @@ int command_status(const struct pool_request *request)
         return EXIT_FAILED;
     }
     procs_mapping(&snapshot, tally, &procs);
+    say_limit(0);
     if (request->json)
         status = status_json(path, &snapshot, tally, &procs);
     else

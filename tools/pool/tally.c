@@ -9,8 +9,11 @@
 #include "cmd.h"
 
 #include "../../pool/holder.h"
+#include "../../pool/sys.h"
 
 #include <stdlib.h>
+
+#define TALLY_LOCKS_MS 2000
 
 struct tally_walk {
     const struct snapshot *snapshot;
@@ -72,6 +75,8 @@ static void tally_lease(const struct snapshot_lease *lease, void *arg)
     tally_add(&tally->lane[lease->lane].count, lease->state);
     if (lease->holder >= 1 && lease->holder <= POOL_HOLDERS)
         tally_add(&tally->holder[lease->holder - 1].count, lease->state);
+    else if (lease->holder)
+        tally_add(&tally->guests, lease->state);
     tally_port(tally, lease->port, lease->state);
 }
 
@@ -88,12 +93,18 @@ static void tally_lanes(const struct snapshot *snapshot, struct tally *tally)
     }
 }
 
+/* The more locks a file has, the longer takes a look at one; and anybody can lock. */
 static void tally_holders(const struct snapshot *snapshot, struct tally *tally)
 {
+    uint64_t until = sys_now_ms() + TALLY_LOCKS_MS;
     for (uint32_t i = 0; i < POOL_HOLDERS; i++) {
-        if (snapshot->pool.holder[i].cookie == 0)
+        tally->hurried |= sys_now_ms() >= until;
+        bool alive = tally->hurried || holder_alive(snapshot->fd, i);
+        if (snapshot->pool.holder[i].cookie == 0) {
+            tally->strange += alive && !tally->hurried;
             continue;
-        tally->holder[i].alive = holder_alive(snapshot->fd, i);
+        }
+        tally->holder[i].alive = alive;
         tally->holders_alive += tally->holder[i].alive;
         tally->holders_dead += !tally->holder[i].alive;
     }

@@ -170,15 +170,15 @@ static int target_permit(const struct pool_plan *plan, const char *path, bool an
     struct pool pool;
     struct stat st;
     bool changed = false;
-    int shares;
-    int error = pool_open(path, &pool, &shares);
+    int own;
+    int error = pool_open(path, &pool, &own);
     if (error)
         return error;
+    int shares = pool_shares_open(path, &pool, O_RDWR);
     mode_t mode = plan->config.mode_said   ? options->mode
                   : fstat(shares, &st) < 0 ? 0600
                                            : st.st_mode & 07777;
-    int own = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    error = own < 0 ? errno : target_permit_file(own, options->group, mode & ~022u, &changed);
+    error = shares < 0 ? -shares : target_permit_file(own, options->group, mode & ~022u, &changed);
     if (!error)
         error = target_permit_file(shares, options->group, mode, &changed);
     if (!error && options->lanes && options->lanes != pool.lanes)
@@ -186,9 +186,9 @@ static int target_permit(const struct pool_plan *plan, const char *path, bool an
                   pool.lanes, options->lanes);
     *same &= !changed;
     pool_close(&pool);
-    close(shares);
-    if (own >= 0)
-        close(own);
+    close(own);
+    if (shares >= 0)
+        close(shares);
     if (error == EMLINK && any)
         return -EMLINK;
     if (error)

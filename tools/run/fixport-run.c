@@ -260,6 +260,7 @@ int main(int argc, char **argv)
     static struct run run;
     char path[PATH_MAX], library[PATH_MAX];
     say_begin("fixport-run", EXIT_BAD_INPUT);
+    say_limit(POOL_COMMAND_S);
     int status = run_options(argc, argv, &run);
     if (!status && run.say)
         return fputs(run.say, stdout) < 0 || fflush(stdout) != 0;
@@ -275,5 +276,6 @@ int main(int argc, char **argv)
         status = preload_join(library);
     if (!status)
         status = run_make(&run);
+    say_limit(0);
     return status ? status : run_start(&run, path, library);
 }

@@ -153,19 +153,15 @@ static bool pool_error_is_lost(int error)
 static int pool_read(const char *name, char **state, struct setup_error *error)
 {
     struct snapshot snapshot;
-    struct stat st;
     const char *path = setup_path(name);
     int result = snapshot_take(path, &snapshot);
     *state = NULL;
     if (result == -ENOENT || result == -ENOTDIR)
         return 0;
-    if (!result && fstat(snapshot.fd, &st) < 0)
-        result = -errno;
     if (!result && atomic_load(&snapshot.pool.header->state) != POOL_LIVE)
         result = -ESTALE;
     if (!result)
-        *state =
-            pool_print(&snapshot.policy, st.st_mode & 07777, st.st_gid, pool_lanes(&snapshot.pool));
+        *state = pool_print(&snapshot.policy, snapshot.mode, snapshot.group, pool_lanes(&snapshot.pool));
     else if (pool_error_is_lost(result))
         *state = pool_lost_print(name, result);
     if (snapshot.memory)
