@@ -283,6 +283,7 @@ int lease_search_next(struct lease_search *search, struct lease *lease)
             count_taken(search);
             return 0;
         }
+        search->cut |= search->recent >= RECENT_TRIES;
     }
     return -EADDRNOTAVAIL;
 }
@@ -300,43 +301,6 @@ int lease_claim(struct lease_search *search, uint16_t port, struct lease *lease)
             return 0;
     }
     return -EADDRNOTAVAIL;
-}
-
-/* Whether the port is free or this namespace's in every lane, as far as @words may be looked at. */
-static bool port_is_unused(const struct pool *pool, uint16_t port, const uint8_t *held, uint32_t holder,
-                           uint32_t quarantine, uint64_t now, uint32_t *words)
-{
-    for (uint32_t lane = 0; lane < pool->lanes && *words; lane++, --*words) {
-        _Atomic uint64_t *at = held[lane] ? pool_word(pool, lane, port) : NULL;
-        uint64_t word = at ? atomic_load_explicit(at, memory_order_relaxed) : 0;
-        bool rested = word_state(word) == WORD_RESTING &&
-                      age(now, word_when(word)) >= quarantine;
-        if (word_state(word) != WORD_FREE && word_holder(word) != holder && !rested)
-            return false;
-    }
-    return *words > 0;
-}
-
-uint16_t lease_unused_port(const struct pool *pool, const struct pool_any *any, uint32_t slot,
-                           uint32_t random, uint32_t *words)
-{
-    uint64_t now = sys_now_ms();
-    uint32_t size = portset_size(&any->ports);
-    uint32_t start = size ? (uint32_t)((uint64_t)random * size >> 32) : 0;
-    uint32_t follow, before = POOL_NO_PLACE;
-    uint8_t held[POOL_LANES_MAX];
-    for (uint32_t i = 0; i < size && *words; i++) {
-        uint16_t port = port_at(&any->ports, (start + i) % size, &follow);
-        uint32_t place = pool->header->pagemap[port / POOL_PAGE_PORTS];
-        if (place < pool->places && place != before)
-            pool_held(pool, place, held);
-        before = place;
-        if (place < pool->places &&
-            port_is_unused(pool, port, held, slot + 1, any->quarantine_ms, now, words))
-            return port;
-    }
-    *words = 0;
-    return port_at(&any->ports, start, &follow);
 }
 
 /* Undoes a taking, unless the word has changed since. */
@@ -520,15 +484,9 @@ static int truth_begin(struct truth *truth, const struct pool *pool)
     return 0;
 }
 
-static bool is_closing(uint8_t state)
-{
-    return state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2 || state == TCP_CLOSING ||
-           state == TCP_LAST_ACK;
-}
-
 static uint8_t *bits_for(const struct truth *truth, uint8_t state)
 {
-    return state == TCP_TIME_WAIT ? truth->gone : is_closing(state) ? truth->closing : truth->live;
+    return state == TCP_TIME_WAIT ? truth->gone : sockdiag_is_closing(state) ? truth->closing : truth->live;
 }
 
 static void set_bit(uint8_t *bits, size_t index)
@@ -549,7 +507,7 @@ static int truth_lane(const struct truth *truth, const struct sockdiag_socket *s
 {
     struct policy_verdict verdict;
     int lane = pool_lane_find(truth->pool, &socket->peer, false);
-    if (lane != -ENOENT || is_closing(socket->state) || socket->state == TCP_TIME_WAIT ||
+    if (lane != -ENOENT || sockdiag_is_closing(socket->state) || socket->state == TCP_TIME_WAIT ||
         get_bit(truth->any, port) ||
         !pool_match(truth->pool, &socket->peer, &verdict) ||
         !portset_has(&verdict.ports, socket->port))

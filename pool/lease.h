@@ -30,6 +30,7 @@ struct lease_search {
     uint32_t step; /* ports looked at in this pass */
     uint32_t recent; /* ports taken in this pass that the kernel may refuse */
     bool wanted; /* another namespace has found no port a short while ago */
+    bool cut; /* it has left ports out, after many that the kernel refused */
     uint32_t pass;
 };
 
@@ -55,15 +56,6 @@ int lease_search_next(struct lease_search *search, struct lease *lease);
  * Return: 0, or -EADDRNOTAVAIL: another namespace has it towards this destination.
  */
 int lease_claim(struct lease_search *search, uint16_t port, struct lease *lease);
-
-/**
- * lease_unused_port - a port that no other namespace uses towards any destination, if one is found.
- * For a socket that needs a port before its destination is known. Nothing is taken.
- * @random: where to start looking. @words: how many may be looked at; decremented, 0 if all of them have
- *          been in vain: then it is any port. Return: a port of @any.
- */
-uint16_t lease_unused_port(const struct pool *pool, const struct pool_any *any, uint32_t slot,
-                           uint32_t random, uint32_t *words);
 
 /** lease_refused - the kernel says the 4-tuple is in use in this namespace: remember that. */
 void lease_refused(const struct pool *pool, const struct lease *lease, uint64_t now);

@@ -494,6 +494,46 @@ void policy_each_range(const struct policy *policy,
             mark(&policy->rule[i].ports.range[k], arg);
 }
 
+/* How far the ports from @lo on, up to @hi, are in no rule's; less than @lo if @lo is in one. */
+static uint32_t gap_end(const struct policy *policy, uint32_t lo, uint32_t hi)
+{
+    for (uint32_t i = 0; i < policy->rule_count && i < POLICY_RULES; i++)
+        for (uint32_t k = 0; k < policy->rule[i].ports.count && k < PORTRANGE_MAX; k++) {
+            const struct portrange *range = &policy->rule[i].ports.range[k];
+            if (range->hi >= lo && range->lo <= hi)
+                hi = range->lo <= lo ? lo - 1 : range->lo - 1u;
+        }
+    return hi;
+}
+
+struct gap {
+    const struct policy *policy;
+    uint32_t hi, best_lo, best_hi;
+};
+
+static void gap_try(struct gap *gap, uint32_t lo)
+{
+    uint32_t end = lo <= gap->hi ? gap_end(gap->policy, lo, gap->hi) : 0;
+    if (end >= lo && (!gap->best_lo || end - lo > gap->best_hi - gap->best_lo)) {
+        gap->best_lo = lo;
+        gap->best_hi = end;
+    }
+}
+
+bool policy_gap(const struct policy *policy, uint16_t *lo, uint16_t *hi)
+{
+    struct gap gap = {.policy = policy, .hi = *hi};
+    uint32_t first = *lo < 1024 && *hi >= 1024 ? 1024 : *lo;
+    gap_try(&gap, first);
+    for (uint32_t i = 0; i < policy->rule_count && i < POLICY_RULES; i++)
+        for (uint32_t k = 0; k < policy->rule[i].ports.count && k < PORTRANGE_MAX; k++)
+            if (policy->rule[i].ports.range[k].hi >= first)
+                gap_try(&gap, policy->rule[i].ports.range[k].hi + 1u);
+    *lo = (uint16_t)gap.best_lo;
+    *hi = (uint16_t)gap.best_hi;
+    return gap.best_lo != 0;
+}
+
 _Static_assert(sizeof(struct policy) % 8 == 0, "policy_checksum() goes by words");
 
 /* FNV-1a (Fowler, Noll, Vo), by 64-bit words: it runs at the start of every process. */

@@ -120,6 +120,12 @@ void policy_each_range(const struct policy *policy,
                        void (*mark)(const struct portrange *range, void *arg), void *arg);
 
 /**
+ * policy_gap - the longest run of ports, unprivileged ones if there are, that no rule has.
+ * @lo, @hi: within these; the result. Return: false if there is none.
+ */
+bool policy_gap(const struct policy *policy, uint16_t *lo, uint16_t *hi);
+
+/**
  * policy_may_match_address - whether any rule could match a connection from local address @addr.
  *
  * A socket bound to a loopback address reaches loopback only: if no rule names loopback, it will

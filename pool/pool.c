@@ -393,24 +393,6 @@ bool pool_match(const struct pool *pool, const struct dest *dest, struct policy_
     return found;
 }
 
-bool pool_any_rule(const struct pool *pool, struct pool_any *any)
-{
-    uint32_t generation = atomic_load_explicit(&pool->header->generation, memory_order_acquire);
-    const struct policy *policy = pool->policy[generation & 1];
-    uint32_t rules = policy->rule_count;
-    any->quarantine_ms = policy->quarantine_ms;
-    memcpy(&any->ports, &policy->rule[0].ports, sizeof(any->ports));
-    if (!portset_valid(&any->ports))
-        return false;
-    for (uint32_t i = 1; i < rules && i < POLICY_RULES; i++) {
-        struct portset both = any->ports, other;
-        memcpy(&other, &policy->rule[i].ports, sizeof(other));
-        if (portset_valid(&other) && portset_intersect(&both, &other) == 0 && both.count)
-            any->ports = both;
-    }
-    return true;
-}
-
 int pool_policy(const struct pool *pool, struct policy *copy)
 {
     for (int tries = 0; tries < 8; tries++) {

@@ -111,15 +111,6 @@ const char *pool_strerror(int error);
  */
 bool pool_match(const struct pool *pool, const struct dest *dest, struct policy_verdict *verdict);
 
-/* What a socket needs that must have a port before its destination is known. */
-struct pool_any {
-    struct portset ports; /* that suit as many rules as can be, the first ones first */
-    uint32_t quarantine_ms;
-};
-
-/** pool_any_rule - ports for a socket whose rule is not known yet. Return: false if there are none. */
-bool pool_any_rule(const struct pool *pool, struct pool_any *any);
-
 /** pool_policy - a copy of the current policy, checked. Return: 0 or -EBADMSG. */
 int pool_policy(const struct pool *pool, struct policy *copy);
 

@@ -8,12 +8,21 @@
 
 #include "policy.h"
 
+#include <netinet/tcp.h>
+
 /* One socket. peer is all zeros for listening and unconnected sockets. */
 struct sockdiag_socket {
     struct dest peer;
     uint16_t port; /* local, host order */
     uint8_t state; /* TCP_ESTABLISHED... of <netinet/tcp.h> */
 };
+
+/** sockdiag_is_closing - whether a TCP state is one of a connection that is ending, but for TIME_WAIT. */
+static inline bool sockdiag_is_closing(int state)
+{
+    return state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2 || state == TCP_CLOSING ||
+           state == TCP_LAST_ACK;
+}
 
 #define SOCKDIAG_BUFFER 32768 /* bytes that a dump needs from its caller */
 

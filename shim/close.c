@@ -64,18 +64,31 @@ SHIM_EXPORT int socket(int domain, int type, int protocol)
     bool tcp = (domain == AF_INET || domain == AF_INET6) && (type & 0xf) == SOCK_STREAM &&
                (protocol == 0 || protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP);
     if (fd >= 0 && tcp)
-        hint_fresh(fd, sys_now_ms());
+        hint_fresh(fd, domain == AF_INET6, sys_now_ms());
     else if (fd >= 0)
         hint_set(fd, (struct hint){.kind = domain == AF_INET || domain == AF_INET6 ? HINT_OTHER
                                                                                    : HINT_NONE});
     return fd;
 }
 
+SHIM_EXPORT int setsockopt(int fd, int level, int name, const void *value, socklen_t length)
+{
+    bool reuse = level == SOL_SOCKET && (name == SO_REUSEADDR || name == SO_REUSEPORT);
+    bool range = level == IPPROTO_IP && name == SOCK_RANGE;
+    if ((reuse || range) && shim_enabled()) {
+        struct hint hint = hint_get(fd);
+        hint.netns |= reuse ? SET_REUSE : SET_RANGE;
+        if (hint.kind == HINT_FRESH)
+            hint_set(fd, hint);
+    }
+    return real.setsockopt(fd, level, name, value, length);
+}
+
 /* Apart, so that for all other descriptors close() is a look and a jump. */
 static __attribute__((noinline)) int close_ours(int fd)
 {
     struct hint hint = hint_take(fd);
-    if (hint.kind == HINT_LEASED)
+    if (hint_is_leased(hint))
         close_look(fd);
     int result = real.close(fd);
     hint_let_go(hint);

@@ -3,7 +3,7 @@
  * connect(), and the sends that connect: with MSG_FASTOPEN and an address, sendto() and its kin are
  * a connect that carries data (RFC 7413, tcp(7)). Each is the same loop around port.c.
  */
-#include "shim.h"
+#include "attempt.h"
 
 #include <string.h>
 

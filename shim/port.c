@@ -52,29 +52,21 @@
  * datagram socket that is connected there tells (it also is how the 4-tuple's source is known):
  * if that fails too, ports are not the problem, and the error is the program's to have.
  *
- * When no port is left: compare with the kernel (its own leases that were closed unseen), bury dead
- * holders, look again; then what the rule says: fail, wait or pass.
+ * Before that, what the program chose without knowing the destination is looked at: a port of
+ * bind(addr, 0) is taken back (bind.c), a range of its own narrows the rule's ports, a port of its own stays.
+ *
+ * What became of putting a port on is said by one type (enum outcome), and port_next() draws the
+ * conclusions. When no port is left: lack.c.
  */
-#include "shim.h"
-#include "../pool/address.h"
-#include "../pool/sockdiag.h"
+#include "attempt.h"
 
 #include <netinet/tcp.h>
-#include <string.h>
 
 #define FEW_PORTS 1024 /* a range so small is used up in a minute by 17 short connections a second */
-#define REFUSALS_MANY 256 /* a connect that met so many looks no further */
-#define ROUND_NAP_NS 50000 /* before it looks once more; then twice as long, and so on */
-#define ROUNDS 6 /* 3 ms in all */
-#define ROUNDS_HELD 10 /* 50 ms: a thread that is about to connect may have to wait for a processor */
-#define BUDGET_NS 10000000 /* of our own work in one connect, once it has met with setbacks */
-#define BUDGET_EVERY 16 /* refusals: a look at the clock is a system call */
-#define COMPARE_MS 100 /* at most so often, whatever the pool says of the last time */
-#define COMPARE_TIMES 3 /* in one connect that does not wait */
 #define LOST_TIMES 4 /* leases in one connect */
-#define OVER_NAP_MS 50 /* between the searches of one that waits, and has used its budget up */
+#define FORBIDDEN_TRIES 64 /* ports that the program may not bind to: some may be privileged */
 
-static enum port_answer no_port(void)
+enum port_answer port_refuse(void)
 {
     errno = EADDRNOTAVAIL;
     return PORT_REFUSE;
@@ -87,18 +79,17 @@ static enum port_answer no_port(void)
 static int state_of(int fd, struct hint hint)
 {
     int state = sock_tcp_state(fd);
-    if (!sys_may_not(state) || hint.kind == HINT_NONE || hint.kind == HINT_LEASED)
+    if (!sys_may_not(state) || hint.kind == HINT_NONE || hint_is_leased(hint))
         return state;
     return hint.kind == HINT_OTHER ? -ENOPROTOOPT : TCP_CLOSE;
 }
 
-/* This library cannot do its work: say so. @meant: a rule matches. */
-static enum port_answer faulty(bool meant)
+enum port_answer port_faulty(bool meant)
 {
     if (!fault_text())
         fault_set(shim.path, "another thread is opening it, and does not go on");
     fault_say();
-    return shim.refuse && meant ? no_port() : PORT_PASS;
+    return shim.refuse && meant ? port_refuse() : PORT_PASS;
 }
 
 /* There is no pool. Loopback is left alone unless a known rule names it. */
@@ -108,25 +99,34 @@ static enum port_answer no_pool(int fd, const struct dest *dest)
     int state = state_of(fd, hint_get(fd));
     if (state != TCP_CLOSE && !sys_may_not(state))
         return PORT_PASS;
-    return faulty(shim.has_policy ? policy_match(&shim.policy, dest, &unused)
-                                  : !addr_is_loopback(dest->addr));
+    return port_faulty(shim.has_policy ? policy_match(&shim.policy, dest, &unused)
+                                       : !addr_is_loopback(dest->addr));
+}
+
+/* A range of this library's, left on a socket that was connected by it. */
+static bool is_one_port(uint32_t range)
+{
+    return (range & 0xffff) == range >> 16;
 }
 
 void port_pass(int fd)
 {
     struct hint hint = hint_get(fd);
-    if (hint.kind != HINT_LEASED)
+    if (!hint_is_leased(hint))
         return;
     /* Connected before, and perhaps not any more: what is left of that must not steer this call. */
     hint_let_go(hint);
-    hint_set(fd, (struct hint){.kind = HINT_NONE});
-    sock_set(fd, IPPROTO_IP, SOCK_RANGE, 0);
+    hint.kind = hint_is_bound(hint) ? HINT_BOUND : HINT_NONE;
+    hint_set(fd, hint);
+    int range = 0;
+    if (sock_get(fd, IPPROTO_IP, SOCK_RANGE, &range) == 0 && is_one_port((uint32_t)range))
+        sock_set(fd, IPPROTO_IP, SOCK_RANGE, 0);
 }
 
-static void search_begin(struct attempt *attempt)
+static void search_begin(struct attempt *attempt, uint64_t now)
 {
     lease_search_begin(&attempt->search, &attempt->at->pool, &attempt->verdict,
-                       attempt->netns->slot, attempt->lane, attempt->began);
+                       attempt->netns->slot, attempt->lane, now);
 }
 
 /* Whether the socket is a TCP socket that may be connected. A fresh one is, without asking. */
@@ -135,15 +135,15 @@ static enum port_answer connectable(const struct attempt *attempt, int fd)
     struct hint hint = hint_get(fd);
     int state = state_of(fd, hint);
     if (sys_may_not(state)) {
-        if (hint.kind == HINT_LEASED &&
+        if (hint_is_leased(hint) &&
             pool_lane_find(&attempt->at->pool, &attempt->dest, false) == hint.lane)
             return PORT_PASS; /* to look whether it is connected by now */
         fault_set("getsockopt()", "the program may not ask whether a socket is one of TCP's");
-        return faulty(true);
+        return port_faulty(true);
     }
     if (state != TCP_CLOSE)
         return PORT_PASS;
-    if (hint.kind == HINT_LEASED) /* that connection failed or was dissolved */
+    if (hint_is_leased(hint)) /* that connection failed or was dissolved */
         hint_let_go(hint);
     return PORT_READY;
 }
@@ -172,6 +172,60 @@ static bool find_netns(struct attempt *attempt, int fd)
     return attempt->netns != NULL;
 }
 
+/*
+ * A range that the program has set itself is a choice as its own port would be: the rule's ports that
+ * lie in it are used, and if none does, the program's choice stays. Where the kernel ignores it
+ * (inet_sk_get_local_port_range()), it is no choice. Return: READY or PASS.
+ */
+static enum port_answer confine(struct attempt *attempt)
+{
+    int value = 0;
+    attempt->range = 0;
+    if (!(attempt->set & SET_RANGE) || sock_get(attempt->fd, IPPROTO_IP, SOCK_RANGE, &value) != 0 ||
+        (is_one_port((uint32_t)value) && !attempt->fresh))
+        return PORT_READY;
+    attempt->range = (uint32_t)value;
+    uint32_t local = put_local_range(attempt);
+    uint16_t lo = (uint16_t)value, hi = (uint16_t)((uint32_t)value >> 16);
+    if (!port_in(local, lo) && !port_in(local, hi))
+        return PORT_READY;
+    struct portset both = attempt->verdict.ports, own = {.count = 1};
+    own.range[0].lo = port_in(local, lo) ? lo : (uint16_t)local;
+    own.range[0].hi = port_in(local, hi) ? hi : (uint16_t)(local >> 16);
+    if (portset_intersect(&both, &own) == 0 && both.count) {
+        attempt->verdict.ports = both;
+        return PORT_READY;
+    }
+    shim_log("bound-by-program", &attempt->dest, own.range[0].lo);
+    return PORT_PASS;
+}
+
+/*
+ * Takes back a port that the kernel chose for bind(addr, 0): bind.c. What cannot be taken back stays, and
+ * is not of the rule's, as far as is known.
+ */
+static void release_any(struct attempt *attempt)
+{
+    int no_port = 0;
+    struct sockaddr_storage name;
+    socklen_t length;
+    struct hint hint = hint_get(attempt->fd);
+    if (hint.kind != HINT_ANY && (hint.kind != HINT_NONE ||
+                                  sock_get(attempt->fd, IPPROTO_IP, SOCK_NO_PORT, &no_port) != 0 ||
+                                  !no_port))
+        return;
+    if (sock_name(attempt->fd, &name, &length) != 0 || !address_port(&name))
+        return;
+    if (sock_release(attempt->fd)) {
+        sock_set(attempt->fd, IPPROTO_IP, SOCK_NO_PORT, 0);
+        hint_set(attempt->fd, (struct hint){.kind = HINT_NONE});
+        attempt->undone = true;
+    } else {
+        attempt->binding = BINDING_STUCK;
+        attempt->by_bind = true;
+    }
+}
+
 enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockaddr *address,
                             socklen_t length)
 {
@@ -189,598 +243,122 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
     if (answer != PORT_READY)
         return answer;
     attempt->fd = fd;
-    attempt->sure = attempt->waiting = attempt->bound = attempt->again = false;
-    attempt->held = attempt->recycled = attempt->soon = attempt->has_source = false;
+    attempt->sure = attempt->waiting = attempt->again = attempt->undone = false;
+    attempt->recycled = attempt->soon = attempt->has_source = attempt->asked = false;
     attempt->others = false;
-    attempt->asked = attempt->undone = false;
-    attempt->refusals = attempt->rounds = attempt->lost = attempt->taken_back = 0;
+    attempt->refusals = attempt->forbidden = attempt->rounds = attempt->lost = 0;
+    attempt->taken_back = 0;
     attempt->budget = 0;
-    attempt->unknown = 0;
+    attempt->error = attempt->unknown = 0;
+    attempt->binding = BINDING_NONE;
     if (!find_netns(attempt, fd))
-        return faulty(true);
+        return port_faulty(true);
     attempt->lane = (uint32_t)pool_lane_find(&attempt->at->pool, &attempt->dest, true);
     attempt->by_bind = hint_is_bound(hint);
     attempt->name_length = 0;
-    search_begin(attempt);
-    return PORT_READY;
-}
-
-/* ---- putting a port on the socket ---- */
-
-static bool port_in(uint32_t local, uint16_t port)
-{
-    return (local & 0xffff) <= port && port <= local >> 16;
-}
-
-/*
- * Reads the namespace's ip_local_port_range, which /proc shows to threads that are in it. Where it
- * cannot be read (a changed root), bind() is sure. Return: 0 if it is not known.
- */
-static uint32_t local_range_read(const struct attempt *attempt)
-{
-    struct shim_netns *netns = attempt->netns;
-    if (!netns_is_own(netns))
-        return 0;
-    uint32_t local = sysctl_local_range();
-    if (!local)
-        atomic_store(&netns->by_bind, 1);
-    atomic_store_explicit(&netns->local, local, memory_order_relaxed);
-    return local;
-}
-
-static bool range_works(const struct attempt *attempt)
-{
-    if (attempt->by_bind || atomic_load_explicit(&attempt->netns->by_bind, memory_order_relaxed))
-        return false;
-    uint32_t local = atomic_load_explicit(&attempt->netns->local, memory_order_relaxed);
-    return port_in(local ? local : local_range_read(attempt), attempt->lease.port);
-}
-
-static int learn_name(struct attempt *attempt)
-{
-    return attempt->name_length ? 0
-                                : sock_name(attempt->fd, &attempt->name, &attempt->name_length);
+    attempt->set = attempt->fresh ? hint.netns : SET_REUSE | SET_RANGE;
+    if (!attempt->fresh)
+        release_any(attempt);
+    answer = confine(attempt);
+    if (answer == PORT_READY)
+        search_begin(attempt, attempt->began);
+    return answer;
 }
 
 /*
- * Binds to the lease's port at the address that the socket has. A bind() that is refused takes that
- * address away (inet_bind(), af_inet.c), so it is remembered from before the first.
- * Return: 0, or -errno as bind(2).
+ * The socket has a port that it keeps: one that this library bound for an earlier call, one of
+ * bind(addr, 0) that cannot be taken back, or the program's own. If that lies in the range, other
+ * namespaces must know. If not, the program's own stays; with another the rule has no port left.
  */
-static int bind_port(struct attempt *attempt)
-{
-    int result = learn_name(attempt);
-    if (result)
-        return result;
-    address_set_port(&attempt->name, attempt->lease.port);
-    int saved = errno;
-    result = real.bind(attempt->fd, (struct sockaddr *)&attempt->name, attempt->name_length);
-    result = result ? -errno : 0;
-    errno = saved;
-    return result;
-}
-
-/* After a bind() that was refused: gives the socket the address back that it had. */
-static void restore_address(struct attempt *attempt)
-{
-    if (!attempt->name_length || attempt->bound || addr_is_any((struct sockaddr *)&attempt->name))
-        return;
-    address_set_port(&attempt->name, 0);
-    SYS(bind, attempt->fd, &attempt->name, attempt->name_length);
-}
-
-/* Whether a new datagram socket goes the socket's way: no address, mark or device of its own. */
-static bool routed_plainly(const struct attempt *attempt)
-{
-    int mark = 0, device = 0;
-    return addr_is_any((const struct sockaddr *)&attempt->name) &&
-           sock_get(attempt->fd, SOL_SOCKET, SO_MARK, &mark) == 0 && !mark &&
-           sock_get(attempt->fd, SOL_SOCKET, SOCK_DEVICE, &device) == 0 && !device;
-}
-
-/*
- * The source of connections to a destination, remembered for the rest of a tick as the namespace is
- * (netns.c): the address << 32 | lane << 20 | entry << 16 | tick. For IPv4 and for lanes of one
- * destination only, and for sockets that have nothing of their own that would lead them elsewhere.
- */
-static _Atomic uint64_t source_seen;
-
-static bool lane_is_shared(const struct attempt *attempt)
-{
-    const struct pool *pool = &attempt->at->pool;
-    return attempt->lane >= pool->lanes - pool->lanes_shared;
-}
-
-static uint64_t source_key(const struct attempt *attempt)
-{
-    uint32_t entry = (uint32_t)(attempt->netns - attempt->at->netns);
-    return attempt->lane << 20 | entry << 16 | (attempt->began & 0xffff);
-}
-
-_Static_assert(POOL_LANES_MAX <= 4096 && SHIM_NETNS == 16, "source_key() has 12 and 4 bits for them");
-
-static bool source_recall(const struct attempt *attempt, struct dest *source)
-{
-    uint64_t last = atomic_load_explicit(&source_seen, memory_order_relaxed);
-    if (!last || (uint32_t)last != source_key(attempt) || !routed_plainly(attempt))
-        return false;
-    for (int i = 0; i < 12; i++)
-        source->addr[i] = i < 10 ? 0 : 0xff;
-    for (int i = 0; i < 4; i++)
-        source->addr[12 + i] = (uint8_t)(last >> (56 - 8 * i));
-    return true;
-}
-
-static void source_remember(const struct attempt *attempt, const struct dest *source)
-{
-    uint64_t address = 0;
-    if (!address_is_v4(source->addr) || lane_is_shared(attempt) || !routed_plainly(attempt))
-        return;
-    for (int i = 0; i < 4; i++)
-        address = address << 8 | source->addr[12 + i];
-    atomic_store_explicit(&source_seen, address << 32 | source_key(attempt), memory_order_relaxed);
-}
-
-/* The address that a datagram to the destination would come from. Return: as source_of(). */
-static int source_ask(const struct attempt *attempt, struct sockaddr_storage *name,
-                      socklen_t *length)
-{
-    int result = -EXDEV; /* this thread is in another namespace than the socket */
-    *name = attempt->address;
-    *length = name->ss_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
-    uint64_t mask = guard_hold();
-    int fd = (int)SYS(socket, name->ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd >= 0) {
-        if (holder_netns(fd) == atomic_load(&attempt->netns->cookie))
-            result = (int)SYS(connect, fd, name, *length);
-        if (!result)
-            result = sock_name(fd, name, length);
-        SYS(close, fd);
-    }
-    guard_release(mask);
-    return result;
-}
-
-/*
- * The address that the connection will have as its source: what the program bound, or what a
- * datagram to the destination would have. Return: 0; -EXDEV: that cannot be found out; -errno: there
- * is no way to the destination, from whatever port.
- */
-static int source_of(const struct attempt *attempt, struct dest *source)
+enum port_answer port_already_bound(struct attempt *attempt)
 {
     struct sockaddr_storage name;
     socklen_t length;
-    if (source_recall(attempt, source))
-        return 0;
-    int result = source_ask(attempt, &name, &length);
-    if (!result && !addr_is_any((const struct sockaddr *)&attempt->name)) {
-        name = attempt->name;
-        length = attempt->name_length;
-    }
-    if (!result && !dest_from_sockaddr((struct sockaddr *)&name, length, source))
-        result = -EXDEV;
-    if (!result)
-        source_remember(attempt, source);
-    bool no_way = result == -EADDRNOTAVAIL || result == -ENETUNREACH || result == -EHOSTUNREACH;
-    return !result || (no_way && routed_plainly(attempt)) ? result : -EXDEV;
-}
-
-/*
- * What the kernel has at the 4-tuple. Return: 0: nothing; TCP_ESTABLISHED..; as source_of(), and
- * -EXDEV also where nobody may ask for sockets.
- */
-static int tuple_state(struct attempt *attempt)
-{
-    int result = learn_name(attempt);
-    if (!result && !attempt->has_source)
-        result = source_of(attempt, &attempt->source);
-    if (result)
-        return sys_may_not(result) ? -EXDEV : result;
-    attempt->has_source = true;
-    attempt->source.port = attempt->lease.port;
-    uint64_t mask = guard_hold();
-    int state = sockdiag_state(&attempt->source, &attempt->dest);
-    guard_release(mask);
-    atomic_store_explicit(&attempt->netns->lingers, state == TCP_TIME_WAIT, memory_order_relaxed);
-    return state == -ENOENT ? 0 : state > 0 ? state : -EXDEV;
-}
-
-/*
- * Whether the kernel lets a TIME_WAIT be replaced in this namespace, which it does by the timestamps
- * that the connection had. Known for a second. The thread is in the namespace: source_of() saw to it.
- */
-static bool has_timestamps(const struct attempt *attempt)
-{
-    uint32_t second = (uint32_t)(attempt->began / 1000) & INT32_MAX;
-    uint32_t known = atomic_load_explicit(&attempt->netns->stamps, memory_order_relaxed);
-    if (known >> 1 != second) {
-        known = second << 1 | sysctl_no_timestamps();
-        atomic_store_explicit(&attempt->netns->stamps, known, memory_order_relaxed);
-    }
-    return !(known & 1);
-}
-
-static bool is_closing(int state)
-{
-    return state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2 || state == TCP_CLOSING ||
-           state == TCP_LAST_ACK;
-}
-
-/* Whether the kernel has room for the 4-tuple. Return: 0; -EADDRINUSE; as tuple_state(). */
-static int tuple_room(struct attempt *attempt, int state)
-{
-    const struct pool *pool = &attempt->at->pool;
-    attempt->recycled = state == TCP_TIME_WAIT;
-    attempt->soon |= is_closing(state);
-    if (attempt->recycled && has_timestamps(attempt) &&
-        !lease_keeps(pool, attempt->lane, attempt->began))
-        return 0;
-    return state > 0 ? -EADDRINUSE : state;
-}
-
-/*
- * The third way, the kernel having @state at the 4-tuple. Return: 0; -EADDRINUSE: not this port;
- * -EXDEV: it cannot be found out; other: no port would do.
- */
-static int share(struct attempt *attempt, int state)
-{
-    int reuse = 0;
-    int result = tuple_room(attempt, state);
-    if (!result)
-        result = sock_get(attempt->fd, SOL_SOCKET, SO_REUSEADDR, &reuse);
-    if (result)
-        return sys_may_not(result) ? -EADDRINUSE : result;
-    sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
-    if (!reuse)
-        sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
-    result = bind_port(attempt);
-    attempt->bound = result == 0;
-    attempt->held = result == -EADDRINUSE;
-    attempt->soon |= attempt->held;
-    attempt->others |= attempt->held;
-    if (!reuse && (result || lane_is_shared(attempt)))
-        sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 0); /* until it is connected: must_share() */
-    if (result)
-        restore_address(attempt);
-    return sys_may_not(result) ? -EADDRINUSE : result;
-}
-
-static int put_by_sharing(struct attempt *attempt)
-{
-    return share(attempt, tuple_state(attempt));
-}
-
-static void share_early(const struct attempt *attempt)
-{
-    if (!lane_is_shared(attempt))
-        sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
-}
-
-static int put_alone(struct attempt *attempt)
-{
-    int result = bind_port(attempt);
-    attempt->bound = result == 0;
-    if (result && result != -EINVAL)
-        restore_address(attempt);
-    if (!result)
-        share_early(attempt);
-    return result;
-}
-
-/*
- * With SO_REUSEADDR, which a program may have set itself, bind() would not say who else is there. If
- * the kernel cannot be asked, the option is taken away for the moment of the bind.
- */
-static int put_by_bind(struct attempt *attempt)
-{
-    int reuse = 0;
-    int result = sock_get(attempt->fd, SOL_SOCKET, SO_REUSEADDR, &reuse);
-    if (result && !sys_may_not(result))
-        return result;
-    result = reuse ? put_by_sharing(attempt) : put_alone(attempt);
-    if (reuse && result == -EXDEV) {
-        sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 0);
-        result = put_alone(attempt);
-        sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
-    } else if (!reuse && result == -EADDRINUSE) {
-        result = put_by_sharing(attempt);
-    }
-    return result == -EXDEV ? -EADDRINUSE : result;
-}
-
-static int put_by_range(struct attempt *attempt)
-{
-    uint32_t port = attempt->lease.port;
-    return sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, (int)(port | port << 16));
-}
-
-/* Return: 0; -EADDRINUSE: not this port; -EXDEV: there is no TIME_WAIT, or it cannot be found out. */
-static int put_over_time_wait(struct attempt *attempt)
-{
-    bool let_go = attempt->lease.before == WORD_LETGO || attempt->lease.before == WORD_CLOSING;
-    if (!let_go || !atomic_load_explicit(&attempt->netns->lingers, memory_order_relaxed))
-        return -EXDEV;
-    int state = tuple_state(attempt);
-    return state > 0 ? share(attempt, state) : -EXDEV;
-}
-
-static int put(struct attempt *attempt)
-{
-    attempt->held = attempt->recycled = false;
-    if (range_works(attempt)) {
-        int result = put_over_time_wait(attempt);
-        if (result != -EXDEV)
-            return result;
-        result = put_by_range(attempt);
-        if (!result)
-            return 0;
-        if (result == -ENOPROTOOPT) /* before Linux 6.3 */
-            atomic_store(&attempt->netns->by_bind, 1);
-    }
-    attempt->by_bind = true;
-    return put_by_bind(attempt);
-}
-
-static void count(_Atomic uint64_t *counter)
-{
-    atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
-}
-
-static enum port_answer exhausted(struct attempt *attempt)
-{
-    struct pool_counters *counters = attempt->at->pool.counters;
-    count(&counters->exhausted);
-    shim_log("exhausted", &attempt->dest, 0);
-    if (attempt->unknown)
-        fault_note("NETLINK_SOCK_DIAG",
-                   sys_may_not(attempt->unknown)
-                       ? "the program may not ask which connections there are"
-                       : pool_strerror(attempt->unknown),
-                   "; ports that were closed unseen are not taken back\n");
-    sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
-    if (attempt->verdict.exhausted != POLICY_PASS)
-        return no_port();
-    count(&counters->passed);
-    return PORT_PASS;
-}
-
-/*
- * The socket has a port: one that this library bound for an earlier call (or for getsockname(),
- * bind.c), or the program's own. If that lies in the range, other namespaces must know.
- */
-static enum port_answer already_bound(struct attempt *attempt)
-{
-    struct sockaddr_storage name;
-    socklen_t length;
-    bool ours = hint_is_bound(hint_get(attempt->fd));
     if (sock_name(attempt->fd, &name, &length) != 0)
         return PORT_PASS;
     uint16_t port = address_port(&name);
+    bool own = attempt->binding != BINDING_STUCK && !hint_is_bound(hint_get(attempt->fd));
     if (portset_has(&attempt->verdict.ports, port) &&
         lease_claim(&attempt->search, port, &attempt->lease) == 0) {
-        attempt->bound = true;
-        share_early(attempt);
+        attempt->binding = own ? BINDING_PROGRAM : BINDING_OURS;
+        put_share_early(attempt);
         return PORT_READY;
     }
-    if (ours)
-        return exhausted(attempt);
+    if (!own)
+        return lack_exhausted(attempt);
     if (port)
         shim_log("bound-by-program", &attempt->dest, port);
     return PORT_PASS;
 }
 
-/* ---- when no port is left ---- */
-
-/* Compares the namespace's leases with its sockets, if this thread can see them. */
-static int reconcile(struct attempt *attempt, uint64_t now)
-{
-    if (!netns_is_own(attempt->netns))
-        return 0;
-    uint64_t mask = guard_hold();
-    int found = lease_reconcile(&attempt->at->pool, attempt->netns->slot, now);
-    guard_release(mask);
-    if (found < 0 && found != -EINTR)
-        attempt->unknown = found;
-    return found > 0 ? found : 0;
-}
-
-static uint64_t thread_ns(void)
-{
-    struct timespec used = {.tv_sec = 0};
-    if (SYS(clock_gettime, CLOCK_THREAD_CPUTIME_ID, &used) != 0)
-        SYS_CLOCK(CLOCK_MONOTONIC, &used); /* which is longer, and never refused */
-    return (uint64_t)used.tv_sec * 1000000000 + (uint64_t)used.tv_nsec;
-}
-
-/* Anybody can have others do more than they would, by what he writes to the pool; but not for ever. */
-static bool over_budget(struct attempt *attempt)
-{
-    uint64_t now = thread_ns();
-    if (!attempt->budget)
-        attempt->budget = now;
-    return now - attempt->budget > BUDGET_NS;
-}
-
-static bool comparison_due(const struct attempt *attempt, uint64_t now)
-{
-    uint64_t before = atomic_load_explicit(&attempt->netns->compared, memory_order_relaxed);
-    return now - before >= COMPARE_MS &&
-           lease_reconcile_due(&attempt->at->pool, attempt->netns->slot, now) &&
-           atomic_compare_exchange_strong(&attempt->netns->compared, &before, now);
-}
-
-/* Looks for ports that are free and not known to be. Return: whether to search once more. */
-static bool take_back(struct attempt *attempt)
-{
-    const struct pool *pool = &attempt->at->pool;
-    uint64_t now = sys_now_ms();
-    lease_want(pool, now);
-    if ((!attempt->waiting && attempt->taken_back++ >= COMPARE_TIMES) || !comparison_due(attempt, now))
-        return false;
-    uint64_t began = thread_ns();
-    int found = reconcile(attempt, now);
-    attempt->budget += thread_ns() - began; /* nobody else can make that longer */
-    uint64_t mask = guard_hold();
-    int fd = pool_file_open(shim.path, pool);
-    if (fd >= 0) {
-        found += holder_bury_dead(pool, fd, false);
-        SYS(close, fd);
-    }
-    guard_release(mask);
-    return found > 0;
-}
-
-static bool blocking(int fd)
-{
-    long flags = SYS(fcntl, fd, F_GETFL);
-    return flags >= 0 && !(flags & O_NONBLOCK);
-}
-
-/* How many ms a waiting connect may still wait. */
-static uint32_t wait_left(const struct attempt *attempt)
-{
-    uint64_t waited = sys_now_ms() - attempt->began;
-    return waited < attempt->verdict.wait_ms ? attempt->verdict.wait_ms - (uint32_t)waited : 0;
-}
-
-/* Waits until a port is let go, or a while: a close may have been unseen. Return: search again? */
-static bool wait_for_port(struct attempt *attempt)
-{
-    const struct pool *pool = &attempt->at->pool;
-    uint32_t left = wait_left(attempt);
-    if (attempt->verdict.exhausted != POLICY_WAIT || !left || !blocking(attempt->fd))
-        return false;
-    if (attempt->waiting && over_budget(attempt)) /* whoever wakes all waiters would keep them busy */
-        SYS(nanosleep, &(struct timespec){.tv_nsec = OVER_NAP_MS * 1000000l}, NULL);
-    else if (attempt->waiting)
-        lease_wait(pool, attempt->netns->slot, attempt->lane, attempt->seen,
-                   left < 200 ? left : 200);
-    else
-        count(&pool->counters->waited);
-    attempt->waiting = true;
-    attempt->seen = lease_wait_begin(pool, attempt->netns->slot, attempt->lane);
-    return true;
-}
-
-/*
- * Ports that were refused only because their last connection is just closing, or because another
- * thread is just connecting from them, come free any moment: a connection that may block looks a
- * few times more. A search tries some of those that are closing only: so before it is refused, the
- * kernel is asked about all of them, however short a while ago that was. Return: search again?
- */
-static bool try_again(struct attempt *attempt)
-{
-    if (!attempt->soon || attempt->asked || !blocking(attempt->fd))
-        return false;
-    attempt->soon = false;
-    if (attempt->others ? attempt->rounds >= ROUNDS_HELD
-                        : attempt->refusals > REFUSALS_MANY || attempt->rounds >= ROUNDS) {
-        attempt->asked = true;
-        return reconcile(attempt, sys_now_ms()) > 0;
-    }
-    SYS(nanosleep, &(struct timespec){.tv_nsec = ROUND_NAP_NS << attempt->rounds++}, NULL);
-    return true;
-}
-
-static bool has_port(const struct attempt *attempt)
+bool port_has(const struct attempt *attempt)
 {
     struct sockaddr_storage name;
     socklen_t length;
     return !attempt->undone && sock_name(attempt->fd, &name, &length) == 0 && address_port(&name) != 0;
 }
 
-/*
- * A search that begins again may have waited for minutes: the rules may be others by now, or the
- * pool be another, and the ports of the old one are not to be had any more.
- */
-static enum port_answer search_again(struct attempt *attempt)
+enum port_answer port_search(struct attempt *attempt, uint64_t now)
 {
     const struct shim_pool *before = attempt->at;
-    uint64_t now = sys_now_ms();
-    attempt->sure = false;
-    atomic_store_explicit(&attempt->netns->used, now, memory_order_relaxed);
     enum port_answer answer = find_rule(attempt, attempt->fd, now);
-    if (answer == PORT_READY && attempt->at != before) {
+    if (answer != PORT_READY)
+        return answer;
+    if (attempt->at != before) {
         attempt->netns = netns_of(attempt->at, attempt->fd);
         if (!attempt->netns)
-            answer = faulty(true);
-    }
-    if (answer != PORT_READY) {
-        sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
-        return answer;
+            return port_faulty(true);
     }
     attempt->lane = (uint32_t)pool_lane_find(&attempt->at->pool, &attempt->dest, true);
-    search_begin(attempt);
-    attempt->search.now = now;
-    return PORT_READY;
-}
-
-/* Takes the next port. Return: false: there is none; @instead: what to do. */
-static bool search_next(struct attempt *attempt, enum port_answer *instead)
-{
-    bool over = attempt->refusals % BUDGET_EVERY == BUDGET_EVERY - 1 && over_budget(attempt);
-    while (over || lease_search_next(&attempt->search, &attempt->lease) != 0) {
-        if (has_port(attempt)) {
-            *instead = already_bound(attempt); /* and needs none */
-            return false;
-        }
-        over = over_budget(attempt);
-        /* Who waits goes on comparing: that is limited in time (comparison_due()). */
-        bool again = ((!over || attempt->waiting) && take_back(attempt)) ||
-                     (!over && try_again(attempt)) || wait_for_port(attempt);
-        over = false;
-        *instead = again ? search_again(attempt) : exhausted(attempt);
-        if (*instead != PORT_READY)
-            return false;
-    }
-    return true;
+    answer = confine(attempt);
+    if (answer == PORT_READY)
+        search_begin(attempt, now);
+    return answer;
 }
 
 /* The kernel refuses the lease's port. */
-static void not_this_port(struct attempt *attempt)
+static void not_this_port(struct attempt *attempt, enum outcome outcome)
 {
     attempt->refusals++;
-    if (attempt->held)
+    if (outcome == OUTCOME_HELD)
         lease_return(&attempt->at->pool, &attempt->lease, sys_now_ms());
     else
         lease_refused(&attempt->at->pool, &attempt->lease, sys_now_ms());
 }
 
-#define FIRST_PORT_OF_ALL 1024 /* those below are root's */
-
-/* No port can be put on the socket. */
-static enum port_answer cannot_put(struct attempt *attempt, int result)
-{
-    lease_let_go(&attempt->at->pool, &attempt->lease, attempt->began);
-    sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
-    if (sys_may_not(result) && (result != -EACCES || attempt->lease.port >= FIRST_PORT_OF_ALL)) {
-        fault_set("bind()", "the program may not give a socket a port of the range");
-        return faulty(true);
-    }
-    errno = -result; /* EACCES for a port below 1024, no route, or it cannot be bound at all */
-    return PORT_REFUSE;
-}
-
 enum port_answer port_next(struct attempt *attempt)
 {
+    const struct pool *pool = &attempt->at->pool;
     if (attempt->again) {
         attempt->again = false;
         return PORT_READY;
     }
     for (;;) {
-        enum port_answer instead;
-        if (!search_next(attempt, &instead))
-            return instead;
-        int result = put(attempt);
-        if (result == 0)
+        enum port_answer answer = lack_next(attempt);
+        if (answer != PORT_READY)
+            return answer;
+        enum outcome outcome = put_port(attempt);
+        switch (outcome) {
+        case OUTCOME_DONE:
             return PORT_READY;
-        if (result == -EINVAL) {
-            lease_let_go(&attempt->at->pool, &attempt->lease, attempt->began);
-            return already_bound(attempt);
+        case OUTCOME_HAS_PORT:
+            lease_let_go(pool, &attempt->lease, attempt->began);
+            return port_already_bound(attempt);
+        case OUTCOME_NO_WAY: /* the kernel says why, or would */
+            lease_let_go(pool, &attempt->lease, attempt->began);
+            put_range_back(attempt);
+            if (!attempt->error)
+                return PORT_PASS;
+            errno = attempt->error;
+            return PORT_REFUSE;
+        case OUTCOME_FORBIDDEN:
+            lease_return(pool, &attempt->lease, sys_now_ms());
+            if (attempt->forbidden++ >= FORBIDDEN_TRIES)
+                return lack_exhausted(attempt);
+            break;
+        default:
+            not_this_port(attempt, outcome);
         }
-        if (result != -EADDRINUSE)
-            return cannot_put(attempt, result);
-        not_this_port(attempt);
     }
 }
 
@@ -802,10 +380,10 @@ static void remember(const struct attempt *attempt, enum hint_kind kind)
 /* The socket has @port, not the one it was given. Return: as port_settle(). */
 static int other_port(struct attempt *attempt, uint16_t port)
 {
-    uint32_t local = local_range_read(attempt);
+    uint32_t local = put_local_range_read(attempt);
     bool honoured = local && port_in(local, attempt->lease.port);
     let_go(attempt);
-    sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
+    put_range_back(attempt);
     if (honoured) {
         shim_log("bound-by-program", &attempt->dest, port);
         hint_set(attempt->fd, (struct hint){.kind = HINT_NONE});
@@ -819,20 +397,11 @@ static int other_port(struct attempt *attempt, uint16_t port)
     return 1;
 }
 
-/* Another namespace has found no port: see what this one can spare (lease.c). */
-static void give_back(struct attempt *attempt)
-{
-    const struct pool *pool = &attempt->at->pool;
-    if (lease_wanted(pool, attempt->netns->slot, attempt->began) &&
-        comparison_due(attempt, attempt->began))
-        reconcile(attempt, attempt->began);
-}
-
 /* Whether it, or its TIME_WAIT, may have to make room for another connection, see above. */
 static bool must_share(const struct attempt *attempt)
 {
-    if (attempt->bound)
-        return lane_is_shared(attempt); /* others have shared early */
+    if (attempt_has_bound(attempt))
+        return attempt_shares_lane(attempt); /* others have shared early */
     return attempt->search.size <= FEW_PORTS || attempt->lease.before != WORD_FREE ||
            attempt->search.step > 8 || close_lingers();
 }
@@ -844,7 +413,7 @@ static uint16_t port_in_doubt(const struct attempt *attempt)
 {
     struct sockaddr_storage name;
     socklen_t length;
-    if (attempt->bound || attempt->sure || sock_name(attempt->fd, &name, &length) != 0)
+    if (attempt_has_bound(attempt) || attempt->sure || sock_name(attempt->fd, &name, &length) != 0)
         return 0;
     uint16_t port = address_port(&name);
     if (port != attempt->lease.port)
@@ -860,17 +429,17 @@ static uint16_t port_in_doubt(const struct attempt *attempt)
  */
 static int lost(struct attempt *attempt)
 {
-    count(&attempt->at->pool.counters->lost);
-    bool again = !attempt->once && !attempt->bound &&
-                 (attempt->lost++ < LOST_TIMES || wait_for_port(attempt));
+    counter_add(&attempt->at->pool.counters->lost);
+    bool again = !attempt->once && !attempt_has_bound(attempt) &&
+                 (attempt->lost++ < LOST_TIMES || lack_wait(attempt));
     if (!again && attempt->verdict.exhausted == POLICY_PASS) {
-        count(&attempt->at->pool.counters->passed);
+        counter_add(&attempt->at->pool.counters->passed);
         shim_log("passed", &attempt->dest, attempt->lease.port);
         hint_set(attempt->fd, (struct hint){.kind = HINT_NONE});
         return 0;
     }
     sock_disconnect(attempt->fd);
-    sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
+    put_range_back(attempt);
     attempt->undone = true;
     if (again)
         return 1;
@@ -885,43 +454,50 @@ static int connected(struct attempt *attempt)
         return other_port(attempt, other);
     if (!lease_confirm(&attempt->at->pool, &attempt->lease, attempt->began))
         return lost(attempt);
+    if (attempt->range)
+        put_range_back(attempt);
     if (must_share(attempt))
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
-    remember(attempt, HINT_LEASED);
+    remember(attempt, attempt->binding == BINDING_OURS ? HINT_LEASED_BOUND : HINT_LEASED);
     shim_log("connect", &attempt->dest, attempt->lease.port);
-    give_back(attempt);
+    lack_give_back(attempt);
     return 0;
 }
 
 /* By range, the kernel says that the 4-tuple is taken. Return: as port_settle(). */
 static int refused(struct attempt *attempt)
 {
-    int result = attempt->lease.comes_again ? -EADDRINUSE : put_by_sharing(attempt);
-    if (result == 0) {
+    enum outcome outcome = attempt->lease.comes_again ? OUTCOME_TAKEN : put_by_sharing(attempt);
+    switch (outcome) {
+    case OUTCOME_DONE:
         attempt->again = true; /* the same port, the other way */
         if (attempt->lease.before == WORD_FREE && sysctl_reserved(attempt->lease.port))
             atomic_store(&attempt->netns->by_bind, 1); /* the kernel's own choice skips our ports */
         return 1;
-    }
-    if (result != -EADDRINUSE && result != -EXDEV) { /* EINVAL: it is the program's own port */
+    case OUTCOME_HAS_PORT: /* it is the program's own that is taken */
+    case OUTCOME_NO_WAY:
         let_go(attempt);
-        sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
+        put_range_back(attempt);
         errno = EADDRNOTAVAIL;
         return 0;
+    case OUTCOME_FORBIDDEN: /* to share: others may come by range */
+        not_this_port(attempt, OUTCOME_HELD);
+        return 1;
+    default:
+        not_this_port(attempt, outcome);
+        return 1;
     }
-    not_this_port(attempt);
-    return 1;
 }
 
 /* A call that failed leaves the socket as it was, or bound for ever. */
 static int failed(struct attempt *attempt)
 {
-    if (attempt->bound) {
+    if (attempt->binding == BINDING_OURS) {
         remember(attempt, HINT_BOUND);
         return 0;
     }
     let_go(attempt);
-    sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, 0);
+    put_range_back(attempt);
     return 0;
 }
 
@@ -934,9 +510,9 @@ int port_settle(struct attempt *attempt, bool has_failed)
     case EINTR: /* it goes on in the background, connect(2) */
         return connected(attempt);
     case EADDRNOTAVAIL:
-        if (attempt->bound && attempt->recycled)
+        if (attempt_has_bound(attempt) && attempt->recycled)
             lease_kept(&attempt->at->pool, attempt->lane, sys_now_ms());
-        return attempt->bound ? failed(attempt) : refused(attempt);
+        return attempt_has_bound(attempt) ? failed(attempt) : refused(attempt);
     case EALREADY:
     case EISCONN: /* another thread was faster */
         let_go(attempt);

@@ -26,9 +26,9 @@ static int bare_bind(int fd, const struct sockaddr *address, socklen_t length)
     return (int)SYS_BARE(bind, fd, address, length);
 }
 
-static int bare_getsockname(int fd, struct sockaddr *address, socklen_t *length)
+static int bare_setsockopt(int fd, int level, int name, const void *value, socklen_t length)
 {
-    return (int)SYS_BARE(getsockname, fd, address, length);
+    return (int)SYS_BARE(setsockopt, fd, level, name, value, length);
 }
 
 static int bare_socket(int domain, int type, int protocol)
@@ -166,7 +166,7 @@ static int bare_pthread_attr_setsigmask_np(pthread_attr_t *attr, const sigset_t 
 struct real real = {
     .connect = bare_connect,
     .bind = bare_bind,
-    .getsockname = bare_getsockname,
+    .setsockopt = bare_setsockopt,
     .socket = bare_socket,
     .sendto = bare_sendto,
     .sendmsg = bare_sendmsg,
@@ -204,7 +204,7 @@ void real_init(void)
         return;
     LOOK_UP(connect);
     LOOK_UP(bind);
-    LOOK_UP(getsockname);
+    LOOK_UP(setsockopt);
     LOOK_UP(socket);
     LOOK_UP(sendto);
     LOOK_UP(sendmsg);

@@ -16,10 +16,11 @@
  *   fault.c    the one line on stderr, and the log
  *   guard.c    a pool file truncated under us; sigaction(), signal(), ppoll() and kin for that
  *   real.c     the next connect(), close(), ... in line
- *   port.c     from a destination to a port on a socket: the heart; theory of operation on top
+ *   port.c     from a destination to a port on a socket: the heart; theory of operation on top;
+ *              put.c, source.c and lack.c are its parts (attempt.h)
  *   connect.c  connect(), sendto(), sendmsg(), sendmmsg()
- *   bind.c     bind() with port 0, getsockname()
- *   close.c    close(), close_range(), closefrom(), dup2(), dup3(), socket(): hints
+ *   bind.c     bind() with port 0; theory of operation on top
+ *   close.c    close(), close_range(), closefrom(), dup2(), dup3(), socket(), setsockopt(): hints
  *   hint.c     what is remembered about descriptors, never relied on
  *   sock.c     facts about sockets and addresses; sysctl.c about the namespace; random.c; mem.c
  *   clock.c    the kernel's time
@@ -48,7 +49,7 @@ struct pollfd;
 struct real {
     int (*connect)(int, const struct sockaddr *, socklen_t);
     int (*bind)(int, const struct sockaddr *, socklen_t);
-    int (*getsockname)(int, struct sockaddr *, socklen_t *);
+    int (*setsockopt)(int, int, int, const void *, socklen_t);
     int (*socket)(int, int, int);
     ssize_t (*sendto)(int, const void *, size_t, int, const struct sockaddr *, socklen_t);
     ssize_t (*sendmsg)(int, const struct msghdr *, int);
@@ -330,19 +331,24 @@ enum hint_kind {
     HINT_NONE = 0,
     HINT_FRESH = 1, /* socket() made it: TCP, not bound, as far as is known; when: lane, port */
     HINT_OTHER = 2, /* socket() made it, and it is not one of TCP */
-    HINT_DEFERRED = 3, /* bind(addr, 0) was put off: bind.c */
-    HINT_CHOSEN = 4, /* bound by bind.c, without a lease; perhaps to a port of the kernel's choice */
+    HINT_ANY = 3, /* the program has bound it to port 0: bind.c */
+    HINT_OWN = 4, /* the program has bound it to a port */
     HINT_LEASED = 5, /* connected with a lease */
-    HINT_BOUND = 6, /* bound with a lease, and not connected: the connection failed */
+    HINT_BOUND = 6, /* bound by this library with a lease, and not connected: the connection failed */
+    HINT_LEASED_BOUND = 7, /* bound by this library, and connected */
 };
 
 /* What may be known about a descriptor. 64 bits, so that it is read and written at once. */
 struct hint {
     uint16_t port;
     uint16_t lane;
-    uint8_t netns; /* index into shim_pool.netns */
+    uint8_t netns; /* index into shim_pool.netns; of HINT_FRESH: SET_... and FRESH_V6 */
     uint8_t kind; /* enum hint_kind */
 };
+
+#define SET_REUSE 1u /* the program has set SO_REUSEADDR or SO_REUSEPORT */
+#define SET_RANGE 2u /* the program has set IP_LOCAL_PORT_RANGE */
+#define FRESH_V6 4u /* it is of AF_INET6 */
 
 #define HINTS 4096u
 
@@ -361,10 +367,16 @@ static inline bool hint_exists(int fd)
                          fd);
 }
 
-/** hint_is_bound - whether this library has bound the socket, and it is not connected. */
+/** hint_is_bound - whether this library has bound the socket to a port: that it keeps for ever. */
 static inline bool hint_is_bound(struct hint hint)
 {
-    return hint.kind == HINT_CHOSEN || hint.kind == HINT_BOUND;
+    return hint.kind == HINT_BOUND || hint.kind == HINT_LEASED_BOUND;
+}
+
+/** hint_is_leased - whether it was connected, with a lease. */
+static inline bool hint_is_leased(struct hint hint)
+{
+    return hint.kind == HINT_LEASED || hint.kind == HINT_LEASED_BOUND;
 }
 
 /** hint_set, hint_get - remember, recall. Any thread; a lost or stale hint is allowed for. */
@@ -374,8 +386,8 @@ struct hint hint_get(int fd);
 /** hint_take - recall and forget, for a descriptor that is being closed. */
 struct hint hint_take(int fd);
 
-/** hint_fresh - socket() has made @fd. @now: sys_now_ms(). */
-void hint_fresh(int fd, uint64_t now);
+/** hint_fresh - socket() has made @fd, of AF_INET6 or AF_INET. @now: sys_now_ms(). */
+void hint_fresh(int fd, bool v6, uint64_t now);
 
 /** hint_is_fresh - whether @hint says so of this very tick: later, much may have happened unseen. */
 bool hint_is_fresh(struct hint hint, uint64_t now);
@@ -391,65 +403,6 @@ void hint_let_go(struct hint hint);
 
 /* ---- port.c ---- */
 
-/* One call that connects, on its way. On the caller's stack; the fields are port.c's. */
-struct attempt {
-    struct shim_pool *at;
-    struct shim_netns *netns;
-    struct policy_verdict verdict;
-    struct lease_search search;
-    struct lease lease;
-    struct sockaddr_storage address; /* the program's, copied */
-    struct dest dest; /* the same */
-    struct sockaddr_storage name; /* the socket's own, once name_length is set */
-    socklen_t name_length;
-    struct dest source; /* that the connection will have, once has_source is set; the port is not */
-    uint64_t began; /* ms */
-    int fd;
-    uint32_t lane;
-    uint32_t seen; /* for lease_wait() */
-    uint32_t refusals; /* ports that the kernel has refused */
-    uint32_t lost; /* connections undone because their lease had passed to another holder */
-    uint32_t taken_back; /* comparisons with the kernel */
-    uint64_t budget; /* ns of this thread's CPU time at the first setback; 0: there was none */
-    int unknown; /* -errno: the kernel's connections could not be compared */
-    uint32_t rounds; /* searches made again because some of them come free soon */
-    bool once; /* the call carries data: it is not made twice */
-    bool undone; /* a connection was made and undone: the socket shows the port that it had */
-    bool waiting;
-    bool fresh; /* the socket was just made, as far as is known */
-    bool sure; /* the namespace and its range were looked at in this very tick */
-    bool by_bind; /* the range does not work for this socket */
-    bool bound; /* the socket is bound to the lease's port */
-    bool has_source;
-    bool again; /* the port is on the socket already: make the call once more */
-    bool held; /* the 4-tuple is free, but the port is held towards another destination */
-    bool recycled; /* bound over a TIME_WAIT */
-    bool soon; /* some port was refused that may come free any moment */
-    bool others; /* at some time, because another socket was about to connect from it */
-    bool asked; /* and the kernel was asked about all of them */
-};
-
-enum port_answer {
-    PORT_PASS, /* not this library's business: make the call */
-    PORT_READY, /* make the call, then port_settle() */
-    PORT_REFUSE, /* fail with errno, which is set */
-};
-
-/** port_begin - whether a call that connects @fd to @address is to be given a port. */
-enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockaddr *address,
-                            socklen_t length);
-
-/** port_next - put a port on the socket. */
-enum port_answer port_next(struct attempt *attempt);
-
-/**
- * port_settle - after the call: keep or let go.
- * @failed: whether it returned -1 (errno set; kept or set by this function).
- * Return: 0: done, return the call's result; 1: port_next() and make the call again; -1: the
- * connection was undone, return -1 (errno is set).
- */
-int port_settle(struct attempt *attempt, bool failed);
-
 /** port_pass - a call that is passed on: no range may be left on the socket from before. */
 void port_pass(int fd);
 
@@ -461,6 +414,9 @@ bool address_copy(struct sockaddr_storage *copy, const void *address, socklen_t 
 /** address_port - the port of an AF_INET or AF_INET6 address, host order; address_set_port(). */
 uint16_t address_port(const struct sockaddr_storage *address);
 void address_set_port(struct sockaddr_storage *address, uint16_t port);
+
+/** address_same - whether two AF_INET or AF_INET6 addresses of one family are the same but for the port. */
+bool address_same(const struct sockaddr *one, const struct sockaddr *other);
 
 /** addr_is_any - whether an AF_INET or AF_INET6 address is the wildcard. */
 bool addr_is_any(const struct sockaddr *address);
@@ -478,9 +434,14 @@ int sock_tcp_state(int fd);
 /** sock_disconnect - connect(AF_UNSPEC): abort and make unconnected again. */
 void sock_disconnect(int fd);
 
+/**
+ * sock_release - take the port back that the kernel has chosen for bind(addr, 0): see bind.c.
+ * Return: whether it was taken back. getsockname() shows it as before; a port that was named stays.
+ */
+bool sock_release(int fd);
+
 #define SOCK_RANGE 51 /* IP_LOCAL_PORT_RANGE, linux/in.h since 6.3 */
 #define SOCK_DEVICE 62 /* SO_BINDTOIFINDEX, asm-generic/socket.h since 5.1 */
 #define SOCK_NO_PORT 24 /* IP_BIND_ADDRESS_NO_PORT */
-#define SOCK_DEFERRED 0x00010001 /* SOCK_RANGE's value after bind(addr, 0): see bind.c */
 
 #endif

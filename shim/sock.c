@@ -74,6 +74,15 @@ bool addr_is_any(const struct sockaddr *address)
     return memcmp(&((const struct sockaddr_in6 *)(const void *)address)->sin6_addr, zeros, 16) == 0;
 }
 
+bool address_same(const struct sockaddr *one, const struct sockaddr *other)
+{
+    if (one->sa_family == AF_INET)
+        return ((const struct sockaddr_in *)(const void *)one)->sin_addr.s_addr ==
+               ((const struct sockaddr_in *)(const void *)other)->sin_addr.s_addr;
+    return memcmp(&((const struct sockaddr_in6 *)(const void *)one)->sin6_addr,
+                  &((const struct sockaddr_in6 *)(const void *)other)->sin6_addr, 16) == 0;
+}
+
 int sock_set(int fd, int level, int name, int value)
 {
     return (int)SYS(setsockopt, fd, level, name, &value, sizeof(value));
@@ -103,4 +112,27 @@ void sock_disconnect(int fd)
 {
     struct sockaddr none = {.sa_family = AF_UNSPEC};
     SYS(connect, fd, &none, sizeof(none));
+}
+
+/* Newer than the headers. */
+#define DELACK_MAX_US 46 /* TCP_DELACK_MAX_US, linux/tcp.h since 6.15 */
+
+/* Dissolving a socket resets these, which the program may have set (tcp_disconnect(), tcp.c). */
+static const int reset[] = {TCP_MAXSEG, TCP_WINDOW_CLAMP, TCP_QUICKACK, DELACK_MAX_US};
+
+#define RESET_OPTIONS (sizeof(reset) / sizeof(reset[0]))
+
+bool sock_release(int fd)
+{
+    int value[RESET_OPTIONS], now;
+    bool known[RESET_OPTIONS];
+    for (size_t i = 0; i < RESET_OPTIONS; i++)
+        known[i] = sock_get(fd, IPPROTO_TCP, reset[i], &value[i]) == 0;
+    if (SYS(listen, fd, 0) != 0)
+        return false;
+    sock_disconnect(fd);
+    for (size_t i = 0; i < RESET_OPTIONS; i++)
+        if (known[i] && sock_get(fd, IPPROTO_TCP, reset[i], &now) == 0 && now != value[i])
+            sock_set(fd, IPPROTO_TCP, reset[i], value[i]);
+    return true;
 }

@@ -21,6 +21,7 @@ static void ask(const struct policy *policy, const struct dest *dest)
     struct policy_verdict verdict;
     policy_checksum(policy);
     policy_may_match_address(policy, dest->addr);
+    policy_gap(policy, &(uint16_t){1}, &(uint16_t){65535});
     policy_each_range(policy, nothing, NULL);
     if (policy_match(policy, dest, &verdict) &&
         (verdict.rule >= POLICY_RULES || verdict.exhausted > POLICY_PASS ||

@@ -415,11 +415,10 @@ print("survived", count > 0)
 
 
 def check_truncation_before_close(tap, server):
-    """Cut when a program has a port of the pool, but has not connected yet."""
+    """Cut when a program has a port of the pool, and has not closed it yet."""
     code = """
 import os, socket, sys
-sock = socket.socket()
-sock.bind(("127.0.0.1", 0))
+sock = socket.create_connection(("127.0.0.1", int(sys.argv[3])))
 print("in range", 50900 <= sock.getsockname()[1] <= 50999)
 os.truncate(sys.argv[2], int(sys.argv[1]))
 sock.close()
@@ -428,7 +427,8 @@ print("survived")
     for size in (0, 5000):
         with pool_folder() as folder:
             path = make_pool(folder, server, "50900-50999")
-            done = run([sys.executable, "-c", code, str(size), shares_of(path)],
+            done = run([sys.executable, "-c", code, str(size), shares_of(path),
+                        str(server.port)],
                        fptest.environment(FIXPORT_POOL=path))
             tap.equal((done.returncode, done.stdout), (0, "in range True\nsurvived\n"),
                       f"the pool's shares cut to {size} bytes before a first close: it runs on")

@@ -525,6 +525,31 @@ Test(policy, knows_which_local_addresses_may_matter)
     cr_expect(policy_may_match_address(&policy, v4.addr));
 }
 
+static void gap_is(uint16_t lo, uint16_t hi, uint16_t first, uint16_t last)
+{
+    bool found = policy_gap(&policy, &lo, &hi);
+    cr_expect_eq(found, first != 0);
+    if (first)
+        cr_expect(lo == first && hi == last, "%u-%u instead of %u-%u", lo, hi, first, last);
+}
+
+Test(policy, finds_the_longest_run_of_ports_without_a_rule)
+{
+    add("a", "50000-50099,60000-65535", "10.0.0.0/8");
+    add("b", "50100-50199", "any");
+    gap_is(32768, 49999, 32768, 49999);
+    gap_is(1, 1000, 1, 1000);
+    gap_is(50000, 50000, 0, 0);
+    gap_is(32768, 60999, 32768, 49999);
+    gap_is(49990, 60999, 50200, 59999);
+    gap_is(50150, 50200, 50200, 50200);
+    gap_is(50000, 50199, 0, 0);
+    gap_is(60000, 65535, 0, 0);
+    gap_is(1, 65535, 1024, 49999);
+    add("c", "1024-49999,50200-59999", "any");
+    gap_is(1024, 65535, 0, 0);
+}
+
 static void count_range(const struct portrange *range, void *arg)
 {
     *(uint32_t *)arg += range->hi - range->lo + 1u;

@@ -684,24 +684,6 @@ static void reload_with(const char *first, const char *second)
     cr_assert_geq(pool_reload(path, &policy), 0);
 }
 
-Test(pool, a_port_for_any_rule_suits_as_many_as_can_be)
-{
-    struct pool pool;
-    struct pool_any any;
-    char text[64];
-    cr_assert_eq(pool_open(path, &pool, NULL), 0);
-    reload_with("60001-60010", "60008-60012");
-    cr_assert(pool_any_rule(&pool, &any));
-    portset_print(&any.ports, text, sizeof(text));
-    cr_assert_str_eq(text, "60008-60010");
-    cr_assert_eq(any.quarantine_ms, 7);
-    reload_with("60001-60010", "60020-60030");
-    cr_assert(pool_any_rule(&pool, &any));
-    portset_print(&any.ports, text, sizeof(text));
-    cr_assert_str_eq(text, "60001-60010", "nothing suits both: the first");
-    pool_close(&pool);
-}
-
 Test(pool, a_wish_is_heard_once)
 {
     struct pool pool;

@@ -189,12 +189,14 @@ def listening():
 
 
 def asked_before():
-    """bind to port 0, ask which port it is, then connect: curl and Java do this."""
+    """bind to port 0, ask which port it is, then connect: curl and Java do this.
+
+    Which port that was is not told: it may be another after the connect, see fixport(7)."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
         sock.connect(SERVER)
-        print("port", port > 0, "kept", sock.getsockname()[1] == port)
+        print("port", port > 0)
         talk(sock)
 
 
