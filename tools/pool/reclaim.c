@@ -364,7 +364,7 @@ static int reclaim_report(const struct pool_request *request, const char *path,
         status = request->json ? reclaim_json(reclaim, snapshot, before, after)
                                : reclaim_people(reclaim, snapshot, before, after);
     if (after && status == EXIT_OK && !reclaim_is_all(reclaim, after))
-        status = EXIT_FAILED;
+        status = say_error(EXIT_FAILED, "%s: not all leases could be looked at", path);
     tally_free(after);
     snapshot_free(&later);
     return status;
