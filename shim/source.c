@@ -13,8 +13,12 @@ int source_name(struct attempt *attempt)
 {
     if (attempt->name_length)
         return 0;
-    if (!attempt->fresh)
-        return sock_name(attempt->fd, &attempt->name, &attempt->name_length);
+    if (!attempt->fresh) {
+        int result = sock_name(attempt->fd, &attempt->name, &attempt->name_length);
+        if (result)
+            attempt->name_length = 0;
+        return result;
+    }
     bool v6 = attempt->set & FRESH_V6; /* and nothing is bound yet */
     attempt->name = (struct sockaddr_storage){.ss_family = v6 ? AF_INET6 : AF_INET};
     attempt->name_length = v6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);

@@ -26,7 +26,7 @@ OLD = "f8131b55d"  # the last commit before NEWS.md has something after 0.1.0
 POOL = "/run/fixport/pool"
 PYTHON = next(path for path in ("/usr/bin/python3", sys.executable) if os.path.exists(path))  # that any user may run
 PORTS = range(61001, 61900)
-CONFIG = "[pool]\nports = 61001-61899\nquarantine = 1s\n"
+CONFIG = "[pool]\nports = 61001-61899\nquarantine = 3s\n"
 
 NODE = """
 mount -t tmpfs none /run
