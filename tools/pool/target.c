@@ -209,7 +209,7 @@ static bool target_is_mine(const struct place *place)
 static bool target_is_lost(int error)
 {
     static const int lost[] = {ENOENT, EMEDIUMTYPE, EPROTO, EBADMSG, ESTALE, ELOOP, ENOLINK,
-                               EISDIR, EINVAL,      ENXIO,  EPERM,   EMLINK};
+                               EISDIR, EINVAL,      ENXIO,  EPERM,   EMLINK, EAGAIN};
     for (size_t i = 0; i < sizeof(lost) / sizeof(lost[0]); i++)
         if (error == -lost[i])
             return true;
