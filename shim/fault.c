@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the library says: at most one line about a fault on stderr, and, if FIXPORT_LOG asks for it,
- * a line for each decision.
+ * What the library says: one line on stderr about a fault, another one if it was over in between, and,
+ * if FIXPORT_LOG asks for it, a line for each decision.
  *
  * A daemon may have closed descriptor 2 and have a database there by the time there is something to
  * say. So what it was at the start is remembered, and if it is not that any more, nothing is said.
@@ -18,6 +18,7 @@
 #define RWF_NOWAIT 8
 #endif
 
+#define AGAIN_MS 10000 /* whoever takes the pool away and puts it back does not fill logs by it */
 #define LINES 4u /* that many threads may have something to say at a time */
 
 /*
@@ -28,7 +29,8 @@ static struct {
     char line[LINES][400];
     _Atomic uint32_t next;
     _Atomic uint32_t pending; /* which one is to be said, + 1; 0: none */
-    _Atomic uint32_t said;
+    _Atomic uint64_t said; /* ms: when one was said last; 0: never */
+    _Atomic uint32_t over; /* the fault that was said is */
     uint64_t device, inode;
     bool has_stderr;
 } fault;
@@ -61,6 +63,7 @@ void fault_set(const char *what, const char *why)
 void fault_clear(void)
 {
     atomic_store(&fault.pending, 0);
+    atomic_store(&fault.over, 1);
 }
 
 const char *fault_text(void)
@@ -119,11 +122,24 @@ long quiet_write(int fd, const char *line, size_t length)
     return result;
 }
 
+/* Whether it is time for a line; then this thread is to write it. */
+static bool is_news(void)
+{
+    uint64_t now = sys_now_ms();
+    uint64_t last = atomic_load(&fault.said);
+    if (last && (!atomic_load(&fault.over) || now - last < AGAIN_MS))
+        return false;
+    if (!atomic_compare_exchange_strong(&fault.said, &last, now))
+        return false;
+    atomic_store(&fault.over, 0);
+    return true;
+}
+
 void fault_say(void)
 {
     char line[512];
     const char *what = fault_text();
-    if (!what || atomic_exchange(&fault.said, 1) || !stderr_is_the_same())
+    if (!what || !is_news() || !stderr_is_the_same())
         return;
     struct text text = text_begin(line, sizeof(line));
     text_string(&text, "fixport: ");

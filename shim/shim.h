@@ -248,7 +248,10 @@ void fault_set(const char *what, const char *why);
 /** fault_clear - it is not wrong any more. */
 void fault_clear(void);
 
-/** fault_say - say the pending fault in one line on stderr, once in the process' life. */
+/**
+ * fault_say - say the pending fault in one line on stderr. Once; again if fault_clear() was called since,
+ * 10 s after the last line at the earliest.
+ */
 void fault_say(void);
 
 /**

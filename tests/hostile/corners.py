@@ -342,6 +342,43 @@ def check_bound(tap, server):
             tap.point(good, f"if all are others': {got}")
 
 
+STAYING = """
+import socket, sys
+for line in sys.stdin:
+    s = socket.socket()
+    s.connect(("127.0.0.1", int(sys.argv[1])))
+    print(s.getsockname()[1], flush=True)
+    s.close()
+"""
+
+
+def check_lost_again(tap, server):
+    """The pool is removed, made anew, and removed again: each time that is said, if not too often."""
+    with hostile.pool_of(server) as pool, subprocess.Popen(
+            [sys.executable, "-S", "-c", STAYING, str(server.ports[0])], env=pool.environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        def connects(wanted):
+            deadline = time.monotonic() + 20
+            while time.monotonic() < deadline:
+                print(file=program.stdin, flush=True)
+                if inside([int(program.stdout.readline())]) == wanted:
+                    return True
+                time.sleep(0.1)
+            return False
+
+        good = connects(True)
+        for again in (True, True, False):  # a moment after the last one it is not said once more
+            good = pool.tool("remove", "--force").returncode == 0 and connects(False) and good
+            good = pool.tool("create", "-c", pool.conf).returncode == 0 and connects(True) and good
+            if again:
+                time.sleep(10.5)  # shim/fault.c
+        pool.tool("remove", "--force")
+        connects(False)
+        said = program.communicate()[1].splitlines()
+        tap.point(good and len(said) == 3 and all("removed" in line or "no such file" in line for line in said),
+                  "a pool that is lost again is said to be", *said)
+
+
 def main():
     fptest.in_own_network()
     tap = fptest.Tap()
