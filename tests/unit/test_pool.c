@@ -675,15 +675,6 @@ Test(pool, waiting_ends_when_a_port_is_let_go)
     pool_close(&pool);
 }
 
-static void reload_with(const char *first, const char *second)
-{
-    policy_init(&policy);
-    policy.quarantine_ms = 7;
-    cr_assert_eq(policy_add_rule(&policy, "a", first, "10.0.0.0/8", NULL), 0);
-    cr_assert_eq(policy_add_rule(&policy, "b", second, NULL, NULL), 0);
-    cr_assert_geq(pool_reload(path, &policy), 0);
-}
-
 Test(pool, a_wish_is_heard_once)
 {
     struct pool pool;
