@@ -92,6 +92,15 @@ class Machine:
         self.started = []
         if self.process.stdout.readline() != "up\n":
             raise Failed(f"{name}: its namespaces could not be made")
+        if not host_network:
+            self._settle()
+
+    def _settle(self):
+        # duplicate address detection would make the first second of each address a useless one
+        self.sysctl(ipv6__conf__all__accept_dad=0, ipv6__conf__default__accept_dad=0,
+                    ipv6__conf__all__accept_ra=0, ipv6__conf__default__accept_ra=0)
+        # many scenes at once would use up what a second is allowed to have of ICMP errors
+        self.sysctl(ipv4__icmp_ratelimit=0, ipv6__icmp__ratelimit=0)
 
     def inside(self, *what):
         """What to put before a command so that it runs in this machine."""

@@ -186,12 +186,8 @@ class Site:
                 file.write(self.config())
 
     def _machine(self, name, node=None):
-        machine = self.machines[name] = Machine(name, self.folder, node)
-        machine.sysctl(ipv6__conf__all__accept_dad=0, ipv6__conf__default__accept_dad=0,
-                       ipv6__conf__all__accept_ra=0, ipv6__conf__default__accept_ra=0)
-        # so many rejections at once would use up what a second is allowed to have of ICMP errors
-        machine.sysctl(ipv4__icmp_ratelimit=0, ipv6__icmp__ratelimit=0)
-        return machine
+        self.machines[name] = Machine(name, self.folder, node)
+        return self.machines[name]
 
     def _plug(self, name, lan):
         machine = self.machines.get(name) or self._machine(name)

@@ -189,13 +189,8 @@ class Network:
                       "link set cable master hosts up\nlink set elbac master nodes up\n")
 
     def _machine(self, name, node=None):
-        machine = self.machines[name] = Machine(name, self.folder, node)
-        # duplicate address detection would make the first second of each address a useless one
-        machine.sysctl(ipv6__conf__all__accept_dad=0, ipv6__conf__default__accept_dad=0,
-                       ipv6__conf__all__accept_ra=0, ipv6__conf__default__accept_ra=0)
-        # many rejections at once would use up what a second is allowed to have of ICMP errors
-        machine.sysctl(ipv4__icmp_ratelimit=0, ipv6__icmp__ratelimit=0)
-        return machine
+        self.machines[name] = Machine(name, self.folder, node)
+        return self.machines[name]
 
     def _mac(self):
         """An address for the next interface, the same each time the network is made."""
