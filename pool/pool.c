@@ -307,6 +307,19 @@ int pool_file_open(const char *path, const struct pool *pool)
     return result;
 }
 
+/* The mapping is of the open file that @fd stands for: a lock on it lives as long as the mapping. */
+static int file_keep(const char *path, struct pool *pool, int *fd)
+{
+    *fd = pool_file_open(path, pool);
+    if (*fd < 0)
+        return *fd;
+    long at = SYS(mmap, pool->header, layout_pool_size(), PROT_READ, MAP_SHARED | MAP_FIXED, *fd, 0);
+    if (is_address(at))
+        return 0;
+    SYS(close, *fd);
+    return pool_map_error(at);
+}
+
 int pool_open(const char *path, struct pool *pool, int *fd)
 {
     *pool = (struct pool){.header = NULL};
@@ -317,10 +330,8 @@ int pool_open(const char *path, struct pool *pool, int *fd)
     SYS(close, file); /* one descriptor at a time: a program may have no more left */
     if (!result)
         result = shares_map(path, pool);
-    if (!result && fd) {
-        *fd = pool_file_open(path, pool);
-        result = *fd < 0 ? *fd : 0;
-    }
+    if (!result && fd)
+        result = file_keep(path, pool, fd);
     if (result)
         pool_close(pool);
     return result;
