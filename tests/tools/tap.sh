@@ -102,7 +102,9 @@ finish()
 # What a refusal must leave as it was.
 state_of_scratch()
 {
-    (cd "$scratch" && find work -exec stat -c '%n %F %s %a %u %Y' {} + | sort &&
+    # (Of folders not the time: a lock comes and goes in them.)
+    (cd "$scratch" && find work -type d -exec stat -c '%n %F %s %a %u' {} + -o \
+        -exec stat -c '%n %F %s %a %u %Y' {} + | sort &&
         find work -type f -readable -exec cksum {} + | sort)
 }
 
