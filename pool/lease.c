@@ -56,7 +56,9 @@
  * refuse them (FIN_WAIT: the peer has not closed yet), so one connect tries a few of them only, and
  * marks them CLOSING: the hand passes them over from then on, until a dump shows them in TIME_WAIT
  * or gone, or until nothing else is left, when a few are tried once more. Last, in lanes that
- * several destinations share, ports that this namespace uses towards another.
+ * several destinations share, ports that this namespace uses towards another. And after all, the port
+ * that equals the destination's: towards an address of the machine itself, where no server is there,
+ * a socket at that port would be connected to itself (simultaneous open, RFC 9293, 3.5).
  *
  * Fairness. A namespace that opens and closes all the time goes round the whole range, and what it
  * let go of is its own until it has rested. While another namespace finds no port (the counters say
@@ -85,7 +87,15 @@
 
 /* The ports that this namespace uses towards others of the lane's destinations come twice: the kernel
  * tells some of them from those that are taken more cheaply than others. */
-enum { PASS_HAND, PASS_RESTING, PASS_CLOSING, PASS_SHARED, PASS_SHARED_AGAIN, PASS_END };
+enum {
+    PASS_HAND,
+    PASS_RESTING,
+    PASS_CLOSING,
+    PASS_SHARED,
+    PASS_SHARED_AGAIN,
+    PASS_LAST, /* lease_search.last */
+    PASS_END
+};
 
 /* How long ago; a time that has not come yet (another boot, another time namespace) is long ago. */
 static uint64_t age(uint64_t now, uint64_t when)
@@ -223,7 +233,7 @@ static int scan(struct lease_search *search, word_test test, uint32_t limit, str
         _Atomic uint64_t *words = pool_word(search->pool, search->lane, port);
         for (uint32_t i = 0; words && i < run; i++) {
             uint64_t word = atomic_load_explicit(&words[i], memory_order_relaxed);
-            if (test(search, word) &&
+            if (test(search, word) && port + i != search->last &&
                 word_take(search, &words[i], word, (uint16_t)(port + i), lease)) {
                 search->step += i + 1;
                 return 0;
@@ -245,6 +255,26 @@ static int scan_by_hand(struct lease_search *search, struct lease *lease)
     return result;
 }
 
+static bool lane_is_shared(const struct lease_search *search)
+{
+    return search->lane >= search->pool->lanes - search->pool->lanes_shared;
+}
+
+/* The port that was left out until now, once. */
+static int take_last(struct lease_search *search, struct lease *lease)
+{
+    uint16_t port = search->last;
+    _Atomic uint64_t *at = portset_has(search->ports, port)
+                               ? pool_word(search->pool, search->lane, port)
+                               : NULL;
+    uint64_t word = at ? atomic_load_explicit(at, memory_order_relaxed) : 0;
+    bool may = word_fresh(search, word) || word_is_own(search, word, WORD_LETGO) ||
+               word_is_own(search, word, WORD_CLOSING) ||
+               (lane_is_shared(search) && word_shared(search, word));
+    search->last = 0;
+    return at && may && word_take(search, at, word, port, lease) ? 0 : -EADDRNOTAVAIL;
+}
+
 static int search_pass(struct lease_search *search, struct lease *lease)
 {
     switch (search->pass) {
@@ -254,10 +284,11 @@ static int search_pass(struct lease_search *search, struct lease *lease)
         return search->wanted ? scan(search, word_resting, search->size, lease) : -EADDRNOTAVAIL;
     case PASS_CLOSING:
         return scan(search, word_closing, search->size, lease);
+    case PASS_LAST:
+        return search->last ? take_last(search, lease) : -EADDRNOTAVAIL;
     default:
-        if (search->lane < search->pool->lanes - search->pool->lanes_shared)
-            return -EADDRNOTAVAIL;
-        return scan(search, word_shared, search->size, lease);
+        return lane_is_shared(search) ? scan(search, word_shared, search->size, lease)
+                                      : -EADDRNOTAVAIL;
     }
 }
 

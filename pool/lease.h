@@ -32,6 +32,7 @@ struct lease_search {
     bool wanted; /* another namespace has found no port a short while ago */
     bool cut; /* it has left ports out, after many that the kernel refused */
     uint32_t pass;
+    uint16_t last; /* the caller's to set: a port that is taken only if no other is left; 0: none */
 };
 
 /**

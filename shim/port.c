@@ -127,6 +127,7 @@ static void search_begin(struct attempt *attempt, uint64_t now)
 {
     lease_search_begin(&attempt->search, &attempt->at->pool, &attempt->verdict,
                        attempt->netns->slot, attempt->lane, now);
+    attempt->search.last = attempt->dest.port;
 }
 
 /* Whether the socket is a TCP socket that may be connected. A fresh one is, without asking. */
