@@ -14,7 +14,6 @@
 #define BUDGET_EVERY 16    /* refusals: a look at the clock is a system call */
 #define COMPARE_MS 100     /* at most so often, whatever the pool says of the last time */
 #define COMPARE_TIMES 3    /* in one connect that does not wait */
-#define OVER_NAP_MS 50     /* between the searches of one that waits, and has used its budget up */
 
 /*
  * Compares the namespace's leases with its sockets, if this thread can see them. Return: whether
@@ -43,7 +42,7 @@ static uint64_t thread_ns(void)
 
 /* Anybody can have others do more than they would, by what he writes to the pool; but not for ever.
  */
-static bool over_budget(struct attempt *attempt)
+bool lack_over_budget(struct attempt *attempt)
 {
     uint64_t now = thread_ns();
     if (!attempt->budget)
@@ -81,39 +80,6 @@ static bool take_back(struct attempt *attempt)
     return again;
 }
 
-static bool blocking(int fd)
-{
-    long flags = SYS(fcntl, fd, F_GETFL);
-    return flags >= 0 && !(flags & O_NONBLOCK);
-}
-
-/* How many ms a waiting connect may still wait. */
-static uint32_t wait_left(const struct attempt *attempt)
-{
-    uint64_t waited = sys_now_ms() - attempt->began;
-    return waited < attempt->verdict.wait_ms ? attempt->verdict.wait_ms - (uint32_t)waited : 0;
-}
-
-/* Waits until a port is let go, or a while: a close may have been unseen. Return: search again? */
-bool lack_wait(struct attempt *attempt)
-{
-    const struct pool *pool = &attempt->at->pool;
-    uint32_t left = wait_left(attempt);
-    if (attempt->verdict.exhausted != POLICY_WAIT || !left || !blocking(attempt->fd))
-        return false;
-    if (attempt->waiting &&
-        over_budget(attempt)) /* whoever wakes all waiters would keep them busy */
-        SYS(nanosleep, &(struct timespec){.tv_nsec = OVER_NAP_MS * 1000000l}, NULL);
-    else if (attempt->waiting)
-        lease_wait(pool, attempt->netns->slot, attempt->lane, attempt->seen,
-                   left < 200 ? left : 200);
-    else
-        counter_add(&pool->counters->waited);
-    attempt->waiting = true;
-    attempt->seen = lease_wait_begin(pool, attempt->netns->slot, attempt->lane);
-    return true;
-}
-
 /*
  * The program may not bind: it is in a sandbox, or the ports are privileged ones. That is no lack
  * of ports but a fault: FIXPORT_ON_ERROR says what becomes of the connection.
@@ -135,7 +101,7 @@ enum port_answer lack_exhausted(struct attempt *attempt)
     put_range_back(attempt);
     if (attempt->forbidden)
         return forbidden(attempt);
-    shim_log("exhausted", &attempt->dest, 0);
+    shim_log(attempt->ended == EINTR ? "interrupted" : "exhausted", &attempt->dest, 0);
     if (attempt->unknown)
         fault_note("NETLINK_SOCK_DIAG",
                    sys_may_not(attempt->unknown)
@@ -143,7 +109,7 @@ enum port_answer lack_exhausted(struct attempt *attempt)
                        : pool_strerror(attempt->unknown),
                    "; ports that were closed unseen are not taken back\n");
     if (attempt->verdict.exhausted != POLICY_PASS)
-        return port_refuse();
+        return port_refuse(attempt);
     counter_add(&counters->passed);
     return PORT_PASS;
 }
@@ -156,7 +122,7 @@ enum port_answer lack_exhausted(struct attempt *attempt)
  */
 static bool try_again(struct attempt *attempt)
 {
-    bool soon = attempt->soon && blocking(attempt->fd);
+    bool soon = attempt->soon && wait_may(attempt);
     if (attempt->asked || !(soon || attempt->search.cut))
         return false;
     attempt->soon = false;
@@ -183,22 +149,30 @@ static enum port_answer search_again(struct attempt *attempt)
     return port_search(attempt, now);
 }
 
-enum port_answer lack_next(struct attempt *attempt)
+/* Takes the next port, or what to do instead: lack_next(), with signals held if it has waited. */
+static enum port_answer next(struct attempt *attempt)
 {
-    bool over = attempt->refusals % BUDGET_EVERY == BUDGET_EVERY - 1 && over_budget(attempt);
+    bool over = attempt->refusals % BUDGET_EVERY == BUDGET_EVERY - 1 && lack_over_budget(attempt);
     while (over || lease_search_next(&attempt->search, &attempt->lease) != 0) {
         if (attempt->forbidden || port_has(attempt))
             return port_has(attempt) ? port_already_bound(attempt) : lack_exhausted(attempt);
-        over = over_budget(attempt);
+        over = lack_over_budget(attempt);
         /* Who waits goes on comparing: that is limited in time (comparison_due()). */
         bool again = ((!over || attempt->waiting) && take_back(attempt)) ||
-                     (!over && try_again(attempt)) || lack_wait(attempt);
+                     (!over && try_again(attempt)) || wait_more(attempt);
         over = false;
         enum port_answer answer = again ? search_again(attempt) : lack_exhausted(attempt);
         if (answer != PORT_READY)
             return answer;
     }
     return PORT_READY;
+}
+
+enum port_answer lack_next(struct attempt *attempt)
+{
+    enum port_answer answer = next(attempt);
+    wait_end(attempt);
+    return answer;
 }
 
 void lack_give_back(struct attempt *attempt)

@@ -56,7 +56,7 @@
  * bind(addr, 0) is taken back (bind.c), a range of its own narrows the rule's ports, a port of its own stays.
  *
  * What became of putting a port on is said by one type (enum outcome), and port_next() draws the
- * conclusions. When no port is left: lack.c.
+ * conclusions. When no port is left: lack.c, and wait.c.
  */
 #include "attempt.h"
 
@@ -66,9 +66,9 @@
 #define LOST_TIMES 4 /* leases in one connect */
 #define FORBIDDEN_TRIES 64 /* ports that the program may not bind to: some may be privileged */
 
-enum port_answer port_refuse(void)
+enum port_answer port_refuse(const struct attempt *attempt)
 {
-    errno = EADDRNOTAVAIL;
+    errno = attempt && attempt->ended ? attempt->ended : EADDRNOTAVAIL;
     return PORT_REFUSE;
 }
 
@@ -89,7 +89,7 @@ enum port_answer port_faulty(bool meant)
     if (!fault_text())
         fault_set(shim.path, "another thread is opening it, and does not go on");
     fault_say();
-    return shim.refuse && meant ? port_refuse() : PORT_PASS;
+    return shim.refuse && meant ? port_refuse(NULL) : PORT_PASS;
 }
 
 /* There is no pool. Loopback is left alone unless a known rule names it. */
@@ -246,11 +246,12 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
     attempt->fd = fd;
     attempt->sure = attempt->waiting = attempt->again = attempt->undone = false;
     attempt->recycled = attempt->soon = attempt->has_source = attempt->asked = false;
-    attempt->others = false;
+    attempt->others = attempt->held = false;
+    attempt->send_ms = 0;
     attempt->refusals = attempt->forbidden = attempt->rounds = attempt->lost = 0;
     attempt->taken_back = 0;
     attempt->budget = 0;
-    attempt->error = attempt->unknown = 0;
+    attempt->error = attempt->unknown = attempt->ended = 0;
     attempt->binding = BINDING_NONE;
     if (!find_netns(attempt, fd))
         return port_faulty(true);
@@ -432,7 +433,7 @@ static int lost(struct attempt *attempt)
 {
     counter_add(&attempt->at->pool.counters->lost);
     bool again = !attempt->once && !attempt_has_bound(attempt) &&
-                 (attempt->lost++ < LOST_TIMES || lack_wait(attempt));
+                 (attempt->lost++ < LOST_TIMES || wait_more(attempt));
     if (!again && attempt->verdict.exhausted == POLICY_PASS) {
         counter_add(&attempt->at->pool.counters->passed);
         shim_log("passed", &attempt->dest, attempt->lease.port);
@@ -444,7 +445,7 @@ static int lost(struct attempt *attempt)
     attempt->undone = true;
     if (again)
         return 1;
-    errno = EADDRNOTAVAIL;
+    port_refuse(attempt);
     return -1;
 }
 

@@ -17,7 +17,7 @@
  *   guard.c    a pool file truncated under us; sigaction(), signal(), ppoll() and kin for that
  *   real.c     the next connect(), close(), ... in line
  *   port.c     from a destination to a port on a socket: the heart; theory of operation on top;
- *              put.c, source.c and lack.c are its parts (attempt.h)
+ *              put.c, source.c, lack.c and wait.c are its parts (attempt.h)
  *   connect.c  connect(), sendto(), sendmsg(), sendmmsg()
  *   bind.c     bind() with port 0; theory of operation on top
  *   close.c    close(), close_range(), closefrom(), dup2(), dup3(), socket(), setsockopt(): hints
