@@ -10,7 +10,8 @@
 #define ROUNDS 6           /* 3 ms in all */
 #define ROUNDS_HELD                                                                                \
     10 /* 50 ms: a thread that is about to connect may have to wait for a processor */
-#define BUDGET_NS 10000000 /* of our own work in one connect, once it has met with setbacks */
+#define BUDGET_NS 5000000  /* of our own work in one connect that meets with setbacks, and as much
+                              again once the kernel was asked about all ports */
 #define BUDGET_EVERY 16    /* refusals: a look at the clock is a system call */
 #define COMPARE_MS 100     /* at most so often, whatever the pool says of the last time */
 #define COMPARE_TIMES 3    /* in one connect that does not wait */
@@ -117,19 +118,22 @@ enum port_answer lack_exhausted(struct attempt *attempt)
 /*
  * Ports that were refused only because their last connection is just closing, or because another
  * thread is just connecting from them, come free any moment: a connection that may block looks a
- * few times more. A search tries some only of those that were let go: so before it is refused, the
- * kernel is asked about all of them, however short a while ago that was. Return: search again?
+ * few times more. A search tries some only of those that were let go, or no more because that has
+ * taken long (a machine that is busy): so before it is refused, the kernel is asked about all of
+ * them, however short a while ago that was. Return: search again?
  */
-static bool try_again(struct attempt *attempt)
+static bool try_again(struct attempt *attempt, bool over)
 {
-    bool soon = attempt->soon && wait_may(attempt);
-    if (attempt->asked || !(soon || attempt->search.cut))
+    bool soon = !over && attempt->soon && wait_may(attempt);
+    bool untried = attempt->search.cut || (over && attempt->refusals);
+    if (attempt->asked || !(soon || untried))
         return false;
     attempt->soon = false;
     bool enough = attempt->others ? attempt->rounds >= ROUNDS_HELD
                                   : attempt->refusals > REFUSALS_MANY || attempt->rounds >= ROUNDS;
     if (!soon || enough) {
         attempt->asked = true;
+        attempt->budget = 0;
         return reconcile(attempt, sys_now_ms());
     }
     SYS(nanosleep, &(struct timespec){.tv_nsec = ROUND_NAP_NS << attempt->rounds++}, NULL);
@@ -159,7 +163,7 @@ static enum port_answer next(struct attempt *attempt)
         over = lack_over_budget(attempt);
         /* Who waits goes on comparing: that is limited in time (comparison_due()). */
         bool again = ((!over || attempt->waiting) && take_back(attempt)) ||
-                     (!over && try_again(attempt)) || wait_more(attempt);
+                     try_again(attempt, over) || wait_more(attempt);
         over = false;
         enum port_answer answer = again ? search_again(attempt) : lack_exhausted(attempt);
         if (answer != PORT_READY)
