@@ -11,8 +11,8 @@
  * sockets use the right, and whether any does, is the kernel's to know; the word's state is a hint
  * about it.
  *
- *        take                  close() seen, or            not in the kernel's
- *   FREE ------> USED(h) ----- not in a dump -----> LETGO(h) --- next dump --> RESTING(h)
+ *        take                  close() seen, or            gone or TIME_WAIT in
+ *   FREE ------> USED(h) ----- not in a dump -----> LETGO(h) - the next dump -> RESTING(h)
  *    ^            ^  ^                                |  ^ refused v           |     |
  *    |            |  |                                | CLOSING(h)             |     |
  *    |            |  +---- take by h (kernel decides) +------------------------+     |
@@ -32,13 +32,17 @@
  * after the quarantine anybody's. Two steps, because a thread may sit between taking a word and
  * connecting: it makes its socket visible, then looks at its word again (lease_confirm); the
  * reconciler marks the word, then looks at the sockets. Whatever the order, one sees the other. (A
- * TIME_WAIT makes its word LETGO, a socket that is closing CLOSING, a live one USED.) A confirming
+ * TIME_WAIT is as none: what it holds is over. A socket that is closing makes its word CLOSING, a
+ * live one USED.) A confirming
  * thread whose word has become LETGO or RESTING takes it back; if it has passed to
  * another holder, the connection is undone. Only processes inside a namespace can ask its kernel
  * table, so only they return its words (or its death does: holder.h). One that finds no port says
  * so in the pool's counters; the processes of other namespaces see that when they next connect, and
- * reconcile, twice at least until a word is at rest. A namespace that is alive and connects to
- * nothing cannot be reached so; "fixport-pool reclaim" visits it, or asks the node's connection
+ * reconcile, twice at least until a word is at rest. Nor do they wait for that: where more than half
+ * of a lane is not to be had by others, a namespace that connects there compares several times a
+ * second, so that one that falls idle has given back what was over. close() asks nothing, because
+ * a program may have forbidden itself by then whatever it never calls. What a namespace closed
+ * after its last connect stays its own: "fixport-pool reclaim" visits it, or asks the node's connection
  * tracking which of its connections have ended (tools/pool/tracked.c).
  *
  * A connection that the pool does not know (it is older than the pool, or its namespace was dead and
@@ -79,9 +83,11 @@
 
 #define LINGER_MS 60000 /* TCP_TIMEWAIT_LEN: after this a closed socket is gone (net/tcp.h) */
 #define SUSPECT_MS 1000 /* a connect that takes longer to begin may be marked, see above */
-#define RECONCILE_MS 100 /* at most so often for a namespace: it costs ms */
 #define GIVE_BACK_MS 1000 /* the same on somebody else's behalf */
 #define RECENT_TRIES 64 /* attempts on ports let go a short while ago, in one pass */
+#define CROWD_SAMPLE 128 /* words, of a lane that may be crowded */
+#define CROWD_MS 250 /* a namespace that has a crowded lane gives back what is over so often */
+#define CROWD_MANY_MS 40 /* the same if that may be an eighth of the lane */
 #define WANTED_MS 2000 /* beyond the quarantine: a namespace that finds no port is heard so long */
 #define KEPT_MS 1000 /* no TIME_WAIT is tried for so long after the kernel has refused one */
 
@@ -152,13 +158,18 @@ static bool word_has_rested(const struct lease_search *search, uint64_t word)
            age(search->now, word_when(word)) >= search->quarantine;
 }
 
-/* Whether nobody of this namespace can be there, and nobody else may mind. */
-static bool word_fresh(const struct lease_search *search, uint64_t word)
+/* What this namespace let go of so short a while ago that there may be a TIME_WAIT, or more. */
+static bool word_is_recent(const struct lease_search *search, uint64_t word)
+{
+    return (word_is_own(search, word, WORD_LETGO) || word_is_own(search, word, WORD_RESTING)) &&
+           age(search->now, word_when(word)) < LINGER_MS;
+}
+
+/* Whether nobody else may mind. */
+static bool word_is_for_us(const struct lease_search *search, uint64_t word)
 {
     return word_state(word) == WORD_FREE || word_is_own(search, word, WORD_RESTING) ||
-           word_has_rested(search, word) ||
-           (word_is_own(search, word, WORD_LETGO) &&
-            age(search->now, word_when(word)) >= LINGER_MS);
+           word_is_own(search, word, WORD_LETGO) || word_has_rested(search, word);
 }
 
 /* What the hand takes. */
@@ -166,8 +177,8 @@ static bool word_for_hand(const struct lease_search *search, uint64_t word)
 {
     if (search->wanted && word_is_own(search, word, WORD_RESTING))
         return word_has_rested(search, word);
-    return word_fresh(search, word) ||
-           (word_is_own(search, word, WORD_LETGO) && search->recent < RECENT_TRIES);
+    return word_is_for_us(search, word) &&
+           (search->recent < RECENT_TRIES || !word_is_recent(search, word));
 }
 
 static bool word_resting(const struct lease_search *search, uint64_t word)
@@ -191,11 +202,12 @@ static bool word_take(struct lease_search *search, _Atomic uint64_t *at, uint64_
     uint64_t taken = word_make(WORD_USED, search->holder, search->now);
     if (!atomic_compare_exchange_strong(at, &word, taken))
         return false;
-    search->recent += word_state(word) == WORD_LETGO || word_state(word) == WORD_CLOSING;
+    search->recent += word_is_recent(search, word) || word_state(word) == WORD_CLOSING;
+    bool others = word_state(word) == WORD_RESTING && word_holder(word) != search->holder;
     *lease = (struct lease){.word = taken,
                             .lane = search->lane,
                             .port = port,
-                            .before = (uint8_t)word_state(word),
+                            .before = (uint8_t)(others ? WORD_FREE : word_state(word)),
                             .comes_again = search->pass == PASS_SHARED};
     return true;
 }
@@ -268,8 +280,7 @@ static int take_last(struct lease_search *search, struct lease *lease)
                                ? pool_word(search->pool, search->lane, port)
                                : NULL;
     uint64_t word = at ? atomic_load_explicit(at, memory_order_relaxed) : 0;
-    bool may = word_fresh(search, word) || word_is_own(search, word, WORD_LETGO) ||
-               word_is_own(search, word, WORD_CLOSING) ||
+    bool may = word_is_for_us(search, word) || word_is_own(search, word, WORD_CLOSING) ||
                (lane_is_shared(search) && word_shared(search, word));
     search->last = 0;
     return at && may && word_take(search, at, word, port, lease) ? 0 : -EADDRNOTAVAIL;
@@ -326,7 +337,7 @@ int lease_claim(struct lease_search *search, uint16_t port, struct lease *lease)
         return -EADDRNOTAVAIL;
     for (int tries = 0; tries < 8; tries++) {
         uint64_t word = atomic_load(at);
-        if (word_holder(word) != search->holder && !word_fresh(search, word))
+        if (word_holder(word) != search->holder && !word_is_for_us(search, word))
             return -EADDRNOTAVAIL;
         if (word_take(search, at, word, port, lease))
             return 0;
@@ -346,7 +357,8 @@ static void word_set_back(const struct pool *pool, const struct lease *lease, ui
 
 static bool was_let_go(const struct lease *lease)
 {
-    return lease->before == WORD_LETGO || lease->before == WORD_CLOSING;
+    return lease->before == WORD_LETGO || lease->before == WORD_CLOSING ||
+           lease->before == WORD_RESTING;
 }
 
 /* Something of this namespace is there, known to be closing or not known: USED it stays. */
@@ -464,11 +476,11 @@ int lease_wait(const struct pool *pool, uint32_t slot, uint32_t lane, uint32_t s
     return result == -EAGAIN ? 0 : result;
 }
 
-bool lease_reconcile_due(const struct pool *pool, uint32_t slot, uint64_t now)
+bool lease_reconcile_due(const struct pool *pool, uint32_t slot, uint64_t now, uint32_t ms)
 {
     _Atomic uint64_t *last = &holder_of(pool, slot)->reconciled_ms;
     uint64_t before = atomic_load(last);
-    return age(now, before) >= RECONCILE_MS && atomic_compare_exchange_strong(last, &before, now);
+    return age(now, before) >= ms && atomic_compare_exchange_strong(last, &before, now);
 }
 
 void lease_want(const struct pool *pool, uint64_t now)
@@ -483,6 +495,23 @@ bool lease_wanted(const struct pool *pool, uint32_t slot, uint64_t now)
         return false;
     uint64_t last = atomic_load_explicit(&holder_of(pool, slot)->reconciled_ms, memory_order_relaxed);
     return wanted > last && wanted <= now && age(now, last) >= GIVE_BACK_MS;
+}
+
+uint32_t lease_crowd_ms(const struct lease_search *search)
+{
+    uint32_t looks = search->size < CROWD_SAMPLE ? search->size : CROWD_SAMPLE;
+    uint32_t taken = 0, over = 0;
+    for (uint32_t i = 0; i < looks; i++) {
+        uint32_t follow, index = (uint32_t)((uint64_t)i * search->size / looks);
+        uint16_t port = port_at(search->ports, index, &follow);
+        _Atomic uint64_t *at = pool_word(search->pool, search->lane, port);
+        uint64_t word = at ? atomic_load_explicit(at, memory_order_relaxed) : 0;
+        taken += word_state(word) != WORD_FREE && !word_has_rested(search, word);
+        over += word_is_own(search, word, WORD_LETGO) || word_is_own(search, word, WORD_CLOSING);
+    }
+    if (2 * taken <= looks || !over)
+        return UINT32_MAX;
+    return 8 * over >= looks ? CROWD_MANY_MS : CROWD_MS;
 }
 
 /* What a dump shows, one bit for each word of the pool. */
@@ -564,11 +593,11 @@ static void truth_add(const struct sockdiag_socket *socket, void *arg)
                 ((size_t)place * pool->lanes + (uint32_t)lane) * POOL_PAGE_PORTS + offset);
 }
 
-/* What a word becomes that has no socket; the same word if nothing. */
-static uint64_t word_unseen(uint64_t word, uint64_t began, uint64_t now)
+/* What a word becomes that has no socket, or only a TIME_WAIT; the same word if nothing. */
+static uint64_t word_unseen(uint64_t word, bool time_wait, uint64_t began, uint64_t now)
 {
     enum word_state state = word_state(word);
-    if (state == WORD_USED && age(began, word_when(word)) >= SUSPECT_MS)
+    if (state == WORD_USED && (time_wait || age(began, word_when(word)) >= SUSPECT_MS))
         return word_make(WORD_LETGO, word_holder(word), now);
     if ((state == WORD_LETGO || state == WORD_CLOSING) && word_when(word) < began)
         return word_make(WORD_RESTING, word_holder(word), now);
@@ -588,9 +617,7 @@ static uint64_t word_judged(const struct truth *truth, uint64_t word, size_t ind
         return word_seen(word, WORD_USED);
     if (get_bit(truth->closing, index))
         return word_seen(word, WORD_CLOSING);
-    if (get_bit(truth->gone, index))
-        return word_seen(word, WORD_LETGO);
-    return word_unseen(word, began, sys_now_ms());
+    return word_unseen(word, get_bit(truth->gone, index), began, sys_now_ms());
 }
 
 /* Whether a word in that state is nearer to being had than one in the other. */

@@ -5,6 +5,7 @@
  *   port.c      begin, next, settle; theory of operation on top
  *   put.c       the three ways to put a port on the socket
  *   source.c    where the connection will come from, and what the kernel has there
+ *   linger.c    whether connections leave a TIME_WAIT
  *   lack.c      when no port is left
  *   wait.c      when-exhausted = wait
  */
@@ -80,6 +81,7 @@ struct attempt {
     bool undone;  /* the socket shows a port that it has no more: a connection was undone, or bind()
                    */
     bool again;   /* the port is on the socket already: make the call once more */
+    bool ranged; /* the lease's port was put on by range */
     bool waiting;
     bool held; /* signals are, while one that waits searches */
     bool has_source;
@@ -188,6 +190,14 @@ enum outcome source_state(struct attempt *attempt, int *state);
 /** source_name - the socket's own address, once. Return: 0 or -errno. */
 int source_name(struct attempt *attempt);
 
+/* ---- linger.c ---- */
+
+/** linger_expected - whether connections that this process closes may leave a TIME_WAIT. One load. */
+bool linger_expected(void);
+
+/** linger_look - at a connection that was made: now and then, find that out. */
+void linger_look(const struct attempt *attempt);
+
 /* ---- lack.c ---- */
 
 /** lack_next - take the next port, look for more, or wait. Return: READY, or what to do instead. */
@@ -199,7 +209,7 @@ enum port_answer lack_exhausted(struct attempt *attempt);
 /** lack_over_budget - whether it has done so much that it is to do no more. */
 bool lack_over_budget(struct attempt *attempt);
 
-/** lack_give_back - another namespace has found no port: see what this one can spare (lease.c). */
+/** lack_give_back - another namespace has found no port, or may soon: see what this one can spare (lease.c). */
 void lack_give_back(struct attempt *attempt);
 
 /* ---- wait.c ---- */

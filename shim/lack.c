@@ -51,11 +51,11 @@ bool lack_over_budget(struct attempt *attempt)
     return now - attempt->budget > BUDGET_NS;
 }
 
-static bool comparison_due(const struct attempt *attempt, uint64_t now)
+static bool comparison_due(const struct attempt *attempt, uint64_t now, uint32_t ms)
 {
     uint64_t before = atomic_load_explicit(&attempt->netns->compared, memory_order_relaxed);
-    return now - before >= COMPARE_MS &&
-           lease_reconcile_due(&attempt->at->pool, attempt->netns->slot, now) &&
+    return now - before >= ms &&
+           lease_reconcile_due(&attempt->at->pool, attempt->netns->slot, now, ms) &&
            atomic_compare_exchange_strong(&attempt->netns->compared, &before, now);
 }
 
@@ -66,7 +66,7 @@ static bool take_back(struct attempt *attempt)
     uint64_t now = sys_now_ms();
     lease_want(pool, now);
     if ((!attempt->waiting && attempt->taken_back++ >= COMPARE_TIMES) ||
-        !comparison_due(attempt, now))
+        !comparison_due(attempt, now, COMPARE_MS))
         return false;
     uint64_t began = thread_ns();
     bool again = reconcile(attempt, now);
@@ -181,8 +181,15 @@ enum port_answer lack_next(struct attempt *attempt)
 
 void lack_give_back(struct attempt *attempt)
 {
-    const struct pool *pool = &attempt->at->pool;
-    if (lease_wanted(pool, attempt->netns->slot, attempt->began) &&
-        comparison_due(attempt, attempt->began))
-        reconcile(attempt, attempt->began);
+    static _Atomic uint64_t looked; /* at how crowded lanes are: once a tick */
+    uint64_t now = attempt->began;
+    uint32_t ms = UINT32_MAX;
+    if (lease_wanted(&attempt->at->pool, attempt->netns->slot, now)) {
+        ms = COMPARE_MS;
+    } else if (atomic_load_explicit(&looked, memory_order_relaxed) != now) {
+        atomic_store_explicit(&looked, now, memory_order_relaxed);
+        ms = lease_crowd_ms(&attempt->search);
+    }
+    if (ms != UINT32_MAX && comparison_due(attempt, now, ms))
+        reconcile(attempt, now);
 }

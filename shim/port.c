@@ -30,10 +30,11 @@
  * inherits the flag. Those that are bound get it at once, so that they are in nobody's way while
  * they connect; or when they are connected, in lanes that destinations share: there only the
  * kernel's list of connections tells two threads with one port and destination apart. The others
- * get it unless ports are plenty and this process' connections leave no TIME_WAIT (close.c).
+ * get it unless ports are plenty and this process' connections leave no TIME_WAIT (linger.c).
  *
  * Ports that this namespace has let go of a moment ago are the usual case where there are few. If
  * the last one had a TIME_WAIT on it, the next is looked up before the first way is tried in vain.
+ * That is not asked of what rests (lease.c): the kernel has said that it is over.
  *
  * None can be trusted blindly, so after the call by range the socket's name is looked at. If the
  * port is another one, either the program had bound the socket itself (then that is how it stays),
@@ -246,7 +247,7 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
     attempt->fd = fd;
     attempt->sure = attempt->waiting = attempt->again = attempt->undone = false;
     attempt->recycled = attempt->soon = attempt->has_source = attempt->asked = false;
-    attempt->others = attempt->held = false;
+    attempt->others = attempt->held = attempt->ranged = false;
     attempt->send_ms = 0;
     attempt->refusals = attempt->forbidden = attempt->rounds = attempt->lost = 0;
     attempt->taken_back = 0;
@@ -405,7 +406,7 @@ static bool must_share(const struct attempt *attempt)
     if (attempt_has_bound(attempt))
         return attempt_shares_lane(attempt); /* others have shared early */
     return attempt->search.size <= FEW_PORTS || attempt->lease.before != WORD_FREE ||
-           attempt->search.step > 8 || close_lingers();
+           attempt->search.step > 8 || linger_expected();
 }
 
 /*
@@ -462,6 +463,7 @@ static int connected(struct attempt *attempt)
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
     remember(attempt, attempt->binding == BINDING_OURS ? HINT_LEASED_BOUND : HINT_LEASED);
     shim_log("connect", &attempt->dest, attempt->lease.port);
+    linger_look(attempt);
     lack_give_back(attempt);
     return 0;
 }

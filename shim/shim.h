@@ -17,7 +17,7 @@
  *   guard.c    a pool file truncated under us; sigaction(), signal(), ppoll() and kin for that
  *   real.c     the next connect(), close(), ... in line
  *   port.c     from a destination to a port on a socket: the heart; theory of operation on top;
- *              put.c, source.c, lack.c and wait.c are its parts (attempt.h)
+ *              put.c, source.c, linger.c, lack.c and wait.c are its parts (attempt.h)
  *   connect.c  connect(), sendto(), sendmsg(), sendmmsg()
  *   bind.c     bind() with port 0; theory of operation on top
  *   close.c    close(), close_range(), closefrom(), dup2(), dup3(), socket(), setsockopt(): hints
@@ -265,11 +265,6 @@ const char *fault_text(void);
 
 /** shim_log - a line "fixport[PID] WHAT DEST PORT" to FIXPORT_LOG, if that is set. errno is kept. */
 void shim_log(const char *what, const struct dest *dest, uint32_t port);
-
-/* ---- close.c ---- */
-
-/** close_lingers - whether connections that this process closes may leave a TIME_WAIT. One load. */
-bool close_lingers(void);
 
 /* ---- clock.c ---- */
 

@@ -706,7 +706,7 @@ Test(pool, a_wish_is_heard_once)
     cr_assert_not(lease_wanted(&pool, 3, now), "nobody has asked");
     lease_want(&pool, now);
     cr_assert(lease_wanted(&pool, 3, now + 1));
-    cr_assert(lease_reconcile_due(&pool, 3, now + 1));
+    cr_assert(lease_reconcile_due(&pool, 3, now + 1, 0));
     cr_assert_not(lease_wanted(&pool, 3, now + 5000), "answered");
     lease_want(&pool, now + 500);
     cr_assert_not(lease_wanted(&pool, 3, now + 600), "not twice a second");
