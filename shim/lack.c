@@ -102,7 +102,8 @@ enum port_answer lack_exhausted(struct attempt *attempt)
     put_range_back(attempt);
     if (attempt->forbidden)
         return forbidden(attempt);
-    shim_log(attempt->ended == EINTR ? "interrupted" : "exhausted", &attempt->dest, 0);
+    shim_log_next(attempt->ended == EINTR ? "interrupted" : "exhausted", &attempt->dest,
+                  shim_logs() ? lease_next_ms(&attempt->search) : UINT32_MAX);
     if (attempt->unknown)
         fault_note("NETLINK_SOCK_DIAG",
                    sys_may_not(attempt->unknown)

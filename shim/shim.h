@@ -266,6 +266,15 @@ const char *fault_text(void);
 /** shim_log - a line "fixport[PID] WHAT DEST PORT" to FIXPORT_LOG, if that is set. errno is kept. */
 void shim_log(const char *what, const struct dest *dest, uint32_t port);
 
+/** shim_log_next - the same, and in how many ms the first port is free; UINT32_MAX: not known. */
+void shim_log_next(const char *what, const struct dest *dest, uint32_t ms);
+
+/** shim_logs - whether there is a log. */
+static inline bool shim_logs(void)
+{
+    return shim.log[0] != '\0';
+}
+
 /* ---- clock.c ---- */
 
 /** clock_init - find the kernel's clock for shim_clock() (weak.h), which makes a system call until then. */
