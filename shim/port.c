@@ -416,13 +416,14 @@ static uint16_t port_in_doubt(const struct attempt *attempt)
 {
     struct sockaddr_storage name;
     socklen_t length;
-    if (attempt_has_bound(attempt) || attempt->sure || sock_name(attempt->fd, &name, &length) != 0)
+    bool bound = attempt_has_bound(attempt);
+    if (attempt->sure || (!bound && sock_name(attempt->fd, &name, &length) != 0))
         return 0;
-    uint16_t port = address_port(&name);
+    uint16_t port = bound ? attempt->lease.port : address_port(&name);
     if (port != attempt->lease.port)
         return port;
     if (attempt->fresh)
-        netns_remember(attempt->at, attempt->netns, attempt->began, attempt->verdict.rule);
+        netns_remember(attempt->at, attempt->netns, attempt->began, attempt->verdict.rule, bound);
     return 0;
 }
 

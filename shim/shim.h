@@ -184,9 +184,12 @@ struct shim_netns *netns_of(struct shim_pool *at, int fd);
 struct shim_netns *netns_of_fresh(struct shim_pool *at, int fd, uint64_t now, uint32_t rule,
                                   bool *sure);
 
-/** netns_remember - a fresh socket was in @netns in this tick, and got the port it should have. */
+/**
+ * netns_remember - a fresh socket was in @netns in this tick, and got the port it should have.
+ * @bound: by bind(), which vouches for the namespace only.
+ */
 void netns_remember(const struct shim_pool *at, const struct shim_netns *netns, uint64_t now,
-                    uint32_t rule);
+                    uint32_t rule, bool bound);
 
 /** netns_own - the namespace that this thread is in; 0: not known. Needs a descriptor. */
 uint64_t netns_own(void);
