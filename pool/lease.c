@@ -87,7 +87,9 @@
 #define RECENT_TRIES 64 /* attempts on ports let go a short while ago, in one pass */
 #define CROWD_SAMPLE 128 /* words, of a lane that may be crowded */
 #define CROWD_MS 250 /* a namespace that has a crowded lane gives back what is over so often */
-#define CROWD_MANY_MS 40 /* the same if that may be an eighth of the lane */
+#define CROWD_MANY_MS 40 /* the same if that may be half of the lane, or what is worth a dump: */
+#define CROWD_MANY 256 /* ports, at least: asked for one by one they cost as much */
+#define CROWD_MOST 512 /* ports, at most */
 #define WANTED_MS 2000 /* beyond the quarantine: a namespace that finds no port is heard so long */
 #define KEPT_MS 1000 /* no TIME_WAIT is tried for so long after the kernel has refused one */
 
@@ -527,7 +529,9 @@ uint32_t lease_crowd_ms(const struct lease_search *search)
     }
     if (2 * taken <= looks || !over)
         return UINT32_MAX;
-    return 8 * over >= looks ? CROWD_MANY_MS : CROWD_MS;
+    uint32_t many = search->size / 2;
+    many = many < CROWD_MANY ? CROWD_MANY : many > CROWD_MOST ? CROWD_MOST : many;
+    return (uint64_t)over * search->size >= (uint64_t)many * looks ? CROWD_MANY_MS : CROWD_MS;
 }
 
 /* What a dump shows, one bit for each word of the pool. */

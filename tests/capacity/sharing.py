@@ -61,10 +61,10 @@ def check_idle(tap, way, sysctls, at_once):
         had = [client.said()]
 
         def enough():
-            had.append(client.ask(f"more {450 - had[-1]['made']}"))
-            return had[-1]["made"] >= 450
+            had.append(client.ask(f"more {300 - had[-1]['made']}"))
+            return had[-1]["made"] >= 300
         tap.point(wait_for(enough) and said["refused"] == 0,
-                  f"sharing: 450 of 600 ports come back from a pod that sleeps after "
+                  f"sharing: 300 of 600 ports come back from a pod that sleeps after "
                   f"{'500 at once' if at_once else '700 in turn'}, {way}", had[-1], pool.leases())
         sleeper.kill()
         client.kill()
