@@ -21,8 +21,8 @@
 static _Atomic uint32_t connects; /* with a lease; a lost count does not matter */
 static _Atomic uint32_t clean;    /* looks in a row that found that there is no TIME_WAIT */
 static _Atomic uint32_t busy;     /* a thread is at what follows */
+static _Atomic(const struct shim_netns *) seen_netns; /* NULL: none is remembered */
 static struct {
-    const struct shim_netns *netns; /* NULL: none is remembered */
     struct dest source, dest;
     uint64_t word;
     uint32_t lane;
@@ -41,7 +41,7 @@ static void remember(const struct attempt *attempt)
     if (attempt_shares_lane(attempt) || sock_name(attempt->fd, &name, &length) != 0 ||
         !dest_from_sockaddr((struct sockaddr *)&name, length, &seen.source))
         return;
-    seen.netns = attempt->netns;
+    seen_netns = attempt->netns;
     seen.dest = attempt->dest;
     seen.word = attempt->lease.word;
     seen.lane = attempt->lane;
@@ -51,7 +51,7 @@ static void remember(const struct attempt *attempt)
 /* What is left of the connection that is remembered. */
 static void look(void)
 {
-    if (!netns_is_own(seen.netns))
+    if (!netns_is_own(seen_netns))
         return;
     uint64_t mask = guard_hold();
     int state = sockdiag_state(&seen.source, &seen.dest);
@@ -77,15 +77,15 @@ void linger_look(const struct attempt *attempt)
     uint32_t count = atomic_load_explicit(&connects, memory_order_relaxed);
     atomic_store_explicit(&connects, count + 1, memory_order_relaxed);
     bool turn = is_turn(count);
-    if ((!turn && !seen.netns) || atomic_exchange(&busy, 1))
+    if ((!turn && !seen_netns) || atomic_exchange(&busy, 1))
         return;
-    _Atomic uint64_t *at = seen.netns ? pool_word(&attempt->at->pool, seen.lane, seen.port) : NULL;
+    _Atomic uint64_t *at = seen_netns ? pool_word(&attempt->at->pool, seen.lane, seen.port) : NULL;
     uint64_t word = at ? atomic_load_explicit(at, memory_order_relaxed) : 0;
     bool open = at && word == seen.word && !turn;
     if (at && word_state(word) == WORD_LETGO && word_holder(word) == word_holder(seen.word))
         look();
     if (!open)
-        seen.netns = NULL;
+        seen_netns = NULL;
     if (turn)
         remember(attempt);
     atomic_store(&busy, 0);
