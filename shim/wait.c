@@ -2,11 +2,12 @@
 /*
  * when-exhausted = wait: a connect waits for a port as it would wait for its peer (connect(2)).
  *
- * A signal ends it with EINTR: always if SO_SNDTIMEO is set (sock_intr_errno(), net/sock.h), else
- * if its handler was installed without SA_RESTART. Which handler has run the kernel does not say.
- * So where the program has handlers of both kinds, those with SA_RESTART wait for the end of a
- * short slice. While the pool is searched, between two slices, all are held, so that none is
- * missed.
+ * A signal ends it with EINTR: always if SO_SNDTIMEO is set (sock_intr_errno(), net/sock.h), else if
+ * its handler was installed without SA_RESTART. Neither may be missed nor taken for the other. So
+ * signals are held while the pool is searched, and where the program has a handler that ends a
+ * connect it waits by ppoll(), which lets them through and tells whether a handler has run; those
+ * that do not end it come after each slice. A port that is let go of is seen at the slice's end then,
+ * not at once. (While they are held, another thread may get a signal that is for the process.)
  *
  * The wait is part of SO_SNDTIMEO, and what is left of that is the call's. When it is over, the
  * error is the kernel's: EINPROGRESS, although nothing goes on.
@@ -16,7 +17,7 @@
 #include "attempt.h"
 
 #define SLICE_MS 200 /* a close may have been unseen */
-#define SLICE_MIXED_MS 25
+#define SLICE_POLL_MS 20
 #define OVER_NAP_MS 50 /* between the searches of one that has used its budget up */
 #define SIGNALS 64
 
@@ -56,40 +57,54 @@ void wait_end(struct attempt *attempt)
     attempt->held = false;
 }
 
-/* As long as a slice, or until a port is let go, or a cancellation. Return: 0 or -errno. */
-static int sleep_slice(struct attempt *attempt, uint32_t ms)
+/*
+ * Sleeps without the signals in @mask, which were held; a cancellation ends it. Return: whether a
+ * handler has run.
+ */
+static bool sleep_without(struct attempt *attempt, uint64_t mask, uint32_t ms)
 {
-    int result, type = PTHREAD_CANCEL_DEFERRED;
+    int type = PTHREAD_CANCEL_DEFERRED;
+    struct timespec time = {.tv_nsec = ms * 1000000l};
     guard_end(attempt->guarded);
     if (pthread_setcanceltype)
         pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &type);
-    if (lack_over_budget(attempt)) /* whoever wakes all waiters would keep them busy */
-        result = (int)SYS(nanosleep, &(struct timespec){.tv_nsec = OVER_NAP_MS * 1000000l}, NULL);
-    else
-        result =
-            lease_wait(&attempt->at->pool, attempt->netns->slot, attempt->lane, attempt->seen, ms);
+    bool ran = SYS(ppoll, NULL, 0, &time, &mask, sizeof(mask)) == -EINTR;
     if (pthread_setcanceltype)
         pthread_setcanceltype(type, &type);
     attempt->guarded = guard_begin();
-    return result;
+    return ran;
 }
 
-/* At most @ms. Signals are held before and after. Return: whether one has ended the connect. */
+/* The same with the program's own mask, and until this namespace lets go of a port of the lane. */
+static void sleep_until_released(struct attempt *attempt, uint32_t ms)
+{
+    int type = PTHREAD_CANCEL_DEFERRED;
+    wait_end(attempt);
+    guard_end(attempt->guarded);
+    if (pthread_setcanceltype)
+        pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &type);
+    lease_wait(&attempt->at->pool, attempt->netns->slot, attempt->lane, attempt->seen, ms);
+    if (pthread_setcanceltype)
+        pthread_setcanceltype(type, &type);
+    attempt->guarded = guard_begin();
+}
+
+/* At most @ms. Signals are held before. Return: whether one has ended the connect. */
 static bool nap(struct attempt *attempt, uint32_t ms)
 {
-    uint64_t others, pending = 0;
+    uint64_t others;
     uint64_t ends = ending(attempt, &others);
-    bool mixed = ends && others;
-    uint32_t slice = mixed ? SLICE_MIXED_MS : SLICE_MS;
-    SYS(rt_sigpending, &pending, sizeof(pending));
-    guard_release(mixed ? attempt->mask | others : attempt->mask);
-    bool ended = pending & ends;
-    if (!ended)
-        ended = sleep_slice(attempt, ms < slice ? ms : slice) == -EINTR && ends;
-    if (mixed)
-        guard_release(attempt->mask);
-    attempt->held = false;
-    return ended;
+    bool over = lack_over_budget(attempt); /* whoever wakes all waiters would keep them busy */
+    uint32_t slice = over ? OVER_NAP_MS : ends ? SLICE_POLL_MS : SLICE_MS;
+    ms = ms < slice ? ms : slice;
+    if (!ends && !over) {
+        sleep_until_released(attempt, ms);
+        return false;
+    }
+    bool ended = sleep_without(attempt, attempt->mask | (ends ? others : 0), ms);
+    if (ends && others && !ended)
+        sleep_without(attempt, attempt->mask | ends, 0);
+    return ended && ends;
 }
 
 static void read_send_timeout(struct attempt *attempt)

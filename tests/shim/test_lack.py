@@ -93,13 +93,6 @@ def check_waiting(tap):
             held[0].close()
             end(first, dial(s))
          """, lambda got, ports: got[0] == ["EINTR"] * 5 and inside(got[1], ports)),
-        "so does one whose handler takes itself away": ("""
-            libc.signal.argtypes, libc.sysv_signal.argtypes = None, (ctypes.c_int, ctypes.c_void_p)
-            one = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: None)
-            libc.sysv_signal(signal.SIGALRM, ctypes.cast(one, ctypes.c_void_p))
-            signal.setitimer(signal.ITIMER_REAL, 0.1)
-            end(dial(tcp()))
-         """, lambda got, ports: got == ["EINTR"]),
         "signals with SA_RESTART do not": ("""
             after(ticks(restart=True), 30, held[0].close)
             end(dial(tcp()))
@@ -152,7 +145,9 @@ def check_waiting(tap):
 def check_cancellation(tap):
     """connect() is a cancellation point, also while it waits for a port."""
     with grounds(count=4, exhausted="wait 5 s") as found:
-        for name, me, _, _, ground in found[::2]:
+        for name, me, _, _, ground in found:
+            if me != "127.0.0.1":
+                continue
             server = subprocess.Popen(ground.argv(me, """
                 serve(ONE)
                 tell()
