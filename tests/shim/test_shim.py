@@ -791,7 +791,7 @@ def check_calls(tap, server):
             env = asked(folder, ports)
             env["LD_PRELOAD"] += ":" + FAKE
             done = run([sys.executable, "-S", "-c", RECYCLED, str(Server().port)], env)
-            tap.point(done.stdout.strip() and float(done.stdout) <= 2,
+            tap.point(done.stdout.strip() and float(done.stdout) <= 5,  # it would take 8; in a tick of its own, 3
                       f"a connect over a TIME_WAIT does not ask about it ({way})", done.stdout, done.stderr)
     for mask, what in (("never", "that blocks no signal"), ("blocked", "that had SIGBUS blocked once")):
         with pool_folder() as folder:
