@@ -11,8 +11,8 @@
  * sockets use the right, and whether any does, is the kernel's to know; the word's state is a hint
  * about it.
  *
- *        take                  close() seen, or            not in the kernel's
- *   FREE ------> USED(h) ----- not in a dump -----> LETGO(h) --- next dump --> RESTING(h)
+ *        take                  close() seen, or            gone or TIME_WAIT in
+ *   FREE ------> USED(h) ----- not in a dump -----> LETGO(h) - the next dump -> RESTING(h)
  *    ^            ^  ^                                |  ^ refused v           |     |
  *    |            |  |                                | CLOSING(h)             |     |
  *    |            |  +---- take by h (kernel decides) +------------------------+     |
@@ -32,13 +32,17 @@
  * after the quarantine anybody's. Two steps, because a thread may sit between taking a word and
  * connecting: it makes its socket visible, then looks at its word again (lease_confirm); the
  * reconciler marks the word, then looks at the sockets. Whatever the order, one sees the other. (A
- * TIME_WAIT makes its word LETGO, a socket that is closing CLOSING, a live one USED.) A confirming
+ * TIME_WAIT is as none: what it holds is over. A socket that is closing makes its word CLOSING, a
+ * live one USED.) A confirming
  * thread whose word has become LETGO or RESTING takes it back; if it has passed to
  * another holder, the connection is undone. Only processes inside a namespace can ask its kernel
  * table, so only they return its words (or its death does: holder.h). One that finds no port says
  * so in the pool's counters; the processes of other namespaces see that when they next connect, and
- * reconcile, twice at least until a word is at rest. A namespace that is alive and connects to
- * nothing cannot be reached so; "fixport-pool reclaim" visits it, or asks the node's connection
+ * reconcile, twice at least until a word is at rest. Nor do they wait for that: where more than half
+ * of a lane is not to be had by others, a namespace that connects there compares several times a
+ * second, so that one that falls idle has given back what was over. close() asks nothing, because
+ * a program may have forbidden itself by then whatever it never calls. What a namespace closed
+ * after its last connect stays its own: "fixport-pool reclaim" visits it, or asks the node's connection
  * tracking which of its connections have ended (tools/pool/tracked.c).
  *
  * A connection that the pool does not know (it is older than the pool, or its namespace was dead and
@@ -56,7 +60,9 @@
  * refuse them (FIN_WAIT: the peer has not closed yet), so one connect tries a few of them only, and
  * marks them CLOSING: the hand passes them over from then on, until a dump shows them in TIME_WAIT
  * or gone, or until nothing else is left, when a few are tried once more. Last, in lanes that
- * several destinations share, ports that this namespace uses towards another.
+ * several destinations share, ports that this namespace uses towards another. And after all, the port
+ * that equals the destination's: towards an address of the machine itself, where no server is there,
+ * a socket at that port would be connected to itself (simultaneous open, RFC 9293, 3.5).
  *
  * Holding. There a word does not keep the threads of a namespace apart, only the kernel does, at
  * connect. By range that is enough. But a socket that was bound before its connect was refused is
@@ -85,15 +91,27 @@
 #define LINGER_MS 60000 /* TCP_TIMEWAIT_LEN: after this a closed socket is gone (net/tcp.h) */
 #define SUSPECT_MS 1000 /* a connect that takes longer to begin may be marked, see above */
 #define HOLD_MS 500 /* a thread that waits for a processor is seldom away for longer */
-#define RECONCILE_MS 100 /* at most so often for a namespace: it costs ms */
 #define GIVE_BACK_MS 1000 /* the same on somebody else's behalf */
 #define RECENT_TRIES 64 /* attempts on ports let go a short while ago, in one pass */
+#define CROWD_SAMPLE 128 /* words, of a lane that may be crowded */
+#define CROWD_MS 250 /* a namespace that has a crowded lane gives back what is over so often */
+#define CROWD_MANY_MS 40 /* the same if that may be half of the lane, or what is worth a dump: */
+#define CROWD_MANY 256 /* ports, at least: asked for one by one they cost as much */
+#define CROWD_MOST 512 /* ports, at most */
 #define WANTED_MS 2000 /* beyond the quarantine: a namespace that finds no port is heard so long */
 #define KEPT_MS 1000 /* no TIME_WAIT is tried for so long after the kernel has refused one */
 
 /* The ports that this namespace uses towards others of the lane's destinations come twice: the kernel
  * tells some of them from those that are taken more cheaply than others. */
-enum { PASS_HAND, PASS_RESTING, PASS_CLOSING, PASS_SHARED, PASS_SHARED_AGAIN, PASS_END };
+enum {
+    PASS_HAND,
+    PASS_RESTING,
+    PASS_CLOSING,
+    PASS_SHARED,
+    PASS_SHARED_AGAIN,
+    PASS_LAST, /* lease_search.last */
+    PASS_END
+};
 
 /* How long ago; a time that has not come yet (another boot, another time namespace) is long ago. */
 static uint64_t age(uint64_t now, uint64_t when)
@@ -157,13 +175,18 @@ static bool word_has_rested(const struct lease_search *search, uint64_t word)
            age(search->now, word_when(word)) >= search->quarantine;
 }
 
-/* Whether nobody of this namespace can be there, and nobody else may mind. */
-static bool word_fresh(const struct lease_search *search, uint64_t word)
+/* What this namespace let go of so short a while ago that there may be a TIME_WAIT, or more. */
+static bool word_is_recent(const struct lease_search *search, uint64_t word)
+{
+    return (word_is_own(search, word, WORD_LETGO) || word_is_own(search, word, WORD_RESTING)) &&
+           age(search->now, word_when(word)) < LINGER_MS;
+}
+
+/* Whether nobody else may mind. */
+static bool word_is_for_us(const struct lease_search *search, uint64_t word)
 {
     return word_state(word) == WORD_FREE || word_is_own(search, word, WORD_RESTING) ||
-           word_has_rested(search, word) ||
-           (word_is_own(search, word, WORD_LETGO) &&
-            age(search->now, word_when(word)) >= LINGER_MS);
+           word_is_own(search, word, WORD_LETGO) || word_has_rested(search, word);
 }
 
 /* What the hand takes. */
@@ -171,8 +194,8 @@ static bool word_for_hand(struct lease_search *search, uint64_t word)
 {
     if (search->wanted && word_is_own(search, word, WORD_RESTING))
         return word_has_rested(search, word);
-    return word_fresh(search, word) ||
-           (word_is_own(search, word, WORD_LETGO) && search->recent < RECENT_TRIES);
+    return word_is_for_us(search, word) &&
+           (search->recent < RECENT_TRIES || !word_is_recent(search, word));
 }
 
 static bool word_resting(struct lease_search *search, uint64_t word)
@@ -200,11 +223,12 @@ static bool word_take(struct lease_search *search, _Atomic uint64_t *at, uint64_
     uint64_t taken = word_make(WORD_USED, search->holder, search->now);
     if (!atomic_compare_exchange_strong(at, &word, taken))
         return false;
-    search->recent += word_state(word) == WORD_LETGO || word_state(word) == WORD_CLOSING;
+    search->recent += word_is_recent(search, word) || word_state(word) == WORD_CLOSING;
+    bool others = word_state(word) == WORD_RESTING && word_holder(word) != search->holder;
     *lease = (struct lease){.word = taken,
                             .lane = search->lane,
                             .port = port,
-                            .before = (uint8_t)word_state(word),
+                            .before = (uint8_t)(others ? WORD_FREE : word_state(word)),
                             .comes_again = search->pass == PASS_SHARED};
     return true;
 }
@@ -242,7 +266,7 @@ static int scan(struct lease_search *search, word_test test, uint32_t limit, str
         _Atomic uint64_t *words = pool_word(search->pool, search->lane, port);
         for (uint32_t i = 0; words && i < run; i++) {
             uint64_t word = atomic_load_explicit(&words[i], memory_order_relaxed);
-            if (test(search, word) &&
+            if (test(search, word) && port + i != search->last &&
                 word_take(search, &words[i], word, (uint16_t)(port + i), lease)) {
                 search->step += i + 1;
                 return 0;
@@ -264,6 +288,25 @@ static int scan_by_hand(struct lease_search *search, struct lease *lease)
     return result;
 }
 
+static bool lane_is_shared(const struct lease_search *search)
+{
+    return search->lane >= search->pool->lanes - search->pool->lanes_shared;
+}
+
+/* The port that was left out until now, once. */
+static int take_last(struct lease_search *search, struct lease *lease)
+{
+    uint16_t port = search->last;
+    _Atomic uint64_t *at = portset_has(search->ports, port)
+                               ? pool_word(search->pool, search->lane, port)
+                               : NULL;
+    uint64_t word = at ? atomic_load_explicit(at, memory_order_relaxed) : 0;
+    bool may = word_is_for_us(search, word) || word_is_own(search, word, WORD_CLOSING) ||
+               (lane_is_shared(search) && word_shared(search, word));
+    search->last = 0;
+    return at && may && word_take(search, at, word, port, lease) ? 0 : -EADDRNOTAVAIL;
+}
+
 static int search_pass(struct lease_search *search, struct lease *lease)
 {
     switch (search->pass) {
@@ -273,10 +316,11 @@ static int search_pass(struct lease_search *search, struct lease *lease)
         return search->wanted ? scan(search, word_resting, search->size, lease) : -EADDRNOTAVAIL;
     case PASS_CLOSING:
         return scan(search, word_closing, search->size, lease);
+    case PASS_LAST:
+        return search->last ? take_last(search, lease) : -EADDRNOTAVAIL;
     default:
-        if (search->lane < search->pool->lanes - search->pool->lanes_shared)
-            return -EADDRNOTAVAIL;
-        return scan(search, word_shared, search->size, lease);
+        return lane_is_shared(search) ? scan(search, word_shared, search->size, lease)
+                                      : -EADDRNOTAVAIL;
     }
 }
 
@@ -314,7 +358,7 @@ int lease_claim(struct lease_search *search, uint16_t port, struct lease *lease)
         return -EADDRNOTAVAIL;
     for (int tries = 0; tries < 8; tries++) {
         uint64_t word = atomic_load(at);
-        if (word_holder(word) != search->holder && !word_fresh(search, word))
+        if (word_holder(word) != search->holder && !word_is_for_us(search, word))
             return -EADDRNOTAVAIL;
         if (word_take(search, at, word, port, lease))
             return 0;
@@ -334,7 +378,8 @@ static void word_set_back(const struct pool *pool, const struct lease *lease, ui
 
 static bool was_let_go(const struct lease *lease)
 {
-    return lease->before == WORD_LETGO || lease->before == WORD_CLOSING;
+    return lease->before == WORD_LETGO || lease->before == WORD_CLOSING ||
+           lease->before == WORD_RESTING;
 }
 
 bool lease_hold(const struct pool *pool, struct lease *lease, uint64_t now)
@@ -468,11 +513,11 @@ int lease_wait(const struct pool *pool, uint32_t slot, uint32_t lane, uint32_t s
     return result == -EAGAIN ? 0 : result;
 }
 
-bool lease_reconcile_due(const struct pool *pool, uint32_t slot, uint64_t now)
+bool lease_reconcile_due(const struct pool *pool, uint32_t slot, uint64_t now, uint32_t ms)
 {
     _Atomic uint64_t *last = &holder_of(pool, slot)->reconciled_ms;
     uint64_t before = atomic_load(last);
-    return age(now, before) >= RECONCILE_MS && atomic_compare_exchange_strong(last, &before, now);
+    return age(now, before) >= ms && atomic_compare_exchange_strong(last, &before, now);
 }
 
 void lease_want(const struct pool *pool, uint64_t now)
@@ -487,6 +532,41 @@ bool lease_wanted(const struct pool *pool, uint32_t slot, uint64_t now)
         return false;
     uint64_t last = atomic_load_explicit(&holder_of(pool, slot)->reconciled_ms, memory_order_relaxed);
     return wanted > last && wanted <= now && age(now, last) >= GIVE_BACK_MS;
+}
+
+uint32_t lease_next_ms(const struct lease_search *search)
+{
+    uint64_t next = UINT32_MAX;
+    for (uint32_t i = 0; i < search->size; i++) {
+        uint32_t follow;
+        _Atomic uint64_t *at =
+            pool_word(search->pool, search->lane, port_at(search->ports, i, &follow));
+        uint64_t word = at ? atomic_load_explicit(at, memory_order_relaxed) : 0;
+        uint64_t rested = age(search->now, word_when(word));
+        if (word_state(word) == WORD_RESTING && rested < search->quarantine &&
+            search->quarantine - rested < next)
+            next = search->quarantine - rested;
+    }
+    return (uint32_t)next;
+}
+
+uint32_t lease_crowd_ms(const struct lease_search *search)
+{
+    uint32_t looks = search->size < CROWD_SAMPLE ? search->size : CROWD_SAMPLE;
+    uint32_t taken = 0, over = 0;
+    for (uint32_t i = 0; i < looks; i++) {
+        uint32_t follow, index = (uint32_t)((uint64_t)i * search->size / looks);
+        uint16_t port = port_at(search->ports, index, &follow);
+        _Atomic uint64_t *at = pool_word(search->pool, search->lane, port);
+        uint64_t word = at ? atomic_load_explicit(at, memory_order_relaxed) : 0;
+        taken += word_state(word) != WORD_FREE && !word_has_rested(search, word);
+        over += word_is_own(search, word, WORD_LETGO) || word_is_own(search, word, WORD_CLOSING);
+    }
+    if (2 * taken <= looks || !over)
+        return UINT32_MAX;
+    uint32_t many = search->size / 2;
+    many = many < CROWD_MANY ? CROWD_MANY : many > CROWD_MOST ? CROWD_MOST : many;
+    return (uint64_t)over * search->size >= (uint64_t)many * looks ? CROWD_MANY_MS : CROWD_MS;
 }
 
 /* What a dump shows, one bit for each word of the pool. */
@@ -568,11 +648,11 @@ static void truth_add(const struct sockdiag_socket *socket, void *arg)
                 ((size_t)place * pool->lanes + (uint32_t)lane) * POOL_PAGE_PORTS + offset);
 }
 
-/* What a word becomes that has no socket; the same word if nothing. */
-static uint64_t word_unseen(uint64_t word, uint64_t began, uint64_t now)
+/* What a word becomes that has no socket, or only a TIME_WAIT; the same word if nothing. */
+static uint64_t word_unseen(uint64_t word, bool time_wait, uint64_t began, uint64_t now)
 {
     enum word_state state = word_state(word);
-    if (state == WORD_USED && age(began, word_when(word)) >= SUSPECT_MS)
+    if (state == WORD_USED && (time_wait || age(began, word_when(word)) >= SUSPECT_MS))
         return word_make(WORD_LETGO, word_holder(word), now);
     if ((state == WORD_LETGO || state == WORD_CLOSING) && word_when(word) < began)
         return word_make(WORD_RESTING, word_holder(word), now);
@@ -594,9 +674,7 @@ static uint64_t word_judged(const struct truth *truth, uint64_t word, size_t ind
         return word_seen(word, WORD_USED);
     if (get_bit(truth->closing, index))
         return word_seen(word, WORD_CLOSING);
-    if (get_bit(truth->gone, index))
-        return word_seen(word, WORD_LETGO);
-    return word_unseen(word, began, sys_now_ms());
+    return word_unseen(word, get_bit(truth->gone, index), began, sys_now_ms());
 }
 
 /* Whether a word in that state is nearer to being had than one in the other. */

@@ -13,7 +13,7 @@ struct lease {
     uint64_t word;
     uint32_t lane;
     uint16_t port;
-    uint8_t before; /* enum word_state that it had */
+    uint8_t before; /* enum word_state that it had; RESTING only if this namespace has let go of it */
     bool comes_again; /* in this search, if it is refused: there may be easier ones */
     bool held; /* by lease_hold() */
 };
@@ -34,6 +34,7 @@ struct lease_search {
     bool cut; /* it has left ports out, after many that the kernel refused */
     bool passed_held; /* it has left ports out that another thread holds: lease_hold() */
     uint32_t pass;
+    uint16_t last; /* the caller's to set: a port that is taken only if no other is left; 0: none */
 };
 
 /**
@@ -131,8 +132,21 @@ int lease_wait(const struct pool *pool, uint32_t slot, uint32_t lane, uint32_t s
  */
 int lease_reconcile(const struct pool *pool, uint32_t slot, uint64_t now);
 
-/** lease_reconcile_due - whether @slot's last one is long enough ago; claims it if so. */
-bool lease_reconcile_due(const struct pool *pool, uint32_t slot, uint64_t now);
+/** lease_reconcile_due - whether @slot's last one is @ms ago; claims it if so. */
+bool lease_reconcile_due(const struct pool *pool, uint32_t slot, uint64_t now, uint32_t ms);
+
+/**
+ * lease_crowd_ms - whether this namespace should see what it can give back, before anybody asks.
+ * Return: UINT32_MAX: no, at least half of the search's ports are anybody's to take; else how many
+ * ms the last comparison has to be ago. Looks at some of the words.
+ */
+uint32_t lease_crowd_ms(const struct lease_search *search);
+
+/**
+ * lease_next_ms - when the first of the search's ports that rest is anybody's to take.
+ * Return: ms from the search's begin; UINT32_MAX: none rests. Looks at all of their words.
+ */
+uint32_t lease_next_ms(const struct lease_search *search);
 
 /** lease_want - no port was left: ask the other namespaces to look what they can give back. */
 void lease_want(const struct pool *pool, uint64_t now);

@@ -5,7 +5,9 @@
  *   port.c      begin, next, settle; theory of operation on top
  *   put.c       the three ways to put a port on the socket
  *   source.c    where the connection will come from, and what the kernel has there
+ *   linger.c    whether connections leave a TIME_WAIT
  *   lack.c      when no port is left
+ *   wait.c      when-exhausted = wait
  */
 #ifndef FIXPORT_ATTEMPT_H
 #define FIXPORT_ATTEMPT_H
@@ -33,6 +35,12 @@ enum binding {
     BINDING_STUCK,   /* the kernel's choice for bind(addr, 0), that cannot be taken back */
 };
 
+/* SO_SNDTIMEO as the kernel has it, where a long has 64 bits, or the time of 32. */
+struct send_timeout {
+    long seconds;
+    long microseconds;
+};
+
 /* On the caller's stack. The fields are these files' own. */
 struct attempt {
     struct shim_pool *at;
@@ -46,11 +54,15 @@ struct attempt {
     socklen_t name_length;
     struct dest source; /* that the connection will have, once has_source is set; the port is not */
     uint64_t began;     /* ms */
+    uint64_t mask; /* the thread's signals, while they are held */
     uint64_t budget;    /* ns of this thread's CPU time at the first setback; 0: there was none */
     int fd;
     int error; /* for OUTCOME_NO_WAY: errno */
+    int ended; /* errno: a signal or SO_SNDTIMEO has ended the wait */
     int unknown; /* -errno: the kernel's connections could not be compared */
     uint32_t lane;
+    uint32_t send_ms; /* SO_SNDTIMEO, of one that waits; 0: none */
+    struct send_timeout send; /* the same */
     uint32_t range;      /* the program's own IP_LOCAL_PORT_RANGE, lo | hi << 16; 0: none */
     uint32_t seen;       /* for lease_wait() */
     uint32_t refusals;   /* ports that the kernel has refused */
@@ -58,16 +70,20 @@ struct attempt {
     uint32_t lost;       /* connections undone because their lease had passed to another holder */
     uint32_t taken_back; /* comparisons with the kernel */
     uint32_t rounds;     /* searches made again because some of them come free soon */
+    unsigned guarded; /* for guard_end() */
     enum binding binding;
     uint8_t set;  /* what options the program may have set, SET_..., and FRESH_V6 */
     bool once;    /* the call carries data: it is not made twice */
+    bool at_once; /* nor does it wait: MSG_DONTWAIT */
     bool fresh;   /* the socket was just made, as far as is known */
     bool sure;    /* the namespace and its range were looked at in this very tick */
     bool by_bind; /* the range does not work for this socket */
     bool undone;  /* the socket shows a port that it has no more: a connection was undone, or bind()
                    */
     bool again;   /* the port is on the socket already: make the call once more */
+    bool ranged; /* the lease's port was put on by range */
     bool waiting;
+    bool held; /* signals are, while one that waits searches */
     bool has_source;
     bool recycled; /* bound over a TIME_WAIT */
     bool soon;     /* some port was refused that may come free any moment */
@@ -119,8 +135,8 @@ int port_settle(struct attempt *attempt, bool failed);
 
 /* ---- port.c, for lack.c ---- */
 
-/** port_refuse - errno and the answer of a connect that is to get no port. */
-enum port_answer port_refuse(void);
+/** port_refuse - errno and the answer of a connect that is to get no port. NULL: it came to no search. */
+enum port_answer port_refuse(const struct attempt *attempt);
 
 /** port_faulty - this library cannot do its work: say so (fault_set()). @meant: a rule matches. */
 enum port_answer port_faulty(bool meant);
@@ -174,6 +190,14 @@ enum outcome source_state(struct attempt *attempt, int *state);
 /** source_name - the socket's own address, once. Return: 0 or -errno. */
 int source_name(struct attempt *attempt);
 
+/* ---- linger.c ---- */
+
+/** linger_expected - whether connections that this process closes may leave a TIME_WAIT. One load. */
+bool linger_expected(void);
+
+/** linger_look - at a connection that was made: now and then, find that out. */
+void linger_look(const struct attempt *attempt);
+
 /* ---- lack.c ---- */
 
 /** lack_next - take the next port, look for more, or wait. Return: READY, or what to do instead. */
@@ -182,10 +206,29 @@ enum port_answer lack_next(struct attempt *attempt);
 /** lack_exhausted - the rule has no port for this connection: log, count, and do what it says. */
 enum port_answer lack_exhausted(struct attempt *attempt);
 
-/** lack_wait - whether a connection that may wait has waited, so that a search is worth while. */
-bool lack_wait(struct attempt *attempt);
+/** lack_over_budget - whether it has done so much that it is to do no more. */
+bool lack_over_budget(struct attempt *attempt);
 
-/** lack_give_back - another namespace has found no port: see what this one can spare (lease.c). */
+/** lack_give_back - another namespace has found no port, or may soon: see what this one can spare (lease.c). */
 void lack_give_back(struct attempt *attempt);
+
+/* ---- wait.c ---- */
+
+/** wait_may - whether the call may take its time: not on a non-blocking socket. A system call. */
+bool wait_may(const struct attempt *attempt);
+
+/**
+ * wait_more - wait for a port to come free, if the rule says so.
+ * Return: true: a search is worth while, wait_end() to be called after it; false: it does not wait,
+ * or no longer; attempt->ended is set if not the rule's time has ended it.
+ */
+bool wait_more(struct attempt *attempt);
+
+/** wait_end - let the signals through that were held since. */
+void wait_end(struct attempt *attempt);
+
+/** wait_count - before the call: what is left of SO_SNDTIMEO. wait_count_end - after it: as it was. */
+void wait_count(const struct attempt *attempt);
+void wait_count_end(const struct attempt *attempt);
 
 #endif

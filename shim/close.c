@@ -3,15 +3,13 @@
  * What makes and what lets go of sockets, watched for hints only: the call itself is passed on as it
  * came. The hint is taken before the call, because after it another thread may have the number.
  *
- * Whether connections leave a TIME_WAIT behind decides whether their sockets have to be prepared for
- * being replaced (port.c), which is a system call. So every 16th close of ours is looked at. Who
- * closes second, or by a reset, leaves none. That is believed after four such closes in a row, and
- * until one that is not.
+ * Nothing is asked of the kernel here: a program that has sandboxed itself since it connected may
+ * be killed for a call that it never makes.
  */
 #include "shim.h"
 
 #include <linux/close_range.h>
-#include <netinet/tcp.h>
+#include <netinet/in.h>
 
 /* Newer than glibc 2.31 and its kernel's headers. */
 #ifndef IPPROTO_MPTCP
@@ -20,40 +18,6 @@
 #ifndef CLOSE_RANGE_CLOEXEC
 #define CLOSE_RANGE_CLOEXEC (1U << 2)
 #endif
-
-#define LOOK_EVERY 16u
-#define BELIEVE_AFTER 4u
-
-static _Atomic uint32_t closes; /* of connections with a lease; a lost count does not matter */
-static _Atomic uint32_t clean; /* looks in a row that found that there will be no TIME_WAIT */
-
-bool close_lingers(void)
-{
-    return atomic_load_explicit(&clean, memory_order_relaxed) < BELIEVE_AFTER;
-}
-
-/* Before close(): whether it resets the connection. */
-static bool resets(int fd)
-{
-    struct linger linger = {.l_onoff = 0};
-    socklen_t size = sizeof(linger);
-    return SYS(getsockopt, fd, SOL_SOCKET, SO_LINGER, &linger, &size) == 0 && linger.l_onoff &&
-           linger.l_linger == 0;
-}
-
-static void close_look(int fd)
-{
-    uint32_t count = atomic_load_explicit(&closes, memory_order_relaxed);
-    atomic_store_explicit(&closes, count + 1, memory_order_relaxed);
-    if (count % LOOK_EVERY)
-        return;
-    int state = sock_tcp_state(fd);
-    bool is_clean = state == TCP_CLOSE_WAIT || (state == TCP_ESTABLISHED && resets(fd));
-    uint32_t before = atomic_load_explicit(&clean, memory_order_relaxed);
-    uint32_t after = !is_clean ? 0 : before < BELIEVE_AFTER ? before + 1 : before;
-    if (after != before)
-        atomic_store_explicit(&clean, after, memory_order_relaxed);
-}
 
 SHIM_EXPORT int socket(int domain, int type, int protocol)
 {
@@ -88,8 +52,6 @@ SHIM_EXPORT int setsockopt(int fd, int level, int name, const void *value, sockl
 static __attribute__((noinline)) int close_ours(int fd)
 {
     struct hint hint = hint_take(fd);
-    if (hint_is_leased(hint))
-        close_look(fd);
     int result = real.close(fd);
     hint_let_go(hint);
     return result;

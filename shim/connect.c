@@ -9,14 +9,15 @@
 
 /*
  * Makes @call, an expression that does the real call, with a port put on @fd first if a rule says
- * so. @data: it sends some with the first packet. errno is what the real call left, unless it never came to that.
+ * so. @data: it sends some with the first packet. @flags: the call's. errno is what the real call left, unless it never came to that.
  */
-#define WITH_PORT(fd, address, length, data, result, call)                                         \
+#define WITH_PORT(fd, address, length, data, flags, result, call)                                  \
     do {                                                                                           \
         struct attempt attempt;                                                                    \
         int saved = errno;                                                                         \
-        unsigned guarded = guard_begin();                                                          \
+        attempt.guarded = guard_begin();                                                           \
         attempt.once = (data);                                                                     \
+        attempt.at_once = (flags) & MSG_DONTWAIT;                                                  \
         enum port_answer answer = port_begin(&attempt, (fd), (address), (length));                 \
         int again = answer == PORT_READY;                                                          \
         while (again) {                                                                            \
@@ -24,15 +25,19 @@
             answer = port_next(&attempt);                                                          \
             if (answer != PORT_READY)                                                              \
                 break;                                                                             \
-            guard_end(guarded);                                                                \
+            if (attempt.send_ms)                                                                   \
+                wait_count(&attempt);                                                              \
+            guard_end(attempt.guarded);                                                            \
             (result) = (call);                                                                     \
-            guarded = guard_begin();                                                           \
+            attempt.guarded = guard_begin();                                                       \
+            if (attempt.send_ms)                                                                   \
+                wait_count_end(&attempt);                                                          \
             again = port_settle(&attempt, (result) < 0);                                           \
             if (again < 0)                                                                         \
                 (result) = -1;                                                                     \
             again = again > 0;                                                                     \
         }                                                                                          \
-        guard_end(guarded);                                                                    \
+        guard_end(attempt.guarded);                                                                \
         if (answer == PORT_PASS)                                                                   \
             (result) = (call);                                                                     \
         else if (answer == PORT_REFUSE)                                                            \
@@ -52,7 +57,7 @@ SHIM_EXPORT int connect(int fd, const struct sockaddr *address, socklen_t length
     int result = -1;
     if (!ready())
         return real.connect(fd, address, length);
-    WITH_PORT(fd, address, length, false, result, real.connect(fd, address, length));
+    WITH_PORT(fd, address, length, false, 0, result, real.connect(fd, address, length));
     return result;
 }
 
@@ -62,7 +67,7 @@ SHIM_EXPORT ssize_t sendto(int fd, const void *data, size_t size, int flags,
     ssize_t result = -1;
     if (!(flags & MSG_FASTOPEN) || !address || !ready())
         return real.sendto(fd, data, size, flags, address, length);
-    WITH_PORT(fd, address, length, true, result, real.sendto(fd, data, size, flags, address, length));
+    WITH_PORT(fd, address, length, true, flags, result, real.sendto(fd, data, size, flags, address, length));
     return result;
 }
 
@@ -89,7 +94,7 @@ SHIM_EXPORT ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
     socklen_t length;
     if (!(flags & MSG_FASTOPEN) || !ready() || !message_address(message, &address, &length))
         return real.sendmsg(fd, message, flags);
-    WITH_PORT(fd, address, length, true, result, real.sendmsg(fd, message, flags));
+    WITH_PORT(fd, address, length, true, flags, result, real.sendmsg(fd, message, flags));
     return result;
 }
 
@@ -102,6 +107,6 @@ SHIM_EXPORT int sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int f
     if (!(flags & MSG_FASTOPEN) || !count || !ready() ||
         !message_address(&messages->msg_hdr, &address, &length))
         return real.sendmmsg(fd, messages, count, flags);
-    WITH_PORT(fd, address, length, true, result, real.sendmmsg(fd, messages, count, flags));
+    WITH_PORT(fd, address, length, true, flags, result, real.sendmmsg(fd, messages, count, flags));
     return result;
 }

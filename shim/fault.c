@@ -205,11 +205,9 @@ static void log_write(const char *line, size_t length)
     guard_release(mask);
 }
 
-void shim_log(const char *what, const struct dest *dest, uint32_t port)
+static void log_line(const char *what, const struct dest *dest, uint32_t port, uint32_t ms)
 {
     char line[256];
-    if (!shim.log[0])
-        return;
     struct text text = text_begin(line, sizeof(line));
     text_string(&text, "fixport[");
     text_number(&text, (uint64_t)SYS(getpid), 10);
@@ -221,6 +219,23 @@ void shim_log(const char *what, const struct dest *dest, uint32_t port)
         text_string(&text, " port ");
         text_number(&text, port, 10);
     }
+    if (ms != UINT32_MAX) {
+        text_string(&text, " first port free in ");
+        text_number(&text, (uint64_t)ms / 1000 + (ms % 1000 != 0), 10);
+        text_string(&text, " s");
+    }
     text_char(&text, '\n');
     log_write(line, text.length);
+}
+
+void shim_log(const char *what, const struct dest *dest, uint32_t port)
+{
+    if (shim_logs())
+        log_line(what, dest, port, UINT32_MAX);
+}
+
+void shim_log_next(const char *what, const struct dest *dest, uint32_t ms)
+{
+    if (shim_logs())
+        log_line(what, dest, 0, ms);
 }

@@ -10,11 +10,11 @@
 #define ROUNDS 6 /* 3 ms in all */
 #define ROUNDS_OTHERS 10 /* 50 ms: another socket holds the port until it is connected */
 #define ROUNDS_HELD 13 /* 400 ms: a thread of it may have to wait for a processor: lease_hold() */
-#define BUDGET_NS 10000000 /* of our own work in one connect, once it has met with setbacks */
+#define BUDGET_NS 5000000  /* of our own work in one connect that meets with setbacks, and as much
+                              again once the kernel was asked about all ports */
 #define BUDGET_EVERY 16    /* refusals: a look at the clock is a system call */
 #define COMPARE_MS 100     /* at most so often, whatever the pool says of the last time */
 #define COMPARE_TIMES 3    /* in one connect that does not wait */
-#define OVER_NAP_MS 50     /* between the searches of one that waits, and has used its budget up */
 
 /*
  * Compares the namespace's leases with its sockets, if this thread can see them. Return: whether
@@ -43,7 +43,7 @@ static uint64_t thread_ns(void)
 
 /* Anybody can have others do more than they would, by what he writes to the pool; but not for ever.
  */
-static bool over_budget(struct attempt *attempt)
+bool lack_over_budget(struct attempt *attempt)
 {
     uint64_t now = thread_ns();
     if (!attempt->budget)
@@ -51,11 +51,11 @@ static bool over_budget(struct attempt *attempt)
     return now - attempt->budget > BUDGET_NS;
 }
 
-static bool comparison_due(const struct attempt *attempt, uint64_t now)
+static bool comparison_due(const struct attempt *attempt, uint64_t now, uint32_t ms)
 {
     uint64_t before = atomic_load_explicit(&attempt->netns->compared, memory_order_relaxed);
-    return now - before >= COMPARE_MS &&
-           lease_reconcile_due(&attempt->at->pool, attempt->netns->slot, now) &&
+    return now - before >= ms &&
+           lease_reconcile_due(&attempt->at->pool, attempt->netns->slot, now, ms) &&
            atomic_compare_exchange_strong(&attempt->netns->compared, &before, now);
 }
 
@@ -66,7 +66,7 @@ static bool take_back(struct attempt *attempt)
     uint64_t now = sys_now_ms();
     lease_want(pool, now);
     if ((!attempt->waiting && attempt->taken_back++ >= COMPARE_TIMES) ||
-        !comparison_due(attempt, now))
+        !comparison_due(attempt, now, COMPARE_MS))
         return false;
     uint64_t began = thread_ns();
     bool again = reconcile(attempt, now);
@@ -79,39 +79,6 @@ static bool take_back(struct attempt *attempt)
     }
     guard_release(mask);
     return again;
-}
-
-static bool blocking(int fd)
-{
-    long flags = SYS(fcntl, fd, F_GETFL);
-    return flags >= 0 && !(flags & O_NONBLOCK);
-}
-
-/* How many ms a waiting connect may still wait. */
-static uint32_t wait_left(const struct attempt *attempt)
-{
-    uint64_t waited = sys_now_ms() - attempt->began;
-    return waited < attempt->verdict.wait_ms ? attempt->verdict.wait_ms - (uint32_t)waited : 0;
-}
-
-/* Waits until a port is let go, or a while: a close may have been unseen. Return: search again? */
-bool lack_wait(struct attempt *attempt)
-{
-    const struct pool *pool = &attempt->at->pool;
-    uint32_t left = wait_left(attempt);
-    if (attempt->verdict.exhausted != POLICY_WAIT || !left || !blocking(attempt->fd))
-        return false;
-    if (attempt->waiting &&
-        over_budget(attempt)) /* whoever wakes all waiters would keep them busy */
-        SYS(nanosleep, &(struct timespec){.tv_nsec = OVER_NAP_MS * 1000000l}, NULL);
-    else if (attempt->waiting)
-        lease_wait(pool, attempt->netns->slot, attempt->lane, attempt->seen,
-                   left < 200 ? left : 200);
-    else
-        counter_add(&pool->counters->waited);
-    attempt->waiting = true;
-    attempt->seen = lease_wait_begin(pool, attempt->netns->slot, attempt->lane);
-    return true;
 }
 
 /*
@@ -135,7 +102,8 @@ enum port_answer lack_exhausted(struct attempt *attempt)
     put_range_back(attempt);
     if (attempt->forbidden)
         return forbidden(attempt);
-    shim_log("exhausted", &attempt->dest, 0);
+    shim_log_next(attempt->ended == EINTR ? "interrupted" : "exhausted", &attempt->dest,
+                  shim_logs() ? lease_next_ms(&attempt->search) : UINT32_MAX);
     if (attempt->unknown)
         fault_note("NETLINK_SOCK_DIAG",
                    sys_may_not(attempt->unknown)
@@ -143,7 +111,7 @@ enum port_answer lack_exhausted(struct attempt *attempt)
                        : pool_strerror(attempt->unknown),
                    "; ports that were closed unseen are not taken back\n");
     if (attempt->verdict.exhausted != POLICY_PASS)
-        return port_refuse();
+        return port_refuse(attempt);
     counter_add(&counters->passed);
     return PORT_PASS;
 }
@@ -151,20 +119,23 @@ enum port_answer lack_exhausted(struct attempt *attempt)
 /*
  * Ports that were refused only because their last connection is just closing, or because another
  * thread is just connecting from them, come free any moment: a connection that may block looks a
- * few times more. A search tries some only of those that were let go: so before it is refused, the
- * kernel is asked about all of them, however short a while ago that was. Return: search again?
+ * few times more. A search tries some only of those that were let go, or no more because that has
+ * taken long (a machine that is busy): so before it is refused, the kernel is asked about all of
+ * them, however short a while ago that was. Return: search again?
  */
-static bool try_again(struct attempt *attempt)
+static bool try_again(struct attempt *attempt, bool over)
 {
     attempt->others |= attempt->search.passed_held;
-    bool soon = (attempt->soon || attempt->search.passed_held) && blocking(attempt->fd);
-    if (attempt->asked || !(soon || attempt->search.cut))
+    bool soon = !over && (attempt->soon || attempt->search.passed_held) && wait_may(attempt);
+    bool untried = attempt->search.cut || (over && attempt->refusals);
+    if (attempt->asked || !(soon || untried))
         return false;
     attempt->soon = false;
     uint32_t most = attempt->search.passed_held ? ROUNDS_HELD : attempt->others ? ROUNDS_OTHERS : ROUNDS;
     bool enough = attempt->rounds >= most || (!attempt->others && attempt->refusals > REFUSALS_MANY);
     if (!soon || enough) {
         attempt->asked = true;
+        attempt->budget = 0;
         return reconcile(attempt, sys_now_ms());
     }
     SYS(nanosleep, &(struct timespec){.tv_nsec = ROUND_NAP_NS << attempt->rounds++}, NULL);
@@ -184,16 +155,17 @@ static enum port_answer search_again(struct attempt *attempt)
     return port_search(attempt, now);
 }
 
-enum port_answer lack_next(struct attempt *attempt)
+/* Takes the next port, or what to do instead: lack_next(), with signals held if it has waited. */
+static enum port_answer next(struct attempt *attempt)
 {
-    bool over = attempt->refusals % BUDGET_EVERY == BUDGET_EVERY - 1 && over_budget(attempt);
+    bool over = attempt->refusals % BUDGET_EVERY == BUDGET_EVERY - 1 && lack_over_budget(attempt);
     while (over || lease_search_next(&attempt->search, &attempt->lease) != 0) {
         if (attempt->forbidden || port_has(attempt))
             return port_has(attempt) ? port_already_bound(attempt) : lack_exhausted(attempt);
-        over = over_budget(attempt);
+        over = lack_over_budget(attempt);
         /* Who waits goes on comparing: that is limited in time (comparison_due()). */
         bool again = ((!over || attempt->waiting) && take_back(attempt)) ||
-                     (!over && try_again(attempt)) || lack_wait(attempt);
+                     try_again(attempt, over) || wait_more(attempt);
         over = false;
         enum port_answer answer = again ? search_again(attempt) : lack_exhausted(attempt);
         if (answer != PORT_READY)
@@ -202,10 +174,24 @@ enum port_answer lack_next(struct attempt *attempt)
     return PORT_READY;
 }
 
+enum port_answer lack_next(struct attempt *attempt)
+{
+    enum port_answer answer = next(attempt);
+    wait_end(attempt);
+    return answer;
+}
+
 void lack_give_back(struct attempt *attempt)
 {
-    const struct pool *pool = &attempt->at->pool;
-    if (lease_wanted(pool, attempt->netns->slot, attempt->began) &&
-        comparison_due(attempt, attempt->began))
-        reconcile(attempt, attempt->began);
+    static _Atomic uint64_t looked; /* at how crowded lanes are: once a tick */
+    uint64_t now = attempt->began;
+    uint32_t ms = UINT32_MAX;
+    if (lease_wanted(&attempt->at->pool, attempt->netns->slot, now)) {
+        ms = COMPARE_MS;
+    } else if (atomic_load_explicit(&looked, memory_order_relaxed) != now) {
+        atomic_store_explicit(&looked, now, memory_order_relaxed);
+        ms = lease_crowd_ms(&attempt->search);
+    }
+    if (ms != UINT32_MAX && comparison_due(attempt, now, ms))
+        reconcile(attempt, now);
 }

@@ -26,7 +26,7 @@
 static uint64_t owner_mask; /* the signals that the owner had blocked */
 static _Atomic uint64_t owner; /* pid << 32 | tid of the thread that is joining; 0: nobody */
 static _Atomic uint32_t wanders; /* the process changes namespaces: ask every socket */
-static _Atomic uint64_t seen; /* the last fresh socket: tick << 9 | rule << 4 | entry */
+static _Atomic uint64_t seen; /* the last fresh socket: tick << 10 | bound << 9 | rule << 4 | entry */
 
 /* What a wait for the lock may meet. */
 enum holding { HELD_BY_OTHER, HELD_BY_ME, HELD_BY_OTHER_PROCESS };
@@ -332,9 +332,9 @@ void netns_check(const struct shim_pool *at)
 }
 
 /* What is remembered in @seen, without the entry. */
-static uint64_t seen_at(uint64_t now, uint32_t rule)
+static uint64_t seen_at(uint64_t now, uint32_t rule, bool bound)
 {
-    return now << 5 | (rule & (POLICY_RULES - 1));
+    return now << 6 | (uint64_t)bound << 5 | (rule & (POLICY_RULES - 1));
 }
 
 _Static_assert(POLICY_RULES == 32 && SHIM_NETNS == 16, "seen has 5 bits for one, 4 for the other");
@@ -344,17 +344,19 @@ struct shim_netns *netns_of_fresh(struct shim_pool *at, int fd, uint64_t now, ui
 {
     uint64_t last = atomic_load_explicit(&seen, memory_order_relaxed);
     struct shim_netns *netns = &at->netns[last & (SHIM_NETNS - 1)];
-    *sure = last >> 4 == seen_at(now, rule) &&
-            !atomic_load_explicit(&wanders, memory_order_relaxed) &&
-            atomic_load_explicit(&netns->cookie, memory_order_acquire);
-    return *sure ? netns : netns_of(at, fd);
+    bool by_range = last >> 4 == seen_at(now, rule, false);
+    bool known = (by_range || last >> 4 == seen_at(now, rule, true)) &&
+                 !atomic_load_explicit(&wanders, memory_order_relaxed) &&
+                 atomic_load_explicit(&netns->cookie, memory_order_acquire);
+    *sure = known && by_range;
+    return known ? netns : netns_of(at, fd);
 }
 
 void netns_remember(const struct shim_pool *at, const struct shim_netns *netns, uint64_t now,
-                    uint32_t rule)
+                    uint32_t rule, bool bound)
 {
     if (!atomic_load_explicit(&wanders, memory_order_relaxed))
-        atomic_store_explicit(&seen, seen_at(now, rule) << 4 | (uint64_t)(netns - at->netns),
+        atomic_store_explicit(&seen, seen_at(now, rule, bound) << 4 | (uint64_t)(netns - at->netns),
                               memory_order_relaxed);
 }
 

@@ -31,10 +31,11 @@
  * they connect; or when they are connected, in lanes that destinations share: there only the
  * kernel's list of connections tells two threads with one port and destination apart, and one holds
  * the port from asking for that list until it is in it (lease_hold()). The others
- * get it unless ports are plenty and this process' connections leave no TIME_WAIT (close.c).
+ * get it unless ports are plenty and this process' connections leave no TIME_WAIT (linger.c).
  *
  * Ports that this namespace has let go of a moment ago are the usual case where there are few. If
  * the last one had a TIME_WAIT on it, the next is looked up before the first way is tried in vain.
+ * That is not asked of what rests (lease.c): the kernel has said that it is over.
  *
  * None can be trusted blindly, so after the call by range the socket's name is looked at. If the
  * port is another one, either the program had bound the socket itself (then that is how it stays),
@@ -57,7 +58,7 @@
  * bind(addr, 0) is taken back (bind.c), a range of its own narrows the rule's ports, a port of its own stays.
  *
  * What became of putting a port on is said by one type (enum outcome), and port_next() draws the
- * conclusions. When no port is left: lack.c.
+ * conclusions. When no port is left: lack.c, and wait.c.
  */
 #include "attempt.h"
 
@@ -67,9 +68,9 @@
 #define LOST_TIMES 4 /* leases in one connect */
 #define FORBIDDEN_TRIES 64 /* ports that the program may not bind to: some may be privileged */
 
-enum port_answer port_refuse(void)
+enum port_answer port_refuse(const struct attempt *attempt)
 {
-    errno = EADDRNOTAVAIL;
+    errno = attempt && attempt->ended ? attempt->ended : EADDRNOTAVAIL;
     return PORT_REFUSE;
 }
 
@@ -90,7 +91,7 @@ enum port_answer port_faulty(bool meant)
     if (!fault_text())
         fault_set(shim.path, "another thread is opening it, and does not go on");
     fault_say();
-    return shim.refuse && meant ? port_refuse() : PORT_PASS;
+    return shim.refuse && meant ? port_refuse(NULL) : PORT_PASS;
 }
 
 /* There is no pool. Loopback is left alone unless a known rule names it. */
@@ -128,6 +129,7 @@ static void search_begin(struct attempt *attempt, uint64_t now)
 {
     lease_search_begin(&attempt->search, &attempt->at->pool, &attempt->verdict,
                        attempt->netns->slot, attempt->lane, now);
+    attempt->search.last = attempt->dest.port;
 }
 
 /* Whether the socket is a TCP socket that may be connected. A fresh one is, without asking. */
@@ -246,11 +248,12 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
     attempt->fd = fd;
     attempt->sure = attempt->waiting = attempt->again = attempt->undone = false;
     attempt->recycled = attempt->soon = attempt->has_source = attempt->asked = false;
-    attempt->others = false;
+    attempt->others = attempt->held = attempt->ranged = false;
+    attempt->send_ms = 0;
     attempt->refusals = attempt->forbidden = attempt->rounds = attempt->lost = 0;
     attempt->taken_back = 0;
     attempt->budget = 0;
-    attempt->error = attempt->unknown = 0;
+    attempt->error = attempt->unknown = attempt->ended = 0;
     attempt->binding = BINDING_NONE;
     if (!find_netns(attempt, fd))
         return port_faulty(true);
@@ -404,7 +407,7 @@ static bool must_share(const struct attempt *attempt)
     if (attempt_has_bound(attempt))
         return attempt_shares_lane(attempt); /* others have shared early */
     return attempt->search.size <= FEW_PORTS || attempt->lease.before != WORD_FREE ||
-           attempt->search.step > 8 || close_lingers();
+           attempt->search.step > 8 || linger_expected();
 }
 
 /*
@@ -414,13 +417,14 @@ static uint16_t port_in_doubt(const struct attempt *attempt)
 {
     struct sockaddr_storage name;
     socklen_t length;
-    if (attempt_has_bound(attempt) || attempt->sure || sock_name(attempt->fd, &name, &length) != 0)
+    bool bound = attempt_has_bound(attempt);
+    if (attempt->sure || (!bound && sock_name(attempt->fd, &name, &length) != 0))
         return 0;
-    uint16_t port = address_port(&name);
+    uint16_t port = bound ? attempt->lease.port : address_port(&name);
     if (port != attempt->lease.port)
         return port;
     if (attempt->fresh)
-        netns_remember(attempt->at, attempt->netns, attempt->began, attempt->verdict.rule);
+        netns_remember(attempt->at, attempt->netns, attempt->began, attempt->verdict.rule, bound);
     return 0;
 }
 
@@ -432,7 +436,7 @@ static int lost(struct attempt *attempt)
 {
     counter_add(&attempt->at->pool.counters->lost);
     bool again = !attempt->once && !attempt_has_bound(attempt) &&
-                 (attempt->lost++ < LOST_TIMES || lack_wait(attempt));
+                 (attempt->lost++ < LOST_TIMES || wait_more(attempt));
     if (!again && attempt->verdict.exhausted == POLICY_PASS) {
         counter_add(&attempt->at->pool.counters->passed);
         shim_log("passed", &attempt->dest, attempt->lease.port);
@@ -444,7 +448,7 @@ static int lost(struct attempt *attempt)
     attempt->undone = true;
     if (again)
         return 1;
-    errno = EADDRNOTAVAIL;
+    port_refuse(attempt);
     return -1;
 }
 
@@ -461,6 +465,7 @@ static int connected(struct attempt *attempt)
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
     remember(attempt, attempt->binding == BINDING_OURS ? HINT_LEASED_BOUND : HINT_LEASED);
     shim_log("connect", &attempt->dest, attempt->lease.port);
+    linger_look(attempt);
     lack_give_back(attempt);
     return 0;
 }

@@ -10,6 +10,7 @@
 #include <netinet/tcp.h>
 
 #define FIRST_PORT_OF_ALL 1024 /* those below are root's */
+#define ASK_EVERY 64 /* ports */
 
 /*
  * Reads the namespace's ip_local_port_range, which /proc shows to threads that are in it. Where it
@@ -99,11 +100,16 @@ static void restore_address(struct attempt *attempt)
 /*
  * Whether the kernel lets a TIME_WAIT be replaced in this namespace, which it does by the
  * timestamps that the connection had. Known for a second. The thread is in the namespace:
- * source_of() saw to it.
+ * source_of() saw to it; or it is known.
  */
+static uint32_t second_of(const struct attempt *attempt)
+{
+    return (uint32_t)(attempt->began / 1000) & INT32_MAX;
+}
+
 static bool has_timestamps(const struct attempt *attempt)
 {
-    uint32_t second = (uint32_t)(attempt->began / 1000) & INT32_MAX;
+    uint32_t second = second_of(attempt);
     uint32_t known = atomic_load_explicit(&attempt->netns->stamps, memory_order_relaxed);
     if (known >> 1 != second) {
         known = second << 1 | sysctl_no_timestamps();
@@ -131,9 +137,11 @@ static enum outcome share(struct attempt *attempt, int state)
     enum outcome outcome = tuple_room(attempt, state);
     if (outcome != OUTCOME_DONE)
         return outcome;
-    if (sock_get(attempt->fd, SOL_SOCKET, SO_REUSEADDR, &reuse) != 0)
+    bool unset = attempt->fresh && !(attempt->set & SET_REUSE);
+    if (!unset && sock_get(attempt->fd, SOL_SOCKET, SO_REUSEADDR, &reuse) != 0)
         return OUTCOME_UNKNOWN;
-    put_range_back(attempt);
+    if (attempt->ranged || !attempt->fresh)
+        put_range_back(attempt);
     if (!reuse)
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
     outcome = bind_port(attempt);
@@ -219,16 +227,31 @@ static enum outcome put_by_bind(struct attempt *attempt)
     return outcome == OUTCOME_UNKNOWN ? OUTCOME_TAKEN : outcome;
 }
 
+/*
+ * Whether it is known, without asking, that all that can be at the 4-tuple is a TIME_WAIT: what rests
+ * was seen to be over. Now and then it is asked nonetheless, whether there are any at all.
+ */
+static bool is_over(const struct attempt *attempt)
+{
+    uint32_t known = atomic_load_explicit(&attempt->netns->stamps, memory_order_relaxed);
+    return attempt->lease.before == WORD_RESTING && !attempt_shares_lane(attempt) &&
+           known >> 1 == second_of(attempt) && attempt->lease.port % ASK_EVERY;
+}
+
 /* A port that was let go of a moment ago is likely to have a TIME_WAIT, if the last one had. */
 static enum outcome put_over_time_wait(struct attempt *attempt)
 {
-    int state;
-    bool let_go = attempt->lease.before == WORD_LETGO || attempt->lease.before == WORD_CLOSING;
-    if (!let_go || !atomic_load_explicit(&attempt->netns->lingers, memory_order_relaxed))
+    int state = TCP_TIME_WAIT;
+    enum outcome outcome = OUTCOME_DONE;
+    if (attempt->lease.before == WORD_FREE || attempt->lease.before == WORD_USED ||
+        !atomic_load_explicit(&attempt->netns->lingers, memory_order_relaxed))
         return OUTCOME_UNKNOWN;
     if (!hold(attempt))
         return OUTCOME_HELD;
-    enum outcome outcome = source_state(attempt, &state);
+    if (is_over(attempt))
+        outcome = source_name(attempt) ? OUTCOME_UNKNOWN : OUTCOME_DONE;
+    else
+        outcome = source_state(attempt, &state);
     if (outcome != OUTCOME_DONE)
         return outcome;
     outcome = state ? share(attempt, state) : OUTCOME_UNKNOWN;
@@ -238,12 +261,14 @@ static enum outcome put_over_time_wait(struct attempt *attempt)
 enum outcome put_port(struct attempt *attempt)
 {
     attempt->recycled = false;
-    if (range_works(attempt)) {
+    bool by_range = range_works(attempt);
+    enum outcome outcome = put_over_time_wait(attempt);
+    if (outcome != OUTCOME_UNKNOWN)
+        return outcome;
+    if (by_range) {
         uint32_t port = attempt->lease.port;
-        enum outcome outcome = put_over_time_wait(attempt);
-        if (outcome != OUTCOME_UNKNOWN)
-            return outcome;
         int result = sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, (int)(port | port << 16));
+        attempt->ranged = true;
         if (!result)
             return OUTCOME_DONE;
         if (result == -ENOPROTOOPT) /* before Linux 6.3 */

@@ -17,7 +17,7 @@
  *   guard.c    a pool file truncated under us; sigaction(), signal(), ppoll() and kin for that
  *   real.c     the next connect(), close(), ... in line
  *   port.c     from a destination to a port on a socket: the heart; theory of operation on top;
- *              put.c, source.c and lack.c are its parts (attempt.h)
+ *              put.c, source.c, linger.c, lack.c and wait.c are its parts (attempt.h)
  *   connect.c  connect(), sendto(), sendmsg(), sendmmsg()
  *   bind.c     bind() with port 0; theory of operation on top
  *   close.c    close(), close_range(), closefrom(), dup2(), dup3(), socket(), setsockopt(): hints
@@ -184,9 +184,12 @@ struct shim_netns *netns_of(struct shim_pool *at, int fd);
 struct shim_netns *netns_of_fresh(struct shim_pool *at, int fd, uint64_t now, uint32_t rule,
                                   bool *sure);
 
-/** netns_remember - a fresh socket was in @netns in this tick, and got the port it should have. */
+/**
+ * netns_remember - a fresh socket was in @netns in this tick, and got the port it should have.
+ * @bound: by bind(), which vouches for the namespace only.
+ */
 void netns_remember(const struct shim_pool *at, const struct shim_netns *netns, uint64_t now,
-                    uint32_t rule);
+                    uint32_t rule, bool bound);
 
 /** netns_own - the namespace that this thread is in; 0: not known. Needs a descriptor. */
 uint64_t netns_own(void);
@@ -266,10 +269,14 @@ const char *fault_text(void);
 /** shim_log - a line "fixport[PID] WHAT DEST PORT" to FIXPORT_LOG, if that is set. errno is kept. */
 void shim_log(const char *what, const struct dest *dest, uint32_t port);
 
-/* ---- close.c ---- */
+/** shim_log_next - the same, and in how many ms the first port is free; UINT32_MAX: not known. */
+void shim_log_next(const char *what, const struct dest *dest, uint32_t ms);
 
-/** close_lingers - whether connections that this process closes may leave a TIME_WAIT. One load. */
-bool close_lingers(void);
+/** shim_logs - whether there is a log. */
+static inline bool shim_logs(void)
+{
+    return shim.log[0] != '\0';
+}
 
 /* ---- clock.c ---- */
 

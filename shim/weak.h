@@ -10,6 +10,7 @@
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/auxv.h>
@@ -22,6 +23,7 @@ int __sigaction(int number, const struct sigaction *action, struct sigaction *ol
 #pragma weak dlsym
 #pragma weak getauxval
 #pragma weak getenv
+#pragma weak pthread_setcanceltype
 #pragma weak syscall
 #pragma weak __errno_location
 

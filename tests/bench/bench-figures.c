@@ -160,14 +160,15 @@ static const struct promise {
     double bound;
 } promises[] = {
     {"empty", "fixport", "ratio", "x of no shim", true, 1.05},
-    {"empty", "fixport, by bind", "ratio", "x of no shim", true, 1.05},
+    {"empty", "fixport, by bind", "ratio", "x of no shim", true, 1.10},
     {"unmatched", "fixport", "ratio", "x of no shim", true, 1.02},
     {"close", "fixport", "added_ns", "ns", true, 5},
     {"full-55", "fixport", "times_faster", "x faster than the kernel's choice", false, 30},
     {"full-75", "fixport", "times_faster", "x faster than the kernel's choice", false, 30},
     {"full-90", "fixport", "times_faster", "x faster than the kernel's choice", false, 30},
     {"full-99.9", "fixport", "times_faster", "x faster than the kernel's choice", false, 15},
-    {"short-1000", "fixport", "per_second_on_end", "connections a second", false, 50000},
+    {"short-1000", "fixport", "of_plenty", "x of no shim in 64,000 ports", false, 0.9},
+    {"short-1000", "fixport, by bind", "of_plenty", "x of no shim in 64,000 ports", false, 0.9},
     {"short-1000", "fixport", "failed", "failures", true, 0},
     {"together-1000x8", "fixport", "missing", "connections missing", true, 0},
     {"together-100x80", "fixport", "missing", "connections missing", true, 0},

@@ -72,6 +72,8 @@ static void own_namespace(const struct row *row, enum way way)
         snprintf(range, sizeof(range), "%d %d", RANGE_LO, RANGE_LO + row->ports - 1);
     else if (way == WAY_FLOOR || way == WAY_BIND)
         strcpy(range, ELSEWHERE);
+    else if (way == WAY_PLAIN && row->job == JOB_SHORT) /* so many that none has to be used twice */
+        strcpy(range, "1024 65000");
     if (range[0])
         write_file("/proc/sys/net/ipv4/ip_local_port_range", range);
 }

@@ -34,7 +34,8 @@ const char *const way_names[WAY_COUNT] = {
 #define SHORT(ports_)                                                                              \
     {.name = "short-" #ports_, .what = "short connections, closed by the client, one destination," \
      " " #ports_ " ports", .to = SHORT_SERVER, .job = JOB_SHORT, .base = WAY_KERNEL,               \
-     .ways = BIT(WAY_KERNEL) | BIT(WAY_RANDOM) | BIT(WAY_BLIND) | BIT(WAY_REUSE) | SHIMS,          \
+     .ways = BIT(WAY_PLAIN) | BIT(WAY_KERNEL) | BIT(WAY_RANDOM) | BIT(WAY_BLIND) |                 \
+             BIT(WAY_REUSE) | SHIMS,                                                               \
      .batch = 150, .rounds = 16, .ports = (ports_)}
 #define TOGETHER(ports_, dests_)                                                                   \
     {.name = "together-" #ports_ "x" #dests_, .what = "connections at once, " #ports_ " ports x "  \

@@ -126,18 +126,33 @@ static struct sample sum_of(int way, int from, int rounds)
     return sum;
 }
 
+/* How many a second without a shim where ports are plenty: as long as there were any. */
+static double rate_of_plenty(int rounds)
+{
+    struct sample sum = {.ns = 0};
+    for (int i = 0; i < rounds && !peers[WAY_PLAIN].sample[i].failed; i++) {
+        sum.ns += peers[WAY_PLAIN].sample[i].ns;
+        sum.made += peers[WAY_PLAIN].sample[i].made;
+    }
+    return sum.ns ? sum.made / sum.ns * 1e9 : 0;
+}
+
 /* The first half of the time is used up by who only lives on ports that were never used. */
 static void say_shorts(const struct row *row, int rounds)
 {
-    printf("  %-30s %10s %10s %10s %8s %7s %6s\n", "", "made", "a second", "on end", "failed", "",
-           "slow");
+    double plenty = rate_of_plenty(rounds);
+    printf("  %-30s %10s %10s %10s %8s %7s %6s %8s\n", "", "made", "a second", "on end", "failed", "",
+           "slow", "ratio");
     for (int way = 0; way < WAY_COUNT; way++) {
         if (!has_way(row, way))
             continue;
         struct sample all = sum_of(way, 0, rounds), end = sum_of(way, rounds / 2, rounds);
         double share = 100 * all.failed / (all.made + all.failed);
-        printf("  %-30s %10.0f %10.0f %10.0f %8.0f %5.1f %% %6.0f\n", way_names[way], all.made,
-               all.made / all.ns * 1e9, end.made / end.ns * 1e9, all.failed, share, all.slow);
+        double ratio = plenty ? end.made / end.ns * 1e9 / plenty : 0;
+        printf("  %-30s %10.0f %10.0f %10.0f %8.0f %5.1f %% %6.0f %6.3f x\n", way_names[way],
+               all.made, all.made / all.ns * 1e9, end.made / end.ns * 1e9, all.failed, share,
+               all.slow, ratio);
+        note(row, way, "of_plenty", ratio);
         note(row, way, "made", all.made);
         note(row, way, "per_second", all.made / all.ns * 1e9);
         note(row, way, "per_second_on_end", end.made / end.ns * 1e9);

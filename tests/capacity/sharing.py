@@ -4,7 +4,7 @@
 import os
 import subprocess
 
-from place import BY_BIND, BY_RANGE, NO_OPTION, Client, Places, Pool
+from place import BY_BIND, BY_RANGE, NO_OPTION, Client, Places, Pool, wait_for
 
 WAYS = [("by range", BY_RANGE, None), ("by bind", BY_BIND, None),
         ("without IP_LOCAL_PORT_RANGE", BY_RANGE, NO_OPTION)]
@@ -49,6 +49,30 @@ def check_case(tap, places, case, way, fake):
                   "sharing: nothing is in use after reclaim", left)
 
 
+def check_idle(tap, way, sysctls, at_once):
+    """A pod that made more connections than there are ports, one after the other or at once, and then sleeps:
+    another gets most of the ports, without anybody's help."""
+    with Places(2, *sysctls) as (idle, other), Pool("40000-40599", 1) as pool:
+        sleeper = Client(idle, pool, "hold", "-n", 500 if at_once else 1)
+        sleeper.said()
+        if at_once:
+            sleeper.ask("close 500")
+        for _ in range(2 if at_once else 700):
+            sleeper.ask("close 1")
+            said = sleeper.ask("more 1")
+        client = Client(other, pool, "hold", "-n", 1)
+        had = [client.said()]
+
+        def enough():
+            had.append(client.ask(f"more {300 - had[-1]['made']}"))
+            return had[-1]["made"] >= 300
+        tap.point(wait_for(enough) and said["refused"] == 0,
+                  f"sharing: 300 of 600 ports come back from a pod that sleeps after "
+                  f"{'500 at once' if at_once else '700 in turn'}, {way}", had[-1], pool.leases())
+        sleeper.kill()
+        client.kill()
+
+
 def check_starved(tap):
     """Processes of one namespace share a lane, on one processor that they hardly get: a thread is often
     stopped between asking the kernel for a 4-tuple and connecting there, while others go on."""
@@ -78,3 +102,6 @@ def check(tap):
         for case, count in everything[1::2] if fake else everything:
             with Places(count, *sysctls, connections=case[0] * case[1]) as places:
                 check_case(tap, places, case, way, fake)
+        if not fake:
+            check_idle(tap, way, sysctls, False)
+            check_idle(tap, way, sysctls, True)

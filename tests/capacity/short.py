@@ -121,6 +121,25 @@ def check_just_free(tap, way, sysctls, kept, free):
         client.end()
 
 
+def check_slow(tap, way, sysctls, slow):
+    """The same where each system call takes longer, as on a machine with much to do: who has used up
+    the time that a connect may take asks the kernel, too, before it gives up."""
+    with Places(1, *sysctls) as (place,), Pool(ports_of(1000), 1) as pool:
+        others = Client(place, pool, "hold", "-n", 980, "-k")
+        others.said()
+        client = Client(place, pool, "hold", "-n", 20, fake={"FAKE_SLOW": slow})
+        client.said()
+        before = client.ask("again")
+        others.ask("close 980")
+        client.ask("close 20")
+        said = client.ask("more 20")
+        tap.point(before["refused"] == 1 and said["made"] == 40 and said["refused"] == 1 and not said["outside"],
+                  f"short: 20 ports that have just come free, system calls taking {slow} us more, are found, "
+                  f"{way}", before, said)
+        others.end()
+        client.end()
+
+
 def have_all(holder, said, wanted):
     """Some may come a little later only: sockets are compared with leases ten times a second."""
     limit = time.monotonic() + 10
@@ -168,3 +187,5 @@ def check(tap):
         check_fin_wait(tap, way, sysctls, 30, 30)
         check_fin_wait(tap, way, sysctls, 300, 50)
         check_just_free(tap, way, sysctls, 980, 20)
+        for slow in (5, 20, 50):
+            check_slow(tap, way, sysctls, slow)

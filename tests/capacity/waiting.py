@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A range that is full, and connections that wait for a port: they get it, and do not spin."""
 
+import re
 import time
 
 from place import BY_BIND, BY_RANGE, Client, Places, Pool, wait_for
@@ -103,6 +104,37 @@ def check_busy(tap, way, sysctls):
                   f"waiting: others' closes do not wake it in vain, {way}", said)
 
 
+def check_told(tap, way, sysctls):
+    """How long it takes until a port is free, and that there are too few of them."""
+    with Places(2, *sysctls) as (here, there), Pool(PORTS, quarantine=100) as pool:
+        full(pool, there).kill()
+        log = pool.file("log")
+        client = Client(here, pool, "hold", "-n", 1, FIXPORT_LOG=log)
+        said = client.said()
+        client.end()
+        with open(log, encoding="ascii") as file:
+            line = file.read()
+        rule = pool.status()["rules"][0]
+        text, metrics = pool.must("status"), pool.must("metrics")
+        in_log = re.fullmatch(r"fixport\[\d+\] exhausted 127.0.0.1:1000 first port free in (\d+) s\n", line)
+        tap.point(said["refused"] == 1 and in_log and 0 < int(in_log[1]) <= 100,
+                  f"waiting: the log says how long until a port is free, {way}", line)
+        tap.point(0 < rule["next_free"] <= 100 and rule["let_go_per_second"] == 2 and rule["ports_needed"] == 200 and
+                  re.search(r"first port free in \d+ s, left by a namespace that has ended\n", text) and
+                  "warning: 2 ports a second are let go of; with a quarantine of 100 s and 0 in use that takes 200 ports"
+                  in text and re.search(r'^fixport_rule_next_free_seconds{rule="capacity"} \d', metrics, re.M) and
+                  'fixport_rule_needed_ports{rule="capacity"} 200\n' in metrics,
+                  f"waiting: so do status and metrics, and that 20 ports cannot be enough, {way}", rule, text)
+        pool.must("reclaim")
+    with Places(1, *sysctls) as (place,), Pool(PORTS, quarantine=100) as pool:
+        holder = full(pool, place)
+        rule = pool.status()["rules"][0]
+        tap.point(rule["next_free"] is None and "no port is free, and none is about to be" in pool.must("status") and
+                  'fixport_rule_next_free_seconds{rule="capacity"} +Inf' in pool.must("metrics"),
+                  f"waiting: that nobody knows is said, {way}", rule)
+        holder.kill()
+
+
 def check_refused(tap, way, sysctls):
     """Without wait: exactly what is there, then EADDRNOTAVAIL; and again when some come free."""
     with Places(1, *sysctls) as (place,), Pool(PORTS, 1) as pool:
@@ -120,6 +152,7 @@ def check_refused(tap, way, sysctls):
 def check(tap):
     for way, sysctls in (("by range", BY_RANGE), ("by bind", BY_BIND)):
         check_refused(tap, way, sysctls)
+        check_told(tap, way, sysctls)
         check_same(tap, way, sysctls)
         check_other(tap, way, sysctls)
         check_dead(tap, way, sysctls)

@@ -7,6 +7,7 @@
  *   FAKE="CALL[/LEVEL/NAME]=ERRNO[@FROM[-TO]],..."
  *
  *   FAKE_CLOCK="frozen" or "+SECONDS": all clocks stand still, or are ahead, as with libfaketime
+ *   FAKE_SLOW=US           each system call takes so much more of the thread's CPU time
  *
  * CALL is the number or name of a system call below; LEVEL and NAME are its 2nd and 3rd argument
  * (for socket options), each a number or "*". @FROM-TO limits it to the FROM-th to TO-th such
@@ -52,6 +53,7 @@ static const struct {
 };
 
 static const char *fake_clock; /* NULL: none */
+static long slow; /* us */
 
 /* What the faked clock says when the kernel's says @now. */
 static void clock_fake(struct timespec *now)
@@ -107,6 +109,7 @@ __attribute__((constructor(101))) static void begin(void)
     static char copy[1024];
     fake_clock = getenv("FAKE_CLOCK");
     const char *text = getenv("FAKE");
+    slow = getenv("FAKE_SLOW") ? strtol(getenv("FAKE_SLOW"), NULL, 10) : 0;
     if (!text || strlen(text) >= sizeof(copy))
         return;
     strcpy(copy, text);
@@ -136,6 +139,18 @@ static int fails(long call, long level, long name)
     return 0;
 }
 
+static void burn(void)
+{
+    struct timespec now = {0}, end = {0};
+    if (!slow)
+        return;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &end);
+    end.tv_nsec += slow * 1000; /* compared as one number */
+    do
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    while ((now.tv_sec - end.tv_sec) * 1000000000 + now.tv_nsec < end.tv_nsec);
+}
+
 long syscall(long number, ...);
 
 long syscall(long number, ...)
@@ -155,6 +170,7 @@ long syscall(long number, ...)
     }
     if (!next)
         next = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
+    burn();
     long result = next(number, a[0], a[1], a[2], a[3], a[4], a[5]);
     if (number == SYS_clock_gettime && result == 0)
         clock_fake((struct timespec *)a[1]);

@@ -629,7 +629,7 @@ def check_calls(tap, server):
                 os.truncate(glob.glob(pool.path + ".*")[0], 5000)
                 added(f"{way}, shares cut", pool.environment(), ["closed"], 2, usual)
             with pool_of(server, (ports[0], ports[0] + 3)) as pool:
-                few = dict(usual, connect=["connect", "short"], close=["close", "short"])
+                few = dict(usual, connect=["connect", "short"])
                 added(f"{way}, few ports", pool.environment(), ["closed"], 12, few)
                 added(f"{way}, none left", pool.environment(), [], 6, few)
             with pool_of(server, (ports[0], ports[0] + 3), exhausted="wait 2 s") as pool:

@@ -80,18 +80,22 @@ class Ground:
         Ground.count += 2
         self.servers = FIRST_SERVER + Ground.count, FIRST_SERVER + Ground.count + 1
         self.path, self.log = os.path.join(folder, "pool"), os.path.join(folder, "log")
-        conf = os.path.join(folder, "conf")
-        with open(conf, "w", encoding="ascii") as file:
-            file.write(f"[pool]\nports = {one}\nwhen-exhausted = {exhausted}\nquarantine = 0\n{more}"
+        self.conf = os.path.join(folder, "conf")
+        self.pool = f"[pool]\nports = {one}\nwhen-exhausted = {exhausted}\nquarantine = 0\n{more}"
+        self.configure("create",
                        f"[rule one]\nto = 127.0.0.0/8:{self.servers[0]}, [::1]:{self.servers[0]}\nports = {one}\n"
                        f"[rule two]\nto = 127.0.0.0/8:{self.servers[1]}, [::1]:{self.servers[1]}\nports = {two}\n")
-        done = subprocess.run([fptest.POOL_TOOL, "create", "--pool", self.path, "-c", conf],
-                              capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
         self.env = fptest.environment(FIXPORT_POOL=self.path, FIXPORT_LOG=self.log)
         if fake:
             self.env["FAKE"] = fake
             self.env["LD_PRELOAD"] += ":" + FAKE
+
+    def configure(self, command, rules):
+        with open(self.conf, "w", encoding="ascii") as file:
+            file.write(self.pool + rules)
+        done = subprocess.run([fptest.POOL_TOOL, command, "--pool", self.path, "-c", self.conf],
+                              capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
 
     def argv(self, me, body, *arguments):
         return [sys.executable, "-c", PRELUDE + textwrap.dedent(body), me, *map(str, self.servers),

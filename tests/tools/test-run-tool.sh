@@ -50,11 +50,21 @@ refuses 126 "file without x" "cannot be executed: Permission denied" run_p ./pla
 printf '#!/no/such/interpreter\n' >lost && chmod +x lost
 refuses 127 "script without its interpreter" "/no/such/interpreter" run_p ./lost
 
+behind="put fixport-run after it"
+for clears in "-i" "-" "--ignore-environment" "-u LD_PRELOAD" "-uLD_PRELOAD" "--unset=LD_PRELOAD" "-u X -vi"; do
+    refuses 126 "env $clears" "takes the library away from the program that it starts; $behind" run_p env $clears true
+done
+for keeps in "" "A=b" "-u X" "-C /" "-i LD_PRELOAD=" "-u iX" "--"; do
+    expect 0 "env $keeps" "" run_p env $keeps true -i
+done
+expect 0 "env -i with --force" "" run_p --force env -i true
+expect 0 "fixport-run after env -i" "" env -i PATH="$PATH" "$run_tool" -p 60001-60010 true
+
 cat >static.c <<END
 int main(void) { return 7; }
 END
 if ${CC:-cc} -static -o static static.c 2>/dev/null; then
-    refuses 126 "static program" "static program" run_p ./static
+    refuses 126 "static program" "static program.*if it only starts another program.*$behind" run_p ./static
     expect 7 "static program with --force" "" run_p --force ./static
     printf '#!%s/static\n' "$PWD" >script && chmod +x script
     refuses 126 "script whose interpreter is static" "static program" run_p ./script
@@ -75,7 +85,7 @@ __attribute__((section(".go.buildinfo"), used)) static const char mark[16] = "\3
 int main(void) { return 5; }
 END
 if ${CC:-cc} -o go go.c 2>/dev/null; then
-    refuses 126 "dynamic Go program" "Go program" run_p ./go
+    refuses 126 "dynamic Go program" "Go program.*if it only starts another program.*$behind" run_p ./go
     expect 5 "dynamic Go program with --force" "" run_p --force ./go
 else
     skip "there is no compiler" "dynamic Go program"

@@ -62,6 +62,29 @@ static uint16_t take(struct pool *pool, uint32_t slot, uint32_t lane, uint64_t n
     return lease_search_next(&search, lease) == 0 ? lease->port : 0;
 }
 
+Test(pool, the_destinations_own_port_comes_last)
+{
+    struct pool pool;
+    struct lease lease;
+    struct lease_search search;
+    struct dest dest = dest_of(1, 60600);
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    struct policy_verdict verdict = verdict_of(&pool, &dest);
+    lease_search_begin(&search, &pool, &verdict, 3, 0, 5000);
+    search.last = dest.port;
+    for (int i = 1; i <= 20; i++) {
+        cr_assert_eq(lease_search_next(&search, &lease), 0);
+        cr_assert_eq(lease.port == 60600, i == 20);
+    }
+    cr_assert_neq(lease_search_next(&search, &lease), 0);
+    lease_let_go(&pool, &lease, 5000);
+    lease_search_begin(&search, &pool, &verdict, 3, 0, 5000);
+    search.last = dest.port;
+    cr_assert_eq(lease_search_next(&search, &lease), 0);
+    cr_assert_eq(lease.port, 60600, "let go, it comes again");
+    pool_close(&pool);
+}
+
 Test(pool, opens_what_it_made)
 {
     struct pool pool;
@@ -723,7 +746,7 @@ Test(pool, a_wish_is_heard_once)
     cr_assert_not(lease_wanted(&pool, 3, now), "nobody has asked");
     lease_want(&pool, now);
     cr_assert(lease_wanted(&pool, 3, now + 1));
-    cr_assert(lease_reconcile_due(&pool, 3, now + 1));
+    cr_assert(lease_reconcile_due(&pool, 3, now + 1, 0));
     cr_assert_not(lease_wanted(&pool, 3, now + 5000), "answered");
     lease_want(&pool, now + 500);
     cr_assert_not(lease_wanted(&pool, 3, now + 600), "not twice a second");

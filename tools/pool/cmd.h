@@ -121,12 +121,22 @@ struct tally_lane {
     int rule; /* that its destination matches, -1: none or several */
 };
 
+#define TALLY_RECENT_MS 10000 /* or the quarantine, if that is shorter: what has rested is not seen */
+
+/* What a newcomer has to wait for in a lane, and how fast its ports are used up. */
+struct tally_rest {
+    uint32_t next_ms; /* until the first of those that rest is anybody's; UINT32_MAX: none rests */
+    uint32_t holder; /* that had it: slot + 1, unchecked; 0: nobody known */
+    uint32_t recent; /* let go of in the last TALLY_RECENT_MS */
+};
+
 /* How far a rule is from exhaustion: that is a matter of its busiest destination. */
 struct tally_rule {
     uint32_t ports;
     struct tally_count busiest;
     int busiest_lane; /* -1: none */
     uint32_t lanes; /* with at least one lease */
+    struct tally_rest rest; /* towards the busiest */
 };
 
 struct tally_holder {
@@ -158,6 +168,18 @@ void tally_free(struct tally *tally);
 
 /** tally_sum - leases in all states. */
 uint32_t tally_sum(const struct tally_count *count);
+
+/**
+ * tally_next_ms - when a newcomer finds a port of a rule towards its busiest destination.
+ * Return: 0: now; UINT32_MAX: nobody knows; else in so many ms.
+ */
+uint32_t tally_next_ms(const struct tally_rule *rule);
+
+/** tally_rate - ports that were let go of lately towards a rule's busiest destination, a second. */
+double tally_rate(const struct snapshot *snapshot, const struct tally_rule *rule);
+
+/** tally_needed - ports that a rule would need for the rate at which they were let go lately. */
+uint32_t tally_needed(const struct snapshot *snapshot, const struct tally_rule *rule);
 
 /** tally_lanes_sorted - indexes of lanes with leases, most leases first. Return: how many. */
 size_t tally_lanes_sorted(const struct snapshot *snapshot, const struct tally *tally,

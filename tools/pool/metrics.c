@@ -80,6 +80,17 @@ static void metric_rule(const char *name, const struct policy_rule *rule, uint32
     fprintf(out, "\"} %u\n", value);
 }
 
+/* @ms: UINT32_MAX: for ever. */
+static void metric_rule_seconds(const char *name, const struct policy_rule *rule, uint32_t ms)
+{
+    fprintf(out, "%s{rule=\"", name);
+    metric_label(rule->name, sizeof(rule->name));
+    if (ms == UINT32_MAX)
+        fprintf(out, "\"} +Inf\n");
+    else
+        fprintf(out, "\"} %g\n", ms / 1000.0);
+}
+
 static void metrics_rules(const struct snapshot *snapshot, const struct tally *tally)
 {
     const struct policy *policy = &snapshot->policy;
@@ -94,6 +105,16 @@ static void metrics_rules(const struct snapshot *snapshot, const struct tally *t
     metric_head("fixport_rule_busiest_used", "gauge", "Of these, the ones in use.");
     for (uint32_t i = 0; i < policy->rule_count; i++)
         metric_rule("fixport_rule_busiest_used", &policy->rule[i], tally->rule[i].busiest.used);
+    metric_head("fixport_rule_needed_ports", "gauge",
+                "Ports that a rule would need for the rate at which they are let go of, and its quarantine.");
+    for (uint32_t i = 0; i < policy->rule_count; i++)
+        metric_rule("fixport_rule_needed_ports", &policy->rule[i],
+                    tally_needed(snapshot, &tally->rule[i]));
+    metric_head("fixport_rule_next_free_seconds", "gauge",
+                "When a namespace that comes new finds a port towards the busiest destination; +Inf: not known.");
+    for (uint32_t i = 0; i < policy->rule_count; i++)
+        metric_rule_seconds("fixport_rule_next_free_seconds", &policy->rule[i],
+                            tally_next_ms(&tally->rule[i]));
 }
 
 /* @slot: POOL_HOLDERS: all others. */

@@ -37,6 +37,7 @@ static json_t *json_rule(const struct snapshot *snapshot, const struct tally *ta
     const struct tally_rule *use = &tally->rule[i];
     json_t *object = json_object();
     char ports[512];
+    uint32_t next = tally_next_ms(use);
     portset_print(&rule->ports, ports, sizeof(ports));
     json_put_text(object, "name", rule->name, sizeof(rule->name));
     json_put(object, "ports", json_string(ports));
@@ -45,6 +46,10 @@ static json_t *json_rule(const struct snapshot *snapshot, const struct tally *ta
     json_put(object, "when_exhausted", json_string(show_exhausted(rule->exhausted)));
     json_put(object, "wait", json_real(rule->wait_ms / 1000.0));
     json_put_number(object, "destinations_in_use", use->lanes);
+    json_put(object, "next_free",
+             next == UINT32_MAX ? json_null() : json_real(next / 1000.0));
+    json_put(object, "let_go_per_second", json_real(tally_rate(snapshot, use)));
+    json_put_number(object, "ports_needed", tally_needed(snapshot, use));
     json_put(object, "busiest", json_lane(snapshot, use->busiest_lane, &use->busiest));
     return object;
 }

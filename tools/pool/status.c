@@ -48,6 +48,27 @@ static void status_rule_exhausted(const struct policy_rule *rule)
         printf("fail");
 }
 
+/* When a newcomer will find a port, if not now; and whether the ports can be enough. */
+static void status_rule_next(const struct snapshot *snapshot, const struct tally_rule *use)
+{
+    char host[256];
+    uint32_t next = tally_next_ms(use), needed = tally_needed(snapshot, use);
+    if (next == UINT32_MAX)
+        printf("     %*s no port is free, and none is about to be: none rests\n", STATUS_BAR + 2, "");
+    else if (next)
+        printf("     %*s first port free in %u s, %s%s\n", STATUS_BAR + 2, "",
+               next / 1000 + (next % 1000 != 0),
+               use->rest.holder ? "let go of by " : "left by a namespace that has ended",
+               use->rest.holder ? show_holder(snapshot, (int)use->rest.holder - 1, say_utf8(), host,
+                                              sizeof(host))
+                                : "");
+    if (needed > use->ports)
+        printf("     warning: %g ports a second are let go of; with a quarantine of %g s and %u in use "
+               "that takes %u ports\n",
+               tally_rate(snapshot, use), snapshot->policy.quarantine_ms / 1000.0,
+               use->busiest.used, needed);
+}
+
 static void status_rule_use(const struct snapshot *snapshot, const struct tally_rule *use)
 {
     char bar[STATUS_BAR * 4 + 1], dest[64];
@@ -60,6 +81,7 @@ static void status_rule_use(const struct snapshot *snapshot, const struct tally_
     printf("%u used, %u let go, %u resting of %u\n", use->busiest.used, use->busiest.letgo,
            use->busiest.resting, use->ports);
     printf("     %*s towards %s, the busiest of %u\n", STATUS_BAR + 2, "", dest, use->lanes);
+    status_rule_next(snapshot, use);
 }
 
 static void status_rule(const struct snapshot *snapshot, const struct tally *tally, uint32_t i)

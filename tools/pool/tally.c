@@ -20,7 +20,22 @@ struct tally_walk {
     struct tally *tally;
     uint32_t lane; /* that rule[] is about */
     struct tally_count rule[POLICY_RULES]; /* leases of this lane in the rule's ports */
+    struct tally_rest rest[POLICY_RULES]; /* the same */
 };
+
+static const struct tally_rest nothing_rests = {.next_ms = UINT32_MAX};
+
+static void tally_rest(struct tally_rest *rest, uint32_t quarantine,
+                       const struct snapshot_lease *lease)
+{
+    if (lease->state != WORD_USED)
+        rest->recent += lease->age <= TALLY_RECENT_MS;
+    if (lease->state != WORD_RESTING || lease->age >= quarantine ||
+        quarantine - lease->age >= rest->next_ms)
+        return;
+    rest->next_ms = quarantine - (uint32_t)lease->age;
+    rest->holder = lease->holder;
+}
 
 static void tally_add(struct tally_count *count, enum word_state state)
 {
@@ -45,9 +60,11 @@ static void tally_lane_end(struct tally_walk *walk)
             if (rule->busiest_lane < 0 || tally_sum(count) > tally_sum(&rule->busiest)) {
                 rule->busiest = *count;
                 rule->busiest_lane = (int)walk->lane;
+                rule->rest = walk->rest[i];
             }
         }
         *count = (struct tally_count){0};
+        walk->rest[i] = nothing_rests;
     }
 }
 
@@ -68,8 +85,10 @@ static void tally_lease(const struct snapshot_lease *lease, void *arg)
     walk->lane = lease->lane;
     for (uint32_t i = 0; i < policy->rule_count; i++) {
         int only = tally->lane[lease->lane].rule;
-        if ((only < 0 || only == (int)i) && portset_has(&policy->rule[i].ports, lease->port))
+        if ((only < 0 || only == (int)i) && portset_has(&policy->rule[i].ports, lease->port)) {
             tally_add(&walk->rule[i], lease->state);
+            tally_rest(&walk->rest[i], policy->quarantine_ms, lease);
+        }
     }
     tally_add(&tally->total, lease->state);
     tally_add(&tally->lane[lease->lane].count, lease->state);
@@ -133,6 +152,7 @@ struct tally *tally_take(const struct snapshot *snapshot)
     for (uint32_t i = 0; i < snapshot->policy.rule_count; i++) {
         tally->rule[i].ports = portset_size(&snapshot->policy.rule[i].ports);
         tally->rule[i].busiest_lane = -1;
+        tally->rule[i].rest = walk.rest[i] = nothing_rests;
     }
     policy_each_range(&snapshot->policy, tally_range, tally);
     tally_lanes(snapshot, tally);
@@ -140,6 +160,24 @@ struct tally *tally_take(const struct snapshot *snapshot)
     snapshot_each_lease(snapshot, tally_lease, &walk);
     tally_lane_end(&walk);
     return tally;
+}
+
+uint32_t tally_next_ms(const struct tally_rule *rule)
+{
+    return tally_sum(&rule->busiest) < rule->ports ? 0 : rule->rest.next_ms;
+}
+
+double tally_rate(const struct snapshot *snapshot, const struct tally_rule *rule)
+{
+    uint32_t quarantine = snapshot->policy.quarantine_ms;
+    uint32_t window = quarantine < TALLY_RECENT_MS ? quarantine : TALLY_RECENT_MS;
+    return window ? rule->rest.recent * 1000.0 / window : 0;
+}
+
+uint32_t tally_needed(const struct snapshot *snapshot, const struct tally_rule *rule)
+{
+    double resting = tally_rate(snapshot, rule) * snapshot->policy.quarantine_ms / 1000;
+    return rule->busiest.used + (uint32_t)resting;
 }
 
 void tally_free(struct tally *tally)

@@ -271,7 +271,7 @@ int main(int argc, char **argv)
     if (!status)
         status = library_find(library);
     if (!status)
-        status = program_judge(path, library, run.force);
+        status = program_judge(path, run.command, library, run.force);
     if (!status)
         status = preload_join(library);
     if (!status)

@@ -5,7 +5,8 @@
  *
  * The system ignores LD_PRELOAD where a program gains privileges (AT_SECURE: setuid, setgid, file
  * capabilities), a static program has no loader that could heed it, and the Go runtime makes its
- * system calls without libc. For a script it is the interpreter that counts.
+ * system calls without libc. For a script it is the interpreter that counts. Some only start another
+ * program: gosu and tini-static cannot load the library, and "env -i" takes it away from what comes.
  */
 #include "run.h"
 
@@ -74,12 +75,55 @@ static int judge_elf(const struct judge *judge, const struct elf_kind *kind)
                             "install fixport for that kind");
     if (!kind->interpreter)
         return judge_refuse(judge, "is a static program: it loads no library",
-                            "use a dynamically linked build, or confine its ports with "
-                            "net.ipv4.ip_local_port_range");
+                            "use a dynamically linked build, or, if it only starts another program "
+                            "as tini-static does, put fixport-run after it");
     if (kind->go)
         return judge_refuse(judge, "is a Go program: it connects without the C library",
-                            "confine its ports with net.ipv4.ip_local_port_range");
+                            "confine its ports with net.ipv4.ip_local_port_range, or, if it only "
+                            "starts another program as gosu does, put fixport-run after it");
     return 0;
+}
+
+/* Whether one of the short options in @cluster is -i of env(1), or -u LD_PRELOAD, with @next after it. */
+static bool env_cluster_clears(const char *cluster, const char *next)
+{
+    for (const char *c = cluster; *c; c++) {
+        if (*c == 'i')
+            return true;
+        if (*c == 'u')
+            return (c[1] || next) && strcmp(c[1] ? c + 1 : next, "LD_PRELOAD") == 0;
+        if (strchr("CSaf", *c))
+            return false; /* what follows is its value */
+    }
+    return false;
+}
+
+/* Whether "env OPTION... NAME=VALUE... COMMAND" takes LD_PRELOAD away. */
+static bool env_clears(char **argv)
+{
+    bool clears = false;
+    int i = 1;
+    for (; argv[i] && argv[i][0] == '-' && strcmp(argv[i], "--") != 0; i++) {
+        const char *word = argv[i];
+        clears |= strcmp(word, "-") == 0 || strcmp(word, "--ignore-environment") == 0 ||
+                  strcmp(word, "--unset=LD_PRELOAD") == 0 ||
+                  (word[1] != '-' && env_cluster_clears(word + 1, argv[i + 1]));
+        if (strcmp(word, "-u") == 0 || strcmp(word, "-C") == 0)
+            i += argv[i + 1] != NULL;
+    }
+    i += argv[i] && strcmp(argv[i], "--") == 0;
+    for (; argv[i] && strchr(argv[i], '='); i++)
+        clears &= strncmp(argv[i], "LD_PRELOAD=", strlen("LD_PRELOAD=")) != 0;
+    return clears;
+}
+
+static int judge_starter(const struct judge *judge, char **argv)
+{
+    const char *name = strrchr(judge->path, '/');
+    if (strcmp(name ? name + 1 : judge->path, "env") != 0 || !env_clears(argv))
+        return 0;
+    return judge_refuse(judge, "takes the library away from the program that it starts",
+                        "put fixport-run after it, as in 'env -i fixport-run COMMAND'");
 }
 
 /* The interpreter of "#!INTERPRETER ARGUMENT". Return: false if the file begins otherwise. */
@@ -129,11 +173,13 @@ static int judge_library(const char *library, struct elf_kind *kind)
     return fine ? 0 : say_error(EXIT_FAILED, "%s is not a library, or cannot be read", library);
 }
 
-int program_judge(const char *path, const char *library, bool force)
+int program_judge(const char *path, char **argv, const char *library, bool force)
 {
     struct judge judge = {.path = path, .force = force};
     char next[256], current[256];
     int status = judge_library(library, &judge.library);
+    if (!status)
+        status = judge_starter(&judge, argv);
     for (int i = 0; !status && i <= JUDGE_SCRIPTS; i++) {
         int fd = open(judge.path, O_RDONLY | O_CLOEXEC);
         if (fd < 0)

@@ -24,11 +24,11 @@ int program_find(const char *name, char path[PATH_MAX]);
 
 /**
  * program_judge - whether the shim can act in the program at @path.
- * @library: to which the program must fit (class, byte order, machine).
+ * @argv: it and its arguments: "env -i" is refused. @library: to which the program must fit (class, byte order, machine).
  * @force: say it as a warning and go on.
  * Return: 0, EXIT_NOT_FOUND (a script's interpreter) or EXIT_REFUSED.
  */
-int program_judge(const char *path, const char *library, bool force);
+int program_judge(const char *path, char **argv, const char *library, bool force);
 
 /* ---- elf.c: what one needs to know of an ELF file ---- */
 
