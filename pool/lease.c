@@ -64,6 +64,12 @@
  * time instead of going round: one connection at a time then keeps one port, and the others come
  * to rest.
  *
+ * Addresses apart. Where namespaces keep their own addresses (POLICY_ADDRESS) none can be in another's
+ * way, and the kernel of each decides alone. The shim then searches in words of its own memory
+ * (pool_apart()), which say what this process and those that it has forked know, and nothing else:
+ * nobody else's leases, so nothing rests, nobody waits for another namespace, and nobody can spoil them.
+ * What other processes of the namespace have, the kernel says by refusing it, or all at once in a dump.
+ *
  * Everything in a word is hostile: a state or holder that makes no sense is simply not taken.
  */
 #include "lease.h"
@@ -510,6 +516,7 @@ static int truth_lane(const struct truth *truth, const struct sockdiag_socket *s
     if (lane != -ENOENT || sockdiag_is_closing(socket->state) || socket->state == TCP_TIME_WAIT ||
         get_bit(truth->any, port) ||
         !pool_match(truth->pool, &socket->peer, &verdict) ||
+        (verdict.scope == POLICY_ADDRESS) != truth->pool->apart ||
         !portset_has(&verdict.ports, socket->port))
         return lane;
     return pool_lane_find(truth->pool, &socket->peer, true);

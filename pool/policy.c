@@ -354,7 +354,7 @@ static bool name_valid(const char name[POLICY_NAME])
 
 static bool rule_valid(const struct policy *policy, const struct policy_rule *rule)
 {
-    return name_valid(rule->name) && rule->exhausted <= POLICY_PASS &&
+    return name_valid(rule->name) && rule->exhausted <= POLICY_PASS && rule->scope <= POLICY_ADDRESS &&
            (rule->exhausted != POLICY_WAIT ||
             (rule->wait_ms >= 1 && rule->wait_ms <= POLICY_WAIT_MAX_MS)) &&
            rule->dest_first <= policy->dest_count &&
@@ -451,6 +451,7 @@ static void set_verdict(struct policy_verdict *verdict, const struct policy *pol
     verdict->exhausted = rule->exhausted;
     if (verdict->exhausted > POLICY_PASS)
         verdict->exhausted = POLICY_FAIL;
+    verdict->scope = rule->scope == POLICY_ADDRESS ? POLICY_ADDRESS : POLICY_NODE;
     verdict->wait_ms = at_most(rule->wait_ms, POLICY_WAIT_MAX_MS);
     verdict->quarantine_ms = at_most(policy->quarantine_ms, POLICY_QUARANTINE_MAX_MS);
     verdict->ports.count = at_most(rule->ports.count, PORTRANGE_MAX);

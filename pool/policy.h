@@ -28,6 +28,12 @@ enum policy_exhausted {
     POLICY_PASS = 2, /* connect() goes ahead with a port of the kernel's choice */
 };
 
+/* Whose ports they are: what must not have one twice towards a destination. */
+enum policy_scope {
+    POLICY_NODE = 0, /* the node's: namespaces are behind one address of it */
+    POLICY_ADDRESS = 1, /* each address': namespaces keep their own, and the kernel of each decides alone */
+};
+
 /* A destination as the shim meets it: port in host order. */
 struct dest {
     uint8_t addr[16];
@@ -49,7 +55,8 @@ struct policy_rule {
     uint16_t dest_first; /* index into policy.dest */
     uint16_t dest_count; /* 0: everywhere but loopback */
     uint8_t exhausted; /* enum policy_exhausted */
-    uint8_t reserved[3];
+    uint8_t scope; /* enum policy_scope */
+    uint8_t reserved[2];
     uint32_t wait_ms; /* for POLICY_WAIT, 1..600000 */
     struct portset ports;
 };
@@ -71,6 +78,7 @@ struct policy {
 struct policy_verdict {
     uint32_t rule; /* index */
     uint8_t exhausted;
+    uint8_t scope;
     uint32_t wait_ms;
     uint32_t quarantine_ms;
     struct portset ports;

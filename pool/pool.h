@@ -34,6 +34,7 @@ struct pool {
     uint32_t places;
     uint64_t seed;
     uint64_t device, inode; /* of the pool's file */
+    bool apart; /* its words are one namespace's own: for rules of POLICY_ADDRESS, others' are for the rest */
 };
 
 /* What pool_create() needs beyond the policy. */
@@ -79,6 +80,12 @@ int pool_check(const void *memory, size_t size, struct pool *pool);
 
 /** pool_share - the rest of it: the shares, pool->shared_size bytes at @memory. */
 void pool_share(struct pool *pool, void *memory);
+
+/**
+ * pool_apart - a view of @pool with lanes and words of its own, at @memory: pool->shared_size bytes, zeros.
+ * Holders and counters are those of @pool. @seed: of the lanes' hash; they begin elsewhere with each.
+ */
+void pool_apart(const struct pool *pool, void *memory, uint64_t seed, struct pool *apart);
 
 /**
  * pool_shares_open - open the shares of a pool at @path; what was cut off of them is made up for.

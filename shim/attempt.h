@@ -37,6 +37,7 @@ enum binding {
 struct attempt {
     struct shim_pool *at;
     struct shim_netns *netns;
+    const struct pool *pool; /* with the leases of the rule: netns_pool() */
     struct policy_verdict verdict;
     struct lease_search search;
     struct lease lease;
@@ -84,7 +85,7 @@ static inline bool attempt_has_bound(const struct attempt *attempt)
 /** attempt_shares_lane - whether the lane is that of several destinations. */
 static inline bool attempt_shares_lane(const struct attempt *attempt)
 {
-    const struct pool *pool = &attempt->at->pool;
+    const struct pool *pool = attempt->pool;
     return attempt->lane >= pool->lanes - pool->lanes_shared;
 }
 

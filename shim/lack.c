@@ -26,7 +26,7 @@ static bool reconcile(struct attempt *attempt, uint64_t now)
     if (!netns_is_own(attempt->netns))
         return false;
     uint64_t mask = guard_hold();
-    int found = lease_reconcile(&attempt->at->pool, attempt->netns->slot, now);
+    int found = lease_reconcile(attempt->pool, attempt->netns->slot, now);
     guard_release(mask);
     if (found < 0 && found != -EINTR)
         attempt->unknown = found;
@@ -55,22 +55,25 @@ static bool comparison_due(const struct attempt *attempt, uint64_t now)
 {
     uint64_t before = atomic_load_explicit(&attempt->netns->compared, memory_order_relaxed);
     return now - before >= COMPARE_MS &&
-           lease_reconcile_due(&attempt->at->pool, attempt->netns->slot, now) &&
+           (attempt->pool->apart || lease_reconcile_due(attempt->pool, attempt->netns->slot, now)) &&
            atomic_compare_exchange_strong(&attempt->netns->compared, &before, now);
 }
 
 /* Looks for ports that are free and not known to be. Return: whether to search once more. */
 static bool take_back(struct attempt *attempt)
 {
-    const struct pool *pool = &attempt->at->pool;
+    const struct pool *pool = attempt->pool;
     uint64_t now = sys_now_ms();
-    lease_want(pool, now);
+    if (!pool->apart) /* else others cannot help */
+        lease_want(pool, now);
     if ((!attempt->waiting && attempt->taken_back++ >= COMPARE_TIMES) ||
         !comparison_due(attempt, now))
         return false;
     uint64_t began = thread_ns();
     bool again = reconcile(attempt, now);
     attempt->budget += thread_ns() - began; /* nobody else can make that longer */
+    if (pool->apart)
+        return again;
     uint64_t mask = guard_hold();
     int fd = pool_file_open(shim.path, pool);
     if (fd >= 0) {
@@ -97,7 +100,7 @@ static uint32_t wait_left(const struct attempt *attempt)
 /* Waits until a port is let go, or a while: a close may have been unseen. Return: search again? */
 bool lack_wait(struct attempt *attempt)
 {
-    const struct pool *pool = &attempt->at->pool;
+    const struct pool *pool = attempt->pool;
     uint32_t left = wait_left(attempt);
     if (attempt->verdict.exhausted != POLICY_WAIT || !left || !blocking(attempt->fd))
         return false;
@@ -124,13 +127,13 @@ static enum port_answer forbidden(struct attempt *attempt)
     fault_set("bind()", "the program may not give a socket a port of the range");
     enum port_answer answer = port_faulty(true);
     if (answer == PORT_PASS)
-        counter_add(&attempt->at->pool.counters->passed);
+        counter_add(&attempt->pool->counters->passed);
     return answer;
 }
 
 enum port_answer lack_exhausted(struct attempt *attempt)
 {
-    struct pool_counters *counters = attempt->at->pool.counters;
+    struct pool_counters *counters = attempt->pool->counters;
     counter_add(&counters->exhausted);
     put_range_back(attempt);
     if (attempt->forbidden)
@@ -203,8 +206,8 @@ enum port_answer lack_next(struct attempt *attempt)
 
 void lack_give_back(struct attempt *attempt)
 {
-    const struct pool *pool = &attempt->at->pool;
-    if (lease_wanted(pool, attempt->netns->slot, attempt->began) &&
+    const struct pool *pool = attempt->pool;
+    if (!pool->apart && lease_wanted(pool, attempt->netns->slot, attempt->began) &&
         comparison_due(attempt, attempt->began))
         reconcile(attempt, attempt->began);
 }

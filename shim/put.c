@@ -120,7 +120,7 @@ static enum outcome tuple_room(struct attempt *attempt, int state)
     attempt->recycled = state == TCP_TIME_WAIT;
     attempt->soon |= sockdiag_is_closing(state);
     bool free = !state || (attempt->recycled && has_timestamps(attempt) &&
-                           !lease_keeps(&attempt->at->pool, attempt->lane, attempt->began));
+                           !lease_keeps(attempt->pool, attempt->lane, attempt->began));
     return free ? OUTCOME_DONE : OUTCOME_TAKEN;
 }
 

@@ -36,7 +36,7 @@ static bool routed_plainly(const struct attempt *attempt)
 
 /*
  * The source of connections to a destination, remembered for the rest of a tick as the namespace is
- * (netns.c): the address << 32 | lane << 20 | entry << 16 | tick. For IPv4 and for lanes of one
+ * (netns.c): the address << 32 | lane << 20 | entry << 16 | apart << 15 | tick. For IPv4 and for lanes of one
  * destination only, and for sockets that have nothing of their own that would lead them elsewhere.
  */
 static _Atomic uint64_t source_seen;
@@ -44,7 +44,8 @@ static _Atomic uint64_t source_seen;
 static uint64_t source_key(const struct attempt *attempt)
 {
     uint32_t entry = (uint32_t)(attempt->netns - attempt->at->netns);
-    return attempt->lane << 20 | entry << 16 | (attempt->began & 0xffff);
+    uint32_t apart = attempt->pool->apart;
+    return attempt->lane << 20 | entry << 16 | apart << 15 | (attempt->began & 0x7fff);
 }
 
 _Static_assert(POOL_LANES_MAX <= 4096 && SHIM_NETNS == 16,

@@ -306,6 +306,7 @@ Test(config, bad_values)
         "", "-1", "1.5", "2d", "soon", "1 2", "ms", "25h", "1e3", "86401", "99999999999999999999h"};
     static const char *const exhausted[] = {"",         "wait",   "waits 5", "wait 0", "wait 11m",
                                             "wait 5 x", "fail 5", "Pass",    "drop",   "wait5"};
+    static const char *const scopes[] = {"", "Address", "pod", "node address", "addresses"};
     static const char *const modes[] = {"",      "0",    "0777",      "0400", "0066", "666x",
                                         "00666", "0668", "rw-rw-rw-", "0611", "1666"};
     static const char *const lanes[] = {"", "1", "4097", "-5", "many", "2 3", "4294967298"};
@@ -315,6 +316,8 @@ Test(config, bad_values)
         expect_bad("quarantine", durations[i], "0 to 24h");
     for (size_t i = 0; i < sizeof(exhausted) / sizeof(exhausted[0]); i++)
         expect_bad("when-exhausted", exhausted[i], "allowed are");
+    for (size_t i = 0; i < sizeof(scopes) / sizeof(scopes[0]); i++)
+        expect_bad("scope", scopes[i], "allowed are node and address");
     for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++)
         expect_bad("mode", modes[i], "allowed are 0600 to 0666");
     for (size_t i = 0; i < sizeof(lanes) / sizeof(lanes[0]); i++)
@@ -350,9 +353,47 @@ Test(config, unknown_keys)
     expect_part("[rule a]\ntoo = any\n", "did you mean 'to'?");
     expect_part("[pool]\ngruop = x\n", "did you mean 'group'?");
     expect_part("[pool]\nnonsense = 1\n",
-                "unknown key: allowed are ports, path, quarantine, when-exhausted, mode, group, "
+                "unknown key: allowed are ports, path, quarantine, when-exhausted, scope, mode, group, "
                 "lanes");
-    expect_part("[rule a]\nnonsense = 1\n", "unknown key: allowed are ports, to, when-exhausted");
+    expect_part("[rule a]\nnonsense = 1\n", "unknown key: allowed are ports, to, when-exhausted, scope");
+}
+
+/* The scopes of the rules, a letter each. */
+static void expect_scopes(const char *text, const char *scopes)
+{
+    char got[POLICY_RULES + 1] = "";
+    take(text);
+    for (uint32_t i = 0; i < config.policy.rule_count; i++)
+        got[i] = config.policy.rule[i].scope == POLICY_ADDRESS ? 'a' : 'n';
+    cr_expect_str_eq(got, scopes, "%s", text);
+}
+
+Test(config, whose_the_ports_are)
+{
+#define HOSTS "[hosts]\naddresses = 10.9.0.0/24, fd00::9, 10.9.1.1\nservices = 80\n"
+    expect_scopes("[pool]\nports = 1\n", "n");
+    expect_scopes("[pool]\nports = 1\nscope = address\n", "a");
+    expect_scopes("[pool]\nports = 1\nscope = address\n[rule a]\nscope = node\n[rule b]\n", "na");
+    expect_scopes("[pool]\nports = 1\n" HOSTS "[snat]\nmode = none\n", "a");
+    expect_scopes("[pool]\nports = 1\n" HOSTS "[snat]\nmode = keep\n", "n");
+    expect_scopes("[pool]\nports = 1\n" HOSTS, "n");
+    expect_scopes("[pool]\nports = 1\nscope = node\n" HOSTS "[snat]\nmode = none\n", "n");
+    expect_scopes("[pool]\nports = 1\n[snat]\nmode = none\n", "n");
+    /* Only what lies in [hosts] keeps its address for sure. */
+    expect_scopes("[pool]\nports = 1\n[rule a]\nto = 10.9.0.7:80, fd00::9\n[rule b]\nto = 10.9.0.0/23\n"
+                  "[rule c]\nto = 10.9.0.128/25, 10.8.0.1\n[rule d]\nto = 10.9.1.1, !10.9.1.1:81\n"
+                  "[rule e]\nto = !10.9.0.1\n[rule f]\n[rule g]\nto = any:80\n" HOSTS
+                  "[snat]\nmode = none\n",
+                  "annannn");
+    expect_scopes("[rule a]\nports = 1\nscope = address\nto = 10.8.0.0/16\n" HOSTS
+                  "[snat]\nmode = keep\n",
+                  "a");
+    expect_part("[rule a]\nports = 1\nscope = address\nto = 10.9.0.0/16\n" HOSTS
+                "[snat]\nmode = keep\n",
+                "[rule a] scope = \"address\": pods have the node's address towards [hosts]");
+    expect_part("[pool]\nports = 1\nscope = address\n[rule a]\n" HOSTS "[snat]\nmode = confine\n",
+                "[pool] scope = \"address\": pods have the node's address towards [hosts]");
+#undef HOSTS
 }
 
 Test(config, keys_in_the_wrong_section)

@@ -18,6 +18,7 @@
  *   to = 192.168.31.0/24:5432, !192.168.31.9
  *   ports = 60001-60499
  *   when-exhausted = wait 500ms
+ *   scope = address                   or node: whose the ports are
  *
  * Without a [rule] there is one, "default", with the ports of [pool]: for the services of [hosts],
  * if the site has these (site.h), else for everywhere but loopback. Further parts of it are the

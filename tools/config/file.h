@@ -41,6 +41,7 @@ enum config_key {
     KEY_TO,
     KEY_QUARANTINE,
     KEY_EXHAUSTED,
+    KEY_SCOPE,
     KEY_MODE,
     KEY_GROUP,
     KEY_LANES,

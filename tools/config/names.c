@@ -47,6 +47,7 @@ static const struct {
     [KEY_TO] = {"to", IN(RULE)},
     [KEY_QUARANTINE] = {"quarantine", IN(POOL)},
     [KEY_EXHAUSTED] = {"when-exhausted", IN(POOL) | IN(RULE)},
+    [KEY_SCOPE] = {"scope", IN(POOL) | IN(RULE)},
     [KEY_MODE] = {"mode", IN(POOL) | IN(SNAT)},
     [KEY_GROUP] = {"group", IN(POOL)},
     [KEY_LANES] = {"lanes", IN(POOL)},

@@ -43,6 +43,7 @@ static json_t *json_rule(const struct snapshot *snapshot, const struct tally *ta
     json_put_number(object, "port_count", use->ports);
     json_put(object, "destinations", json_rule_destinations(&snapshot->policy, rule));
     json_put(object, "when_exhausted", json_string(show_exhausted(rule->exhausted)));
+    json_put(object, "scope", json_string(show_scope(rule->scope)));
     json_put(object, "wait", json_real(rule->wait_ms / 1000.0));
     json_put_number(object, "destinations_in_use", use->lanes);
     json_put(object, "busiest", json_lane(snapshot, use->busiest_lane, &use->busiest));

@@ -73,8 +73,11 @@ static void status_rule(const struct snapshot *snapshot, const struct tally *tal
     status_rule_to(&snapshot->policy, rule);
     printf("; when exhausted: ");
     status_rule_exhausted(rule);
+    if (rule->scope == POLICY_ADDRESS)
+        printf("; scope: address\n     each address has all these ports; they are not in the pool");
     putchar('\n');
-    status_rule_use(snapshot, &tally->rule[i]);
+    if (rule->scope == POLICY_NODE)
+        status_rule_use(snapshot, &tally->rule[i]);
 }
 
 static void status_rules(const struct snapshot *snapshot, const struct tally *tally)

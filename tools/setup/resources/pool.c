@@ -74,6 +74,8 @@ static void print_rule(FILE *out, const struct policy *policy, const struct poli
     }
     portset_print(&rule->ports, buf, sizeof(buf));
     fprintf(out, "%sports = %s\n", rule->dest_count ? "\n" : "", buf);
+    if (rule->scope == POLICY_ADDRESS)
+        fprintf(out, "scope = address\n");
     if (rule->exhausted == POLICY_WAIT)
         fprintf(out, "when-exhausted = wait %ums\n", rule->wait_ms);
     else
