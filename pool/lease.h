@@ -24,6 +24,7 @@ struct lease_search {
     uint64_t now;
     uint64_t quarantine;
     uint32_t holder; /* slot + 1 */
+    uint32_t owner; /* it, and the name of the server that it uses: word_owner() */
     uint32_t lane;
     uint32_t size; /* ports in the set */
     uint32_t start; /* where the scan began, an index into the set */

@@ -118,6 +118,12 @@ const char *pool_strerror(int error);
  */
 bool pool_match(const struct pool *pool, const struct dest *dest, struct policy_verdict *verdict);
 
+/** pool_policy_now - the current policy where it lies: it may change meanwhile. */
+static inline const struct policy *pool_policy_now(const struct pool *pool)
+{
+    return pool->policy[atomic_load_explicit(&pool->header->generation, memory_order_acquire) & 1];
+}
+
 /** pool_policy - a copy of the current policy, checked. Return: 0 or -EBADMSG. */
 int pool_policy(const struct pool *pool, struct policy *copy);
 
@@ -138,6 +144,7 @@ void pool_held(const struct pool *pool, uint32_t place, uint8_t held[POOL_LANES_
 
 /**
  * pool_lane_find - the lane of a destination.
+ * @dest: as policy_server() has it, so that all addresses of a server lead to one.
  * @insert: claim a lane if it has none yet.
  * Return: an index < pool->lanes; without @insert -ENOENT if it has none and none is shared by it.
  */

@@ -225,7 +225,7 @@ static bool apart_map(struct shim_pool *at, struct shim_netns *netns)
 /* Whether any rule needs memory of this process: it is made before a program can lock all it gets. */
 static bool has_apart(const struct pool *pool)
 {
-    const struct policy *policy = pool->policy[atomic_load(&pool->header->generation) & 1];
+    const struct policy *policy = pool_policy_now(pool);
     for (uint32_t i = 0; i < policy->rule_count && i < POLICY_RULES; i++)
         if (policy->rule[i].scope == POLICY_ADDRESS)
             return true;

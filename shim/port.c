@@ -136,7 +136,7 @@ static enum port_answer connectable(const struct attempt *attempt, int fd)
     int state = state_of(fd, hint);
     if (sys_may_not(state)) {
         const struct pool *pool = hint_is_leased(hint) ? hint_pool(attempt->at, hint) : NULL;
-        if (pool && pool_lane_find(pool, &attempt->dest, false) == (int)(hint.lane & ~HINT_APART))
+        if (pool && pool_lane_find(pool, &attempt->verdict.server, false) == (int)(hint.lane & ~HINT_APART))
             return PORT_PASS; /* to look whether it is connected by now */
         fault_set("getsockopt()", "the program may not ask whether a socket is one of TCP's");
         return port_faulty(true);
@@ -168,7 +168,7 @@ static bool find_lane(struct attempt *attempt)
 {
     attempt->pool = netns_pool(attempt->at, attempt->netns, attempt->verdict.scope);
     if (attempt->pool)
-        attempt->lane = (uint32_t)pool_lane_find(attempt->pool, &attempt->dest, true);
+        attempt->lane = (uint32_t)pool_lane_find(attempt->pool, &attempt->verdict.server, true);
     return attempt->pool != NULL;
 }
 

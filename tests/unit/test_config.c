@@ -368,6 +368,53 @@ static void expect_scopes(const char *text, const char *scopes)
     cr_expect_str_eq(got, scopes, "%s", text);
 }
 
+/* "10.96.0.1:80=10.7.0.1:70 ..." of the aliases, without the servers themselves. */
+static void expect_aliases(const char *text, const char *aliases)
+{
+    char got[400] = "", from[80], to[80];
+    take(text);
+    for (uint32_t i = 0; i < config.policy.alias_count; i++) {
+        policy_alias_print(&config.policy.alias[i].from, from, sizeof(from));
+        policy_alias_print(&config.policy.alias[i].to, to, sizeof(to));
+        if (strcmp(from, to) != 0)
+            snprintf(got + strlen(got), sizeof(got) - strlen(got), "%s=%s ", from, to);
+    }
+    cr_expect_str_eq(got, aliases, "%s", text);
+}
+
+Test(config, servers_with_several_addresses)
+{
+#define POOL "[pool]\nports = 1\n"
+    expect_aliases(POOL, "");
+    expect_aliases(POOL "[alias a]\nserver = 10.7.0.1:70\naddresses = 10.96.0.1:80, [fd00::1]:80\n",
+                   "10.96.0.1:80=10.7.0.1:70 [fd00::1]:80=10.7.0.1:70 ");
+    expect_aliases(POOL "[alias default.shop]\nserver = 10.7.0.1:70\naddresses = 10.96.0.1:80\n"
+                        "addresses-3 = 10.96.0.3:80\n",
+                   "10.96.0.1:80=10.7.0.1:70 10.96.0.3:80=10.7.0.1:70 ");
+    /* Those without ports are read first, wherever they stand. */
+    expect_aliases(POOL "[alias a]\nserver = 10.7.0.2:70\naddresses = 10.96.0.1:80\n"
+                        "[alias b]\nserver = 10.7.0.1\naddresses = 10.7.0.2\n",
+                   "10.7.0.2=10.7.0.1 10.7.0.2:70=10.7.0.1:70 10.96.0.1:80=10.7.0.1:70 ");
+    expect_line(POOL "[alias a]\naddresses = 10.96.0.1:80\n",
+                "[alias a]: no server is given: server = ADDRESS:PORT is needed");
+    expect_line(POOL "[alias a]\nserver = 10.7.0.1:70\n",
+                "[alias a]: no other address of the server is given: addresses = ADDRESS:PORT is needed");
+    expect_line(POOL "[alias a]\nserver = 10.7.0.1:70-71\naddresses = 10.96.0.1:80\n",
+                "[alias a] server = \"10.7.0.1:70-71\": \"10.7.0.1:70-71\": one port is allowed, or "
+                "none for all of the address'");
+    expect_line(POOL "[alias a]\nserver = 10.7.0.1:70\naddresses = 10.96.0.0/24\n",
+                "[alias a] addresses = \"10.96.0.0/24\": \"10.96.0.0/24\": one address is needed, such "
+                "as 10.96.0.1:80");
+    expect_line(POOL "[alias a]\nserver = 10.7.0.1:70\naddresses = 10.96.0.1\n",
+                "[alias a] addresses = \"10.96.0.1\": \"10.96.0.1\": give a port to all of an alias' "
+                "addresses, or to none");
+    expect_part(POOL "[alias a]\nserver = 10.7.0.1:70\naddresses =\n", "[alias a] addresses = \"\": ");
+    expect_part(POOL "[alias a]\nservers = 10.7.0.1:70\n", "did you mean 'server'?");
+    expect_part(POOL "server = 10.7.0.1:70\n", "this key belongs in a [alias NAME]");
+    expect_part("[alias a]\nserver = 10.7.0.1:70\naddresses = 10.96.0.1:80\n", "it has no [pool]");
+#undef POOL
+}
+
 Test(config, whose_the_ports_are)
 {
 #define HOSTS "[hosts]\naddresses = 10.9.0.0/24, fd00::9, 10.9.1.1\nservices = 80\n"
@@ -422,7 +469,7 @@ Test(config, unknown_sections)
     expect_line("[rules databases]\nports = 1\n",
                 "line 1: \"[rules databases]\": unknown section: did you mean [rule NAME]?");
     expect_part("[pol]\nports = 1\n", "did you mean [pool]?");
-    expect_part("[database]\nports = 1\n", "allowed are [pool] and [rule NAME]");
+    expect_part("[database]\nports = 1\n", "allowed are [pool], [rule NAME] and [alias NAME]");
     expect_part("[]\nports = 1\n", "unknown section");
     expect_part("[pool]\nports = 1\n[]\nports = 2\n", "unknown section");
     expect_part("[rule]\nports = 1\n", "a rule needs a name");

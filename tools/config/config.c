@@ -411,6 +411,49 @@ static int rules_add(const struct config_file *file, const struct defaults *defa
     return 0;
 }
 
+/* ---- servers with several addresses ---- */
+
+/* @whole: of the sections those without ports, else those with. */
+static int alias_add(const struct config_file *file, const struct config_section *section, bool whole,
+                     struct policy *policy)
+{
+    const struct config_value *server = config_section_value(section, KEY_SERVER);
+    const struct config_value *blame = server;
+    struct policy check;
+    struct parse_reason why;
+    int error = 0;
+    bool any = false;
+    if (!server)
+        return config_file_refuse_lack(file, section, "no server is given: server = ADDRESS:PORT is needed");
+    policy_init(&check);
+    if (policy_add_alias(&check, server->text, server->text, &why))
+        return config_file_refuse_value(file, section, server, why.text);
+    for (size_t i = 0; !error && i < section->values; i++) {
+        const struct config_value *value = &section->value[i];
+        if (value->key != KEY_ADDRESSES)
+            continue;
+        any = true;
+        blame = value;
+        if (whole == !check.alias[0].from.port)
+            error = policy_add_alias(policy, value->text, server->text, &why);
+    }
+    if (!any)
+        return config_file_refuse_lack(file, section,
+                                       "no other address of the server is given: addresses = "
+                                       "ADDRESS:PORT is needed");
+    return error ? config_file_refuse_value(file, section, blame, why.text) : 0;
+}
+
+static int aliases_add(const struct config_file *file, struct policy *policy)
+{
+    int error = 0;
+    for (int whole = 1; whole >= 0; whole--)
+        for (size_t i = 0; !error && i < file->sections; i++)
+            if (file->section[i]->type == &section_types[SECTION_ALIAS])
+                error = alias_add(file, file->section[i], whole, policy);
+    return error;
+}
+
 /* Two pools that give out one port is what slices are there to prevent. */
 static int slices_check(const struct config_file *file, const struct config_section *pool,
                         const struct config *config)
@@ -443,6 +486,8 @@ int config_build(const struct config_file *file, struct config *config)
     else if (!error)
         error = config_file_refuse(file, -EINVAL,
                                    "it has no [pool]: [pool] and ports = LO-HI are needed");
+    if (!error)
+        error = aliases_add(file, &made.policy);
     if (!error)
         error = slices_check(file, pool, &made);
     if (error)

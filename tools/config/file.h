@@ -24,6 +24,7 @@
 enum section_kind {
     SECTION_POOL,
     SECTION_RULE,
+    SECTION_ALIAS,
     SECTION_MACHINE,
     SECTION_NODE,
     SECTION_PODS,
@@ -46,6 +47,7 @@ enum config_key {
     KEY_GROUP,
     KEY_LANES,
     KEY_SLICES,
+    KEY_SERVER,
     KEY_ROLES,
     KEY_ADDRESS,
     KEY_PODS,

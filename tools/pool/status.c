@@ -87,6 +87,19 @@ static void status_rules(const struct snapshot *snapshot, const struct tally *ta
         status_rule(snapshot, tally, i);
 }
 
+static void status_aliases(const struct policy *policy)
+{
+    char from[96], to[96];
+    for (uint32_t i = 0; i < policy->alias_count; i++) {
+        policy_alias_print(&policy->alias[i].from, from, sizeof(from));
+        policy_alias_print(&policy->alias[i].to, to, sizeof(to));
+        if (!i)
+            printf("\nAliases\n");
+        if (strcmp(from, to) != 0)
+            printf("  %s counts as %s\n", from, to);
+    }
+}
+
 static void status_destination(const struct snapshot *snapshot, const struct tally *tally,
                                uint32_t lane)
 {
@@ -243,6 +256,7 @@ static void status_print(const char *path, const struct snapshot *snapshot,
 {
     status_pool(path, snapshot, tally);
     status_rules(snapshot, tally);
+    status_aliases(&snapshot->policy);
     putchar('\n');
     map_print(tally);
     status_destinations(snapshot, tally);

@@ -82,6 +82,18 @@ static void print_rule(FILE *out, const struct policy *policy, const struct poli
         fprintf(out, "when-exhausted = %s\n", rule->exhausted == POLICY_PASS ? "pass" : "fail");
 }
 
+static void print_aliases(FILE *out, const struct policy *policy)
+{
+    char from[96], to[96];
+    for (uint32_t i = 0; i < policy->alias_count; i++) {
+        const struct policy_alias *alias = &policy->alias[i];
+        policy_alias_print(&alias->from, from, sizeof(from));
+        policy_alias_print(&alias->to, to, sizeof(to));
+        if (strcmp(from, to) != 0)
+            fprintf(out, "[alias %u]\nserver = %s\naddresses = %s\n", i + 1, to, from);
+    }
+}
+
 /* @lanes: 0: the usual number. */
 static char *pool_print(const struct policy *policy, mode_t mode, gid_t group, uint32_t lanes)
 {
@@ -93,6 +105,7 @@ static char *pool_print(const struct policy *policy, mode_t mode, gid_t group, u
         fprintf(out, "lanes = %u\n", lanes);
     for (uint32_t i = 0; i < policy->rule_count; i++)
         print_rule(out, policy, &policy->rule[i]);
+    print_aliases(out, policy);
     state_close(out);
     return state;
 }
