@@ -564,7 +564,7 @@ Test(site, unknown_sections)
     expect_part(POOL "[gateways]\n", "did you mean [gateway]?");
     expect_part(POOL "[hosts a]\n", "did you mean [hosts]?");
     expect_part(POOL "[firewall]\n",
-                "allowed are [pool] and [rule NAME], and for the site [machine NAME], [node NAME], "
+                "allowed are [pool], [rule NAME] and [alias NAME], and for the site [machine NAME], [node NAME], "
                 "[pods], [hosts], [gateway], [snat], [control-plane], [setup]");
 }
 
