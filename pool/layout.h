@@ -77,7 +77,8 @@
 
 enum word_state {
     WORD_FREE = 0, /* nobody's */
-    WORD_USED = 1, /* the holder has a socket there, or is about to; when: taken */
+    WORD_USED = 1, /* the holder has a socket there, or is about to; when: taken; or a time to come:
+                    * until then a thread of the holder's keeps others away (lease_hold()) */
     WORD_LETGO = 2, /* the holder's still, but probably closed (a hint); when: of the hint */
     WORD_RESTING = 3, /* in quarantine since when; the last holder may have it at once */
     WORD_CLOSING = 4, /* as LETGO, but the kernel, asked then, said that it is not over */

@@ -58,6 +58,13 @@
  * or gone, or until nothing else is left, when a few are tried once more. Last, in lanes that
  * several destinations share, ports that this namespace uses towards another.
  *
+ * Holding. There a word does not keep the threads of a namespace apart, only the kernel does, at
+ * connect. By range that is enough. But a socket that was bound before its connect was refused is
+ * spoilt, so the kernel is asked first, and between the question and the connection no other thread
+ * may take the port: the word's time lies ahead for so long (lease_hold()), and nobody takes it, lets
+ * it go on a hint, or judges it by a dump. Who leaves in the middle, or is killed, holds nobody up
+ * for longer than HOLD_MS.
+ *
  * Fairness. A namespace that opens and closes all the time goes round the whole range, and what it
  * let go of is its own until it has rested. While another namespace finds no port (the counters say
  * so) it leaves what rests alone as long as it has other ports, and begins at the same port each
@@ -89,6 +96,7 @@
 
 #define LINGER_MS 60000 /* TCP_TIMEWAIT_LEN: after this a closed socket is gone (net/tcp.h) */
 #define SUSPECT_MS 1000 /* a connect that takes longer to begin may be marked, see above */
+#define HOLD_MS 500 /* a thread that waits for a processor is seldom away for longer */
 #define RECONCILE_MS 100 /* at most so often for a namespace: it costs ms */
 #define GIVE_BACK_MS 1000 /* the same on somebody else's behalf */
 #define RECENT_TRIES 64 /* attempts on ports let go a short while ago, in one pass */
@@ -103,6 +111,13 @@ enum { PASS_HAND, PASS_RESTING, PASS_CLOSING, PASS_SHARED, PASS_SHARED_AGAIN, PA
 static uint64_t age(uint64_t now, uint64_t when)
 {
     return when > now + 1000 ? UINT64_MAX : when > now ? 0 : now - when;
+}
+
+/* Whether a thread of the holder's is about to connect there, see above. */
+static bool word_is_held(uint64_t word)
+{
+    uint64_t now = sys_now_ms();
+    return word_state(word) == WORD_USED && word_when(word) > now && word_when(word) <= now + HOLD_MS;
 }
 
 static bool is_wanted(const struct pool *pool, uint32_t quarantine, uint64_t now)
@@ -165,7 +180,7 @@ static bool word_fresh(const struct lease_search *search, uint64_t word)
 }
 
 /* What the hand takes. */
-static bool word_for_hand(const struct lease_search *search, uint64_t word)
+static bool word_for_hand(struct lease_search *search, uint64_t word)
 {
     if (search->wanted && word_is_own(search, word, WORD_RESTING))
         return word_has_rested(search, word);
@@ -173,19 +188,23 @@ static bool word_for_hand(const struct lease_search *search, uint64_t word)
            (word_is_own(search, word, WORD_LETGO) && search->recent < RECENT_TRIES);
 }
 
-static bool word_resting(const struct lease_search *search, uint64_t word)
+static bool word_resting(struct lease_search *search, uint64_t word)
 {
     return word_is_own(search, word, WORD_RESTING);
 }
 
-static bool word_closing(const struct lease_search *search, uint64_t word)
+static bool word_closing(struct lease_search *search, uint64_t word)
 {
     return word_is_own(search, word, WORD_CLOSING) && search->recent < RECENT_TRIES;
 }
 
-static bool word_shared(const struct lease_search *search, uint64_t word)
+static bool word_shared(struct lease_search *search, uint64_t word)
 {
-    return word_is_own(search, word, WORD_USED);
+    if (!word_is_own(search, word, WORD_USED))
+        return false;
+    bool held = word_when(word) > search->now && word_is_held(word);
+    search->passed_held |= held;
+    return !held;
 }
 
 static bool word_take(struct lease_search *search, _Atomic uint64_t *at, uint64_t word,
@@ -218,7 +237,7 @@ static uint16_t port_at(const struct portset *ports, uint32_t index, uint32_t *f
     return 0;
 }
 
-typedef bool (*word_test)(const struct lease_search *search, uint64_t word);
+typedef bool (*word_test)(struct lease_search *search, uint64_t word);
 
 /*
  * Goes on from search->step to the next port whose word passes @test, in runs of ports that are
@@ -331,12 +350,25 @@ static bool was_let_go(const struct lease *lease)
     return lease->before == WORD_LETGO || lease->before == WORD_CLOSING;
 }
 
+bool lease_hold(const struct pool *pool, struct lease *lease, uint64_t now)
+{
+    _Atomic uint64_t *at = pool_word(pool, lease->lane, lease->port);
+    uint64_t word = lease->word;
+    uint64_t held = word_moved(word, WORD_USED, now + HOLD_MS);
+    if (!at || !atomic_compare_exchange_strong(at, &word, held))
+        return false;
+    lease->word = held;
+    lease->held = true;
+    return true;
+}
+
 /* Something of this namespace is there, known to be closing or not known: USED it stays. */
 void lease_refused(const struct pool *pool, const struct lease *lease, uint64_t now)
 {
-    bool closing = was_let_go(lease);
+    enum word_state state = was_let_go(lease) ? WORD_CLOSING : WORD_USED;
     word_set_back(pool, lease,
-                  closing ? word_moved(lease->word, WORD_CLOSING, now) : lease->word);
+                  state == WORD_USED && !lease->held ? lease->word
+                                                     : word_moved(lease->word, state, now));
 }
 
 void lease_return(const struct pool *pool, const struct lease *lease, uint64_t now)
@@ -392,7 +424,7 @@ void lease_hint(const struct pool *pool, uint32_t slot, uint32_t lane, uint16_t 
 {
     _Atomic uint64_t *at = pool_word(pool, lane, port);
     uint64_t word = at ? atomic_load_explicit(at, memory_order_relaxed) : 0;
-    if (word_state(word) != WORD_USED || word_holder(word) != slot + 1)
+    if (word_state(word) != WORD_USED || word_holder(word) != slot + 1 || word_is_held(word))
         return;
     struct lease lease = {.word = word, .lane = lane, .port = port};
     lease_let_go(pool, &lease, sys_now_ms());
@@ -415,12 +447,14 @@ bool lease_confirm(const struct pool *pool, struct lease *lease, uint64_t now)
     if (!at)
         return false;
     uint64_t word = atomic_load(at);
-    while (word != lease->word) {
+    while (word != lease->word || lease->held) {
         if (word_owner(word) != word_owner(lease->word))
             return false;
         uint64_t again = word_moved(word, WORD_USED, now);
-        if (atomic_compare_exchange_weak(at, &word, again))
+        if (atomic_compare_exchange_weak(at, &word, again)) {
             word = lease->word = again;
+            lease->held = false;
+        }
     }
     return true;
 }
@@ -569,6 +603,8 @@ static uint64_t word_seen(uint64_t word, enum word_state state)
 static uint64_t word_judged(const struct truth *truth, uint64_t word, size_t index, size_t port,
                             uint64_t began)
 {
+    if (word_is_held(word))
+        return word;
     if (get_bit(truth->live, index) || get_bit(truth->any, port))
         return word_seen(word, WORD_USED);
     if (get_bit(truth->closing, index))

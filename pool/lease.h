@@ -15,6 +15,7 @@ struct lease {
     uint16_t port;
     uint8_t before; /* enum word_state that it had */
     bool comes_again; /* in this search, if it is refused: there may be easier ones */
+    bool held; /* by lease_hold() */
 };
 
 /* A search for a port; one per connect(), on the stack. Fields are lease.c's own. */
@@ -32,6 +33,7 @@ struct lease_search {
     uint32_t recent; /* ports taken in this pass that the kernel may refuse */
     bool wanted; /* another namespace has found no port a short while ago */
     bool cut; /* it has left ports out, after many that the kernel refused */
+    bool passed_held; /* it has left ports out that another thread holds: lease_hold() */
     uint32_t pass;
 };
 
@@ -57,6 +59,15 @@ int lease_search_next(struct lease_search *search, struct lease *lease);
  * Return: 0, or -EADDRNOTAVAIL: another namespace has it towards this destination.
  */
 int lease_claim(struct lease_search *search, uint16_t port, struct lease *lease);
+
+/**
+ * lease_hold - have the port alone in the namespace, from asking the kernel about a 4-tuple to having
+ * the connection there: lease_confirm(), lease_refused(), lease_return(), lease_let_go() end it, and so
+ * does half a second. For lanes that several destinations share. May be called again.
+ * @now: sys_now_ms().
+ * Return: false: another thread has taken the port since; then lease_return() it.
+ */
+bool lease_hold(const struct pool *pool, struct lease *lease, uint64_t now);
 
 /** lease_refused - the kernel says the 4-tuple is in use in this namespace: remember that. */
 void lease_refused(const struct pool *pool, const struct lease *lease, uint64_t now);

@@ -7,9 +7,9 @@
 
 #define REFUSALS_MANY 256  /* a connect that met so many looks no further */
 #define ROUND_NAP_NS 50000 /* before it looks once more; then twice as long, and so on */
-#define ROUNDS 6           /* 3 ms in all */
-#define ROUNDS_HELD                                                                                \
-    10 /* 50 ms: a thread that is about to connect may have to wait for a processor */
+#define ROUNDS 6 /* 3 ms in all */
+#define ROUNDS_OTHERS 10 /* 50 ms: another socket holds the port until it is connected */
+#define ROUNDS_HELD 13 /* 400 ms: a thread of it may have to wait for a processor: lease_hold() */
 #define BUDGET_NS 10000000 /* of our own work in one connect, once it has met with setbacks */
 #define BUDGET_EVERY 16    /* refusals: a look at the clock is a system call */
 #define COMPARE_MS 100     /* at most so often, whatever the pool says of the last time */
@@ -159,12 +159,13 @@ enum port_answer lack_exhausted(struct attempt *attempt)
  */
 static bool try_again(struct attempt *attempt)
 {
-    bool soon = attempt->soon && blocking(attempt->fd);
+    attempt->others |= attempt->search.passed_held;
+    bool soon = (attempt->soon || attempt->search.passed_held) && blocking(attempt->fd);
     if (attempt->asked || !(soon || attempt->search.cut))
         return false;
     attempt->soon = false;
-    bool enough = attempt->others ? attempt->rounds >= ROUNDS_HELD
-                                  : attempt->refusals > REFUSALS_MANY || attempt->rounds >= ROUNDS;
+    uint32_t most = attempt->search.passed_held ? ROUNDS_HELD : attempt->others ? ROUNDS_OTHERS : ROUNDS;
+    bool enough = attempt->rounds >= most || (!attempt->others && attempt->refusals > REFUSALS_MANY);
     if (!soon || enough) {
         attempt->asked = true;
         return reconcile(attempt, sys_now_ms());

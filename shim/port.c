@@ -29,7 +29,8 @@
  * port of one that was bound, and can a port be used again before its TIME_WAIT is over, which
  * inherits the flag. Those that are bound get it at once, so that they are in nobody's way while
  * they connect; or when they are connected, in lanes that destinations share: there only the
- * kernel's list of connections tells two threads with one port and destination apart. The others
+ * kernel's list of connections tells two threads with one port and destination apart, and one holds
+ * the port from asking for that list until it is in it (lease_hold()). The others
  * get it unless ports are plenty and this process' connections leave no TIME_WAIT (close.c).
  *
  * Ports that this namespace has let go of a moment ago are the usual case where there are few. If

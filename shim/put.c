@@ -148,9 +148,24 @@ static enum outcome share(struct attempt *attempt, int state)
     return OUTCOME_HELD;
 }
 
+/*
+ * In lanes that destinations share only the kernel's answer keeps threads apart, and a bound socket has
+ * one try: nobody else may connect from the port between the question and the connection.
+ */
+static bool hold(struct attempt *attempt)
+{
+    if (!attempt_shares_lane(attempt) ||
+        lease_hold(attempt->pool, &attempt->lease, sys_now_ms()))
+        return true;
+    attempt->soon = attempt->others = true;
+    return false;
+}
+
 enum outcome put_by_sharing(struct attempt *attempt)
 {
     int state;
+    if (!hold(attempt))
+        return OUTCOME_HELD;
     enum outcome outcome = source_state(attempt, &state);
     return outcome == OUTCOME_DONE ? share(attempt, state) : outcome;
 }
@@ -189,6 +204,8 @@ static enum outcome put_unshared(struct attempt *attempt, int reuse, int share)
 static enum outcome put_by_bind(struct attempt *attempt)
 {
     int reuse = 0, share = 0;
+    if (!hold(attempt))
+        return OUTCOME_HELD;
     if (attempt->set & SET_REUSE) {
         sock_get(attempt->fd, SOL_SOCKET, SO_REUSEADDR, &reuse);
         sock_get(attempt->fd, SOL_SOCKET, SO_REUSEPORT, &share);
@@ -209,6 +226,8 @@ static enum outcome put_over_time_wait(struct attempt *attempt)
     bool let_go = attempt->lease.before == WORD_LETGO || attempt->lease.before == WORD_CLOSING;
     if (!let_go || !atomic_load_explicit(&attempt->netns->lingers, memory_order_relaxed))
         return OUTCOME_UNKNOWN;
+    if (!hold(attempt))
+        return OUTCOME_HELD;
     enum outcome outcome = source_state(attempt, &state);
     if (outcome != OUTCOME_DONE)
         return outcome;

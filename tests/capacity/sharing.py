@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: MIT
 """K destinations x N ports at the same time, all of them, in one namespace and in several."""
 
+import os
+import subprocess
+
 from place import BY_BIND, BY_RANGE, NO_OPTION, Client, Places, Pool
 
 WAYS = [("by range", BY_RANGE, None), ("by bind", BY_BIND, None),
@@ -46,7 +49,30 @@ def check_case(tap, places, case, way, fake):
                   "sharing: nothing is in use after reclaim", left)
 
 
+def check_starved(tap):
+    """Processes of one namespace share a lane, on one processor that they hardly get: a thread is often
+    stopped between asking the kernel for a 4-tuple and connecting there, while others go on."""
+    processors = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(processors)})
+    busy = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(3)]
+    try:
+        with Places(1, *BY_BIND, connections=5000) as (place,), Pool("40000-40049", 100, 8) as pool:
+            clients = [Client(place, pool, "hold", "-d", 100, "-n", 10, "-t", 4, "-r", pool.ports, tag=tag)
+                       for tag in range(1, 6)]
+            said = [client.said() for client in clients]
+            for client in clients:
+                client.kill()
+            tap.point(total(said, "made") == 5000, "sharing: 100 x 50 at once, 5 processes, 4 threads, "
+                      "8 lanes, by bind, starved of processors", *said, pool.said())
+    finally:
+        for one in busy:
+            one.kill()
+            one.wait()
+        os.sched_setaffinity(0, processors)
+
+
 def check(tap):
+    check_starved(tap)
     for way, sysctls, fake in WAYS:
         everything = [(case, 1) for case in ONE] + [(case, 3) for case in SEVERAL]
         for case, count in everything[1::2] if fake else everything:

@@ -528,6 +528,10 @@ static void *cancelled(void *how)
 
 static void *exits(void *unused)
 {
+    sigset_t alarm_only;
+    sigemptyset(&alarm_only);
+    sigaddset(&alarm_only, SIGALRM);
+    pthread_sigmask(SIG_UNBLOCK, &alarm_only, NULL);
     interrupt_soon(on_alarm_exit);
     dial_known();
     no_interrupt();
@@ -542,8 +546,8 @@ static void round_of_thread(void *(*run)(void *), void *how)
     sigset_t alarm_only, before;
     sigemptyset(&alarm_only);
     sigaddset(&alarm_only, SIGALRM);
-    pthread_create(&thread, NULL, run, how);
     pthread_sigmask(SIG_BLOCK, &alarm_only, &before); /* it is for that thread */
+    pthread_create(&thread, NULL, run, how);
     if (run == cancelled) {
         nanosleep(&soon, NULL);
         pthread_cancel(thread);

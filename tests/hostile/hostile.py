@@ -44,7 +44,9 @@ SEED = int(os.environ.get("FIXPORT_TEST_SEED", "1"))
 NOBODY = 65534
 LO, HI = 50000, 50799
 MEMORY = 65536  # KiB of a victim; a JVM is not asked
-BUDGET = 40  # ms of CPU in one connect: 10 of our own work, and a dump of the kernel's sockets
+# ms of CPU in one connect: 10 of our own work, and a dump of the kernel's sockets. What the kernel does
+# for others in an interrupt counts as the CPU time of whoever runs: on a busy machine 41 were seen.
+BUDGET = 100
 
 FIGURES = []  # attack, victim, what it printed
 
@@ -75,14 +77,22 @@ print("in", inside, "out", outside, "failed", failed, "longest 0 lost 0 memory",
 
 
 class Server:
-    """Accepts and closes, at two ports: the rules name the first."""
+    """Accepts and closes, at two ports: the rules name the first. It is a process of its own, because its
+    threads would be in the way of the test's fork()."""
 
     def __init__(self):
-        self.ports = []
-        for _ in range(2):
-            listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
-            self.ports.append(listener.getsockname()[1])
-            threading.Thread(target=self.serve, args=(listener,), daemon=True).start()
+        listeners = [socket.create_server(("127.0.0.1", 0), backlog=4096) for _ in range(2)]
+        self.ports = [listener.getsockname()[1] for listener in listeners]
+        until, self.goes_on = os.pipe()
+        if os.fork() == 0:
+            os.close(self.goes_on)
+            for listener in listeners:
+                threading.Thread(target=self.serve, args=(listener,), daemon=True).start()
+            os.read(until, 1)  # the test has ended, however that was
+            os._exit(0)
+        os.close(until)
+        for listener in listeners:
+            listener.close()
 
     @staticmethod
     def serve(listener):

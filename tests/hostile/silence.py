@@ -23,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import fptest  # noqa: E402
@@ -415,7 +416,10 @@ def in_user_namespace(uid_map, uid, argv, env):
     """Runs @argv as @uid of a user namespace with that map, None for none. Return: what it printed, and said."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         ready, go = os.pipe(), os.pipe()
-        pid = os.fork()
+        with warnings.catch_warnings():
+            # That the server's thread might hold a lock: the child takes none, and becomes another program.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
         if pid == 0:
             try:
                 libc = ctypes.CDLL(None, use_errno=True)

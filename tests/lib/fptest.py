@@ -9,6 +9,7 @@ FIXPORT_TEST_PRELOAD  libraries to load beside the shim (a sanitizer's runtime)
 import os
 import subprocess
 import sys
+import traceback
 
 BUILD = os.path.abspath(os.environ.get("FIXPORT_BUILD", "build"))
 SHIM = os.path.join(BUILD, "shim", "libfixport.so")
@@ -55,15 +56,21 @@ def in_own_network():
 
 
 class Tap:
-    """The Test Anything Protocol; the plan comes at the end."""
+    """The Test Anything Protocol; the plan comes at the end. An exception that nobody catches fails the
+    test with its words, and ends it with no plan."""
 
     def __init__(self):
         self.count = 0
         self.failed = 0
+        sys.excepthook = self._bail_out
 
     @staticmethod
     def _line(text):
         print(text, flush=True)
+
+    def _bail_out(self, kind, error, trace):
+        self.point(False, "the test comes to its end", "".join(traceback.format_exception(kind, error, trace)))
+        self._line(f"Bail out! {kind.__name__}")
 
     def point(self, good, name, *diagnostics):
         self.count += 1

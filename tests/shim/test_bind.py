@@ -7,6 +7,7 @@ IPv6, with the kernel as it is and with one that has no IP_LOCAL_PORT_RANGE.
 """
 
 import contextlib
+import ctypes
 import os
 import re
 import shutil
@@ -99,7 +100,7 @@ class Ground:
                               check=False)
         lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
         if done.returncode or len(lines) != 1:
-            return [f"status {done.returncode}: {done.stdout}{done.stderr}"] * 20
+            return [f"status {done.returncode}: {done.stdout}{done.stderr}"] + [None] * 19
         return __import__("json").loads(lines[0])
 
     def logged(self, what):
@@ -430,23 +431,38 @@ FTP = """
     peers = []
     threading.Thread(target=ftp, daemon=True).start()
     host = "[" + ME + "]" if ":" in ME else ME
-    done = subprocess.run(["curl", "-s", "-g", "-P", "-", f"ftp://{host}:{ONE}/x"], capture_output=True,
-                          text=True, timeout=30)
-    tell(done.stdout, *sum(peers, []))
+    if sys.argv[4] == "curl":
+        got = subprocess.run(["curl", "-s", "-g", "-P", "-", f"ftp://{host}:{ONE}/x"], capture_output=True,
+                             text=True, timeout=30).stdout
+    else:
+        import ftplib
+        client, chunks = ftplib.FTP(), []
+        client.connect(ME, ONE)
+        client.login()
+        client.set_pasv(False)
+        client.retrbinary("RETR x", chunks.append)
+        client.quit()
+        got = b"".join(chunks).decode()
+    tell(got, *sum(peers, []))
 """
 
 
 def check_active_ftp(tap):
-    """curl listens on the port that it has told the server, and is connected to from there."""
-    if not shutil.which("curl"):
-        tap.cannot("active FTP", "curl is not installed")
-        return
-    with grounds(count=20) as found:
-        for name, me, one, two, ground in found:
-            got = ground.run(me, FTP)
-            tap.point(len(got) == 3 and got[0] == "hello" and inside(got[1], one) and
-                      not inside(got[2], one) and not inside(got[2], two),
-                      f"curl's active FTP ({name})", got)
+    """A client listens on the port that it has told the server, and is connected to from there."""
+    clients = ["ftplib"]
+    # With a sanitizer's runtime, and nothing else, preloaded curl waits for ever in setlocale().
+    if not fptest.BEFORE:
+        if shutil.which("curl"):
+            clients.append("curl")
+        else:
+            tap.cannot("curl's active FTP", "curl is not installed")
+    for client in clients:
+        with grounds(count=20) as found:
+            for name, me, one, two, ground in found:
+                got = ground.run(me, FTP, client)
+                tap.point(len(got) == 3 and got[0] == "hello" and inside(got[1], one) and
+                          not inside(got[2], one) and not inside(got[2], two),
+                          f"{client}'s active FTP ({name})", got)
 
 
 def check_socketserver(tap):
@@ -631,7 +647,7 @@ SANDBOX = """
 
 
 def can_landlock():
-    return __import__("ctypes").CDLL(None).syscall(444, None, 0, 1) >= 4
+    return ctypes.CDLL(None).syscall(444, None, 0, 1) >= 4
 
 
 def check_sandbox(tap):
@@ -644,9 +660,12 @@ def check_sandbox(tap):
                 env = dict(ground.env, FIXPORT_ON_ERROR="pass")
                 got = ground.run(me, SANDBOX, how, env=env)
                 by_range = "range" in name.split(",")[0]
+                # A connect that passes has any port of ip_local_port_range, which may by chance be one of
+                # the rule's where those lie in there.
+                by_chance = "no IP_LOCAL_PORT_RANGE" in name
                 good = all(inside(value, two) for value in got) if by_range else \
-                    inside(got[0], two) and all(isinstance(value, int) and not inside(value, two)
-                                                for value in got[1:])
+                    inside(got[0], two) and all(isinstance(value, int) and
+                                                (by_chance or not inside(value, two)) for value in got[1:])
                 told = ground.logged("not-permitted"), ground.counter("passed")
                 tap.point(good and told == ((0, 0) if by_range else (2, 2)),
                           f"{how} without bind(): a connect passes, and it is told ({name})", got, told)
@@ -754,7 +773,11 @@ def check_wide_range(tap):
                     kept.append(s)
                 tell(told, out)
             """)
-            tap.point(len(got) == 2 and min(got[0]) > 1023 and got[1] == [True] * 5,
+            # The library narrows the kernel's choice to unprivileged ports where it can. Where it
+            # cannot, one below 1024 is as good as any: whoever sets this range says so.
+            lowest = 1 if "no IP_LOCAL_PORT_RANGE" in name else 1024
+            tap.point(len(got) == 2 and len(set(got[0])) == 5 and min(got[0]) >= lowest and got[1] == [True] * 5 and
+                      not any(inside(value, one) or inside(value, two) for value in got[0]),
                       f"ip_local_port_range 1 65535 ({name})", got)
 
 
@@ -789,6 +812,15 @@ def check_all_of_the_range(tap):
                       f"the rules have all of ip_local_port_range ({name})", got)
 
 
+def new_network():
+    """A network namespace for one check. What servers of another happened to get of the kernel's ports
+    is in TIME_WAIT for a minute, and may be one of the few that this one counts on."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(0x40000000) != 0:  # CLONE_NEWNET
+        raise OSError(ctypes.get_errno(), "unshare")
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+
+
 def main():
     fptest.in_own_network()
     tap = fptest.Tap()
@@ -798,9 +830,12 @@ def main():
                   check_servers_take_nothing, check_active_ftp, check_socketserver, check_free_port, check_duplicates,
                   check_own_range, check_own_range_exhausted, check_sandbox, check_listen_forbidden,
                   check_bind_after_failure):
+        if own:
+            new_network()
         check(tap)
     for check in (check_wide_range, check_all_of_the_range):
         if own:
+            new_network()
             check(tap)
         else:
             tap.cannot(check.__doc__, "a network namespace of one's own needs root")

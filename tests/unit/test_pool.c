@@ -463,6 +463,46 @@ Test(pool, shared_lanes_let_a_namespace_use_a_port_for_several_destinations)
     pool_close(&pool);
 }
 
+Test(pool, a_port_that_is_held_is_left_alone)
+{
+    struct pool pool;
+    struct lease lease, other;
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    uint32_t lane = pool.lanes - 1;
+    uint64_t now = sys_now_ms();
+    for (int i = 0; i < 20; i++)
+        cr_assert_neq(take(&pool, 0, lane, now, &lease), 0);
+    _Atomic uint64_t *word = pool_word(&pool, lane, lease.port);
+    cr_assert(lease_hold(&pool, &lease, now));
+    cr_assert(lease_hold(&pool, &lease, now), "once more");
+    uint64_t held = atomic_load(word);
+    struct dest dest = dest_of(1, 80);
+    struct policy_verdict verdict = verdict_of(&pool, &dest);
+    struct lease_search search;
+    lease_search_begin(&search, &pool, &verdict, 0, lane, now);
+    while (lease_search_next(&search, &other) == 0)
+        cr_assert_neq(other.port, lease.port);
+    cr_assert(search.passed_held);
+    lease_hint(&pool, 0, lane, lease.port);
+    lease_reconcile(&pool, 0, sys_now_ms() + 5000);
+    cr_assert_eq(atomic_load(word), held, "neither a hint nor a dump changes it");
+    cr_assert(lease_confirm(&pool, &lease, now));
+    cr_assert_eq(atomic_load(word), word_make(WORD_USED, 1, now));
+
+    cr_assert(lease_hold(&pool, &lease, now));
+    lease_refused(&pool, &lease, now);
+    cr_assert_eq(atomic_load(word), word_make(WORD_USED, 1, now), "by the kernel");
+    lease.word = atomic_load(word);
+    cr_assert(lease_hold(&pool, &lease, now - 10000));
+    lease_search_begin(&search, &pool, &verdict, 0, lane, now);
+    while (lease_search_next(&search, &other) == 0 && other.port != lease.port)
+        ;
+    cr_assert_eq(other.port, lease.port, "not for ever");
+    cr_assert(lease_hold(&pool, &other, now));
+    cr_assert_not(lease_hold(&pool, &lease, now), "another thread has taken it");
+    pool_close(&pool);
+}
+
 Test(pool, reload_in_place)
 {
     struct pool pool;
