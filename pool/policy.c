@@ -333,10 +333,24 @@ int policy_add_rule(struct policy *policy, const char *name, const char *ports, 
 
 /* ---- aliases ---- */
 
+static uint64_t big_endian(const uint8_t bytes[8])
+{
+    uint64_t value;
+    memcpy(&value, bytes, 8);
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    value = __builtin_bswap64(value);
+#endif
+    return value;
+}
+
 static int dest_compare(const struct dest *one, const struct dest *other)
 {
-    int order = memcmp(one->addr, other->addr, sizeof(one->addr));
-    return order ? order : (int)one->port - other->port;
+    for (size_t i = 0; i < sizeof(one->addr); i += 8) {
+        uint64_t a = big_endian(one->addr + i), b = big_endian(other->addr + i);
+        if (a != b)
+            return a < b ? -1 : 1;
+    }
+    return (int)one->port - other->port;
 }
 
 /* The first alias that is not before @from; alias_count if there is none. */
@@ -364,17 +378,20 @@ static uint8_t alias_find(const struct policy *policy, const struct dest *from, 
     return (uint8_t)(at + 1);
 }
 
+/* Most destinations are no alias, and one search says so: all of an address are neighbours. */
 uint8_t policy_server(const struct policy *policy, const struct dest *dest, struct dest *server)
 {
     struct dest whole = *dest;
     uint16_t port = dest->port;
     *server = *dest;
-    if (!policy->alias_count)
+    whole.port = 0;
+    uint32_t at = policy->alias_count ? alias_place(policy, &whole) : POLICY_ALIASES;
+    if (at >= policy->alias_count || at >= POLICY_ALIASES ||
+        memcmp(policy->alias[at].from.addr, whole.addr, sizeof(whole.addr)) != 0)
         return 0;
     uint8_t name = alias_find(policy, dest, server);
     if (name)
         return name;
-    whole.port = 0;
     name = alias_find(policy, &whole, server);
     server->port = port;
     return name;
@@ -564,16 +581,6 @@ bool policy_valid(const struct policy *policy)
 }
 
 /* ---- matching ---- */
-
-static uint64_t big_endian(const uint8_t bytes[8])
-{
-    uint64_t value;
-    memcpy(&value, bytes, 8);
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-    value = __builtin_bswap64(value);
-#endif
-    return value;
-}
 
 struct halves {
     uint64_t high, low;
