@@ -435,7 +435,8 @@ static bool alias_set_all(struct policy *policy, const struct dest *from, const 
     return true;
 }
 
-/* Makes the servers of two addresses one, which is known by that of @first. Return: whether there was room. */
+/* Makes the servers of two addresses one, which is known by that of @first. Return: whether there
+ * was room. */
 static bool alias_join(struct policy *policy, const struct dest *first, const struct dest *other)
 {
     struct dest to, from;
@@ -464,7 +465,8 @@ static int alias_parse(const char *text, struct dest_match *match, uint32_t *cou
     if (result == -E2BIG)
         return alias_refuse_many(why);
     if (!result && !*count)
-        return complain(text, strlen(text), "no address given: write one such as 10.96.0.1:80", why);
+        return complain(text, strlen(text), "no address given: write one such as 10.96.0.1:80",
+                        why);
     for (uint32_t i = 0; !result && i < *count; i++) {
         char item[80];
         size_t length = policy_dest_print(&match[i], item, sizeof(item));
@@ -472,7 +474,8 @@ static int alias_parse(const char *text, struct dest_match *match, uint32_t *cou
         if (match[i].exclude || match[i].prefix < 128)
             result = complain(item, length, "one address is needed, such as 10.96.0.1:80", why);
         else if (!whole && match[i].ports.lo != match[i].ports.hi)
-            result = complain(item, length, "one port is allowed, or none for all of the address'", why);
+            result =
+                complain(item, length, "one port is allowed, or none for all of the address'", why);
         else if (addr_is_loopback(match[i].addr))
             result = complain(item, length, "loopback is in each namespace another server", why);
     }
@@ -501,13 +504,15 @@ int policy_add_alias(struct policy *policy, const char *addresses, const char *s
     struct dest first = alias_dest(&match[0]);
     for (uint32_t i = 0; i < policy->alias_count; i++)
         if (!first.port && policy->alias[i].from.port)
-            return complain(servers, strlen(servers), "whole addresses come before those with ports", why);
+            return complain(servers, strlen(servers),
+                            "whole addresses come before those with ports", why);
     for (uint32_t i = 1; i < count + more; i++) {
         struct dest other = alias_dest(&match[i]);
         if (!first.port != !other.port) {
             char item[80];
             size_t length = policy_dest_print(&match[i], item, sizeof(item));
-            result = complain(item, length, "give a port to all of an alias' addresses, or to none", why);
+            result = complain(item, length, "give a port to all of an alias' addresses, or to none",
+                              why);
             break;
         }
         room = room && alias_join(policy, &first, &other);
@@ -557,12 +562,12 @@ static bool name_valid(const char name[POLICY_NAME])
 
 static bool rule_valid(const struct policy *policy, const struct policy_rule *rule)
 {
-    return name_valid(rule->name) && rule->exhausted <= POLICY_PASS && rule->scope <= POLICY_ADDRESS &&
+    return name_valid(rule->name) && rule->exhausted <= POLICY_PASS &&
+           rule->scope <= POLICY_ADDRESS &&
            (rule->exhausted != POLICY_WAIT ||
             (rule->wait_ms >= 1 && rule->wait_ms <= POLICY_WAIT_MAX_MS)) &&
            rule->dest_first <= policy->dest_count &&
-           rule->dest_count <= policy->dest_count - rule->dest_first &&
-           portset_valid(&rule->ports);
+           rule->dest_count <= policy->dest_count - rule->dest_first && portset_valid(&rule->ports);
 }
 
 bool policy_valid(const struct policy *policy)
@@ -656,7 +661,8 @@ static void set_verdict(struct policy_verdict *verdict, const struct policy *pol
 }
 
 /* Return: whether there is one. */
-static bool rule_find(const struct policy *policy, const struct dest *dest, struct policy_verdict *verdict)
+static bool rule_find(const struct policy *policy, const struct dest *dest,
+                      struct policy_verdict *verdict)
 {
     struct halves addr = {big_endian(dest->addr), big_endian(dest->addr + 8),
                           address_is_v4(dest->addr)};

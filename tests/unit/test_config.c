@@ -352,10 +352,12 @@ Test(config, unknown_keys)
     expect_part("[pool]\nwhen exhausted = fail\n", "did you mean 'when-exhausted'?");
     expect_part("[rule a]\ntoo = any\n", "did you mean 'to'?");
     expect_part("[pool]\ngruop = x\n", "did you mean 'group'?");
-    expect_part("[pool]\nnonsense = 1\n",
-                "unknown key: allowed are ports, path, quarantine, when-exhausted, scope, mode, group, "
-                "lanes");
-    expect_part("[rule a]\nnonsense = 1\n", "unknown key: allowed are ports, to, when-exhausted, scope");
+    expect_part(
+        "[pool]\nnonsense = 1\n",
+        "unknown key: allowed are ports, path, quarantine, when-exhausted, scope, mode, group, "
+        "lanes");
+    expect_part("[rule a]\nnonsense = 1\n",
+                "unknown key: allowed are ports, to, when-exhausted, scope");
 }
 
 /* The scopes of the rules, a letter each. */
@@ -397,18 +399,23 @@ Test(config, servers_with_several_addresses)
                    "10.7.0.2=10.7.0.1 10.7.0.2:70=10.7.0.1:70 10.96.0.1:80=10.7.0.1:70 ");
     expect_line(POOL "[alias a]\naddresses = 10.96.0.1:80\n",
                 "[alias a]: no server is given: server = ADDRESS:PORT is needed");
-    expect_line(POOL "[alias a]\nserver = 10.7.0.1:70\n",
-                "[alias a]: no other address of the server is given: addresses = ADDRESS:PORT is needed");
-    expect_line(POOL "[alias a]\nserver = 10.7.0.1:70-71\naddresses = 10.96.0.1:80\n",
-                "[alias a] server = \"10.7.0.1:70-71\": \"10.7.0.1:70-71\": one port is allowed, or "
-                "none for all of the address'");
-    expect_line(POOL "[alias a]\nserver = 10.7.0.1:70\naddresses = 10.96.0.0/24\n",
-                "[alias a] addresses = \"10.96.0.0/24\": \"10.96.0.0/24\": one address is needed, such "
-                "as 10.96.0.1:80");
-    expect_line(POOL "[alias a]\nserver = 10.7.0.1:70\naddresses = 10.96.0.1\n",
-                "[alias a] addresses = \"10.96.0.1\": \"10.96.0.1\": give a port to all of an alias' "
-                "addresses, or to none");
-    expect_part(POOL "[alias a]\nserver = 10.7.0.1:70\naddresses =\n", "[alias a] addresses = \"\": ");
+    expect_line(
+        POOL "[alias a]\nserver = 10.7.0.1:70\n",
+        "[alias a]: no other address of the server is given: addresses = ADDRESS:PORT is needed");
+    expect_line(
+        POOL "[alias a]\nserver = 10.7.0.1:70-71\naddresses = 10.96.0.1:80\n",
+        "[alias a] server = \"10.7.0.1:70-71\": \"10.7.0.1:70-71\": one port is allowed, or "
+        "none for all of the address'");
+    expect_line(
+        POOL "[alias a]\nserver = 10.7.0.1:70\naddresses = 10.96.0.0/24\n",
+        "[alias a] addresses = \"10.96.0.0/24\": \"10.96.0.0/24\": one address is needed, such "
+        "as 10.96.0.1:80");
+    expect_line(
+        POOL "[alias a]\nserver = 10.7.0.1:70\naddresses = 10.96.0.1\n",
+        "[alias a] addresses = \"10.96.0.1\": \"10.96.0.1\": give a port to all of an alias' "
+        "addresses, or to none");
+    expect_part(POOL "[alias a]\nserver = 10.7.0.1:70\naddresses =\n",
+                "[alias a] addresses = \"\": ");
     expect_part(POOL "[alias a]\nservers = 10.7.0.1:70\n", "did you mean 'server'?");
     expect_part(POOL "server = 10.7.0.1:70\n", "this key belongs in a [alias NAME]");
     expect_part("[alias a]\nserver = 10.7.0.1:70\naddresses = 10.96.0.1:80\n", "it has no [pool]");
@@ -427,11 +434,11 @@ Test(config, whose_the_ports_are)
     expect_scopes("[pool]\nports = 1\nscope = node\n" HOSTS "[snat]\nmode = none\n", "n");
     expect_scopes("[pool]\nports = 1\n[snat]\nmode = none\n", "n");
     /* Only what lies in [hosts] keeps its address for sure. */
-    expect_scopes("[pool]\nports = 1\n[rule a]\nto = 10.9.0.7:80, fd00::9\n[rule b]\nto = 10.9.0.0/23\n"
-                  "[rule c]\nto = 10.9.0.128/25, 10.8.0.1\n[rule d]\nto = 10.9.1.1, !10.9.1.1:81\n"
-                  "[rule e]\nto = !10.9.0.1\n[rule f]\n[rule g]\nto = any:80\n" HOSTS
-                  "[snat]\nmode = none\n",
-                  "annannn");
+    expect_scopes(
+        "[pool]\nports = 1\n[rule a]\nto = 10.9.0.7:80, fd00::9\n[rule b]\nto = 10.9.0.0/23\n"
+        "[rule c]\nto = 10.9.0.128/25, 10.8.0.1\n[rule d]\nto = 10.9.1.1, !10.9.1.1:81\n"
+        "[rule e]\nto = !10.9.0.1\n[rule f]\n[rule g]\nto = any:80\n" HOSTS "[snat]\nmode = none\n",
+        "annannn");
     expect_scopes("[rule a]\nports = 1\nscope = address\nto = 10.8.0.0/16\n" HOSTS
                   "[snat]\nmode = keep\n",
                   "a");

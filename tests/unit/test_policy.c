@@ -649,7 +649,8 @@ static int alias(const char *addresses, const char *servers)
     return result;
 }
 
-/* The server of "10.0.0.1" and 80; "10.0.0.9:7000". @name: what it is called, 0 if it has one name. */
+/* The server of "10.0.0.1" and 80; "10.0.0.9:7000". @name: what it is called, 0 if it has one name.
+ */
 static void expect_server(const char *address, uint16_t port, const char *server, bool named)
 {
     char buf[100];
@@ -738,7 +739,8 @@ Test(policy, aliases_that_are_none)
     expect_alias_refused("10.96.0.1:80-81", "10.7.0.1:70", "one port is allowed");
     expect_alias_refused("10.96.0.1:80001", "10.7.0.1:70", "ports end at 65535");
     expect_alias_refused("10.96.0.1", "10.7.0.1:70", "give a port to all");
-    expect_alias_refused("10.96.0.1:80, 10.96.0.2", "10.7.0.1:70", "\"10.96.0.2\": give a port to all");
+    expect_alias_refused("10.96.0.1:80, 10.96.0.2", "10.7.0.1:70",
+                         "\"10.96.0.2\": give a port to all");
     expect_alias_refused("127.0.0.1:80", "10.7.0.1:70", "loopback");
     expect_alias_refused("shop.default:80", "10.7.0.1:70", "names are not looked up");
     for (int i = 0; i < POLICY_ALIASES - 1; i++) {

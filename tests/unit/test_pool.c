@@ -296,7 +296,8 @@ static void take_and_let_go_all(struct pool *pool, struct lease lease[20], uint6
 }
 
 /* Takes a port for @slot, which calls the server by @name. */
-static uint16_t take_named(struct pool *pool, uint32_t slot, uint8_t name, uint64_t now, struct lease *lease)
+static uint16_t take_named(struct pool *pool, uint32_t slot, uint8_t name, uint64_t now,
+                           struct lease *lease)
 {
     struct dest dest = dest_of(1, 80);
     struct policy_verdict verdict = verdict_of(pool, &dest);
@@ -315,11 +316,13 @@ Test(pool, another_name_of_the_server_has_to_wait_for_the_quarantine)
         cr_assert_neq(take_named(&pool, 0, 1, 5000, &lease[i]), 0);
     cr_assert_eq(take_named(&pool, 0, 2, 5000, &other), 0, "they are used by the same namespace");
     lease_let_go(&pool, &lease[3], 5100);
-    cr_assert_eq(take_named(&pool, 0, 2, 900000, &other), 0, "its kernel does not see two names as one");
+    cr_assert_eq(take_named(&pool, 0, 2, 900000, &other), 0,
+                 "its kernel does not see two names as one");
     struct lease mine = lease[3];
     cr_assert(lease_confirm(&pool, &mine, 5150), "nobody has taken it");
     lease_let_go(&pool, &mine, 5160);
-    cr_assert_eq(take_named(&pool, 0, 1, 5200, &mine), lease[3].port, "the same name may have it at once");
+    cr_assert_eq(take_named(&pool, 0, 1, 5200, &mine), lease[3].port,
+                 "the same name may have it at once");
     lease_let_go(&pool, &mine, 5300);
     _Atomic uint64_t *word = pool_word(&pool, 2, lease[3].port);
     atomic_store(word, word_moved(atomic_load(word), WORD_RESTING, 6000));

@@ -82,7 +82,8 @@ static const char *exhausted_read(const char *text, struct exhausted *exhausted)
 static const char *scope_read(const char *text, enum policy_scope *scope)
 {
     *scope = strcmp(text, "address") == 0 ? POLICY_ADDRESS : POLICY_NODE;
-    return *scope == POLICY_NODE && strcmp(text, "node") != 0 ? "allowed are node and address" : NULL;
+    return *scope == POLICY_NODE && strcmp(text, "node") != 0 ? "allowed are node and address"
+                                                              : NULL;
 }
 
 /* One file has one spelling, whoever compares: without "//" and "/./". */
@@ -309,10 +310,10 @@ static int rule_scope(const struct config_file *file, const struct defaults *def
     if (!error && !defaults->scoped && none && all)
         rule->scope = POLICY_ADDRESS;
     else if (!error && !none && some && rule->scope == POLICY_ADDRESS)
-        error = config_file_refuse_value(file, defaults->scoped,
-                                         config_section_value(defaults->scoped, KEY_SCOPE),
-                                         "pods have the node's address towards [hosts], as [snat] mode "
-                                         "says: allowed there is node, or [snat] mode = none");
+        error = config_file_refuse_value(
+            file, defaults->scoped, config_section_value(defaults->scoped, KEY_SCOPE),
+            "pods have the node's address towards [hosts], as [snat] mode "
+            "says: allowed there is node, or [snat] mode = none");
     free(hosts.item);
     return error;
 }
@@ -414,8 +415,8 @@ static int rules_add(const struct config_file *file, const struct defaults *defa
 /* ---- servers with several addresses ---- */
 
 /* @whole: of the sections those without ports, else those with. */
-static int alias_add(const struct config_file *file, const struct config_section *section, bool whole,
-                     struct policy *policy)
+static int alias_add(const struct config_file *file, const struct config_section *section,
+                     bool whole, struct policy *policy)
 {
     const struct config_value *server = config_section_value(section, KEY_SERVER);
     const struct config_value *blame = server;
@@ -424,7 +425,8 @@ static int alias_add(const struct config_file *file, const struct config_section
     int error = 0;
     bool any = false;
     if (!server)
-        return config_file_refuse_lack(file, section, "no server is given: server = ADDRESS:PORT is needed");
+        return config_file_refuse_lack(file, section,
+                                       "no server is given: server = ADDRESS:PORT is needed");
     policy_init(&check);
     if (policy_add_alias(&check, server->text, server->text, &why))
         return config_file_refuse_value(file, section, server, why.text);

@@ -87,7 +87,8 @@ static bool is_everything(const struct block *block)
 }
 
 /* What a gateway sees of a destination that is translated before; NULL: itself. */
-static const struct policy_alias *alias_of(const struct policy *policy, const struct dest_match *dest)
+static const struct policy_alias *alias_of(const struct policy *policy,
+                                           const struct dest_match *dest)
 {
     for (uint32_t i = 0; i < policy->alias_count; i++) {
         const struct dest *from = &policy->alias[i].from;
@@ -102,7 +103,8 @@ static enum agreement dest_judge(const struct site *site, const struct dest_matc
 {
     struct block block = {.prefix = dest->prefix};
     struct portrange ports = dest->ports;
-    const struct policy_alias *alias = dest->prefix == 128 ? alias_of(&site->config.policy, dest) : NULL;
+    const struct policy_alias *alias =
+        dest->prefix == 128 ? alias_of(&site->config.policy, dest) : NULL;
     if (alias && alias->to.port)
         ports.lo = ports.hi = alias->to.port;
     memcpy(block.addr, alias ? alias->to.addr : dest->addr, sizeof(block.addr));

@@ -82,7 +82,8 @@ static void tally_lease(const struct snapshot_lease *lease, void *arg)
 }
 
 /* A server that no rule names may be named by another of its addresses. */
-static bool lane_match(const struct policy *policy, const struct dest *dest, struct policy_verdict *verdict)
+static bool lane_match(const struct policy *policy, const struct dest *dest,
+                       struct policy_verdict *verdict)
 {
     struct dest from, server;
     bool found = policy_match(policy, dest, verdict);

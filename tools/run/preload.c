@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The library and LD_PRELOAD. Others preload too (jemalloc, faketime): what is there stays, ours
- * goes behind it, and it goes there once, however often fixport-run is nested. Behind, because one that
- * sends connections elsewhere (torsocks, proxychains) calls the next connect() with the address that
- * it has chosen, and that is the connection's destination. Only the C library's own parts, which somebody may
- * have preloaded, have to stay behind ours: their connect() is the last.
+ * goes behind it, and it goes there once, however often fixport-run is nested. Behind, because one
+ * that sends connections elsewhere (torsocks, proxychains) calls the next connect() with the
+ * address that it has chosen, and that is the connection's destination. Only the C library's own
+ * parts, which somebody may have preloaded, have to stay behind ours: their connect() is the last.
  */
 #include "run.h"
 
@@ -80,7 +80,8 @@ static bool preload_has_shim(const char *value)
     return false;
 }
 
-/* Whether an entry is a part of the C library that may have connect(): of glibc up to 2.33 two do. */
+/* Whether an entry is a part of the C library that may have connect(): of glibc up to 2.33 two do.
+ */
 static bool preload_is_libc(const char *entry, size_t length)
 {
     static const char *const names[] = {"libc.so", "libpthread.so", "libc.musl-", "ld-musl-"};

@@ -250,8 +250,8 @@ static json_t *aliases_json(const struct discovery *discovery)
 {
     json_t *list = json_array();
     for (size_t i = 0; i < discovery->aliases; i++)
-        json_array_append_new(list, json_pack("{ssssss}", "name", discovery->alias[i].name, "addresses",
-                                              discovery->alias[i].addresses, "server",
+        json_array_append_new(list, json_pack("{ssssss}", "name", discovery->alias[i].name,
+                                              "addresses", discovery->alias[i].addresses, "server",
                                               discovery->alias[i].servers));
     return list;
 }
@@ -267,7 +267,8 @@ static void result_json(const struct work_discover *work, const char *result)
                        work->rewriting.begun != NULL, "result", result, "cni",
                        cni_names(&work->discovery.cni), "notes", sentences_json(&work->notes),
                        "warnings", sentences_json(&work->discovery.warnings), "nodes", nodes,
-                       "aliases", aliases_json(&work->discovery), "diff", step ? json_object_get(step, "diff") : json_null()));
+                       "aliases", aliases_json(&work->discovery), "diff",
+                       step ? json_object_get(step, "diff") : json_null()));
     json_decref(step);
 }
 

@@ -2,11 +2,11 @@
 /*
  * Services whose servers are hosts: for these the configuration gets an [alias NAME], since a node
  * translates the Service's address into the host's. Such a Service has no selector, and an
- * EndpointSlice that names addresses (kubernetes/api core/v1, discovery/v1). One of type ExternalName
- * is an alias of DNS alone: programs connect to the server's own address.
+ * EndpointSlice that names addresses (kubernetes/api core/v1, discovery/v1). One of type
+ * ExternalName is an alias of DNS alone: programs connect to the server's own address.
  *
- * Each port of a Service is an alias, for each of IPv4 and IPv6: its clusterIPs, externalIPs and its
- * load balancer's addresses lead to the servers that its slices have for that port.
+ * Each port of a Service is an alias, for each of IPv4 and IPv6: its clusterIPs, externalIPs and
+ * its load balancer's addresses lead to the servers that its slices have for that port.
  */
 #include "discover.h"
 #include "../resources/state.h"
@@ -16,7 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ADDRESSES_LINE 900 /* bytes of a list: the servers have to stand in one line (CONFIG_LINE_MOST) */
+#define ADDRESSES_LINE                                                                             \
+    900 /* bytes of a list: the servers have to stand in one line (CONFIG_LINE_MOST) */
 
 /* ---- what objects say ---- */
 
@@ -32,7 +33,8 @@ void object_service(struct discovery *discovery, const struct object *object)
     const json_t *spec = json_object_get(object->json, "spec");
     const char *type = json_word(spec, "type");
     discovery->services_known = true;
-    if (!json_object_size(json_object_get(spec, "selector")) && (!type || strcmp(type, "ExternalName") != 0))
+    if (!json_object_size(json_object_get(spec, "selector")) &&
+        (!type || strcmp(type, "ExternalName") != 0))
         object_keep(&discovery->services, object);
 }
 
@@ -42,8 +44,7 @@ void object_slice(struct discovery *discovery, const struct object *object)
     const json_t *endpoint;
     size_t i;
     discovery->slices_known = true;
-    json_array_foreach(json_object_get(object->json, "endpoints"), i, endpoint)
-    {
+    json_array_foreach (json_object_get(object->json, "endpoints"), i, endpoint) {
         const char *kind = json_word(json_object_get(endpoint, "targetRef"), "kind");
         if (kind && strcmp(kind, "Pod") == 0)
             return;
@@ -87,7 +88,8 @@ static void address_add(struct discovery *discovery, struct addresses *list, con
     if (found != family || addr_is_loopback(dest.addr))
         return;
     if (!(list->count & (list->count - 1)))
-        list->item = state_grow(list->item, sizeof(*list->item) * (list->count ? 2 * list->count : 1));
+        list->item =
+            state_grow(list->item, sizeof(*list->item) * (list->count ? 2 * list->count : 1));
     list->item[list->count++] = dest;
 }
 
@@ -96,9 +98,9 @@ static void addresses_add(struct discovery *discovery, struct addresses *list, c
 {
     size_t i;
     const json_t *text;
-    json_array_foreach(texts, i, text) if (json_is_string(text) &&
-                                           strcmp(json_string_value(text), "None") != 0)
-        address_add(discovery, list, label, json_string_value(text), family, port);
+    json_array_foreach (texts, i, text)
+        if (json_is_string(text) && strcmp(json_string_value(text), "None") != 0)
+            address_add(discovery, list, label, json_string_value(text), family, port);
 }
 
 /* Return: malloc'd, "10.96.0.1:80, 10.96.0.2:80". */
@@ -137,7 +139,8 @@ static bool same_word(const json_t *a, const json_t *b, const char *key)
 
 static bool is_of(const json_t *slice, const json_t *service)
 {
-    const json_t *meta = json_object_get(slice, "metadata"), *its = json_object_get(service, "metadata");
+    const json_t *meta = json_object_get(slice, "metadata"),
+                 *its = json_object_get(service, "metadata");
     const char *name = json_word(json_object_get(meta, "labels"), "kubernetes.io/service-name");
     const char *own = json_word(its, "name");
     return name && own && strcmp(name, own) == 0 && same_word(meta, its, "namespace");
@@ -153,8 +156,7 @@ static void service_addresses(struct discovery *discovery, const json_t *service
     if (one && !json_array_size(json_object_get(spec, "clusterIPs")) && strcmp(one, "None") != 0)
         address_add(discovery, list, label, one, family, port);
     addresses_add(discovery, list, label, json_object_get(spec, "externalIPs"), family, port);
-    json_array_foreach(json_path(service, "status", "loadBalancer", "ingress", NULL), i, ingress)
-    {
+    json_array_foreach (json_path(service, "status", "loadBalancer", "ingress", NULL), i, ingress) {
         const char *mode = json_word(ingress, "ipMode"), *ip = json_word(ingress, "ip");
         if (ip && (!mode || strcmp(mode, "Proxy") != 0))
             address_add(discovery, list, label, ip, family, port);
@@ -176,17 +178,15 @@ static void service_servers(struct discovery *discovery, const json_t *service, 
 {
     const json_t *slice, *at, *endpoint;
     size_t i, k, n, kept = 0;
-    json_array_foreach(discovery->slices, i, slice)
-    {
+    json_array_foreach (discovery->slices, i, slice) {
         if (!is_of(slice, service))
             continue;
-        json_array_foreach(json_object_get(slice, "ports"), k, at)
-        {
+        json_array_foreach (json_object_get(slice, "ports"), k, at) {
             if (!is_tcp(at) || !port_number(at) || !same_word(at, port, "name"))
                 continue;
-            json_array_foreach(json_object_get(slice, "endpoints"), n, endpoint)
-                addresses_add(discovery, list, label, json_object_get(endpoint, "addresses"), family,
-                              port_number(at));
+            json_array_foreach (json_object_get(slice, "endpoints"), n, endpoint)
+                addresses_add(discovery, list, label, json_object_get(endpoint, "addresses"),
+                              family, port_number(at));
         }
     }
     addresses_sort(list);
@@ -196,17 +196,19 @@ static void service_servers(struct discovery *discovery, const json_t *service, 
     list->count = kept;
 }
 
-/* "default.shop.80", "default.shop.80.ipv6". Return: false: it cannot stand in the configuration. */
+/* "default.shop.80", "default.shop.80.ipv6". Return: false: it cannot stand in the configuration.
+ */
 static bool alias_name(const json_t *service, uint16_t port, int family, char *buf, size_t size)
 {
     const json_t *meta = json_object_get(service, "metadata");
     const char *space = json_word(meta, "namespace"), *name = json_word(meta, "name");
-    size_t length = (size_t)snprintf(buf, size, "%s.%s.%u%s", space ? space : "default", name ? name : "",
-                                     port, family == 6 ? ".ipv6" : "");
+    size_t length = (size_t)snprintf(buf, size, "%s.%s.%u%s", space ? space : "default",
+                                     name ? name : "", port, family == 6 ? ".ipv6" : "");
     return name && length < size && strspn(buf, "abcdefghijklmnopqrstuvwxyz0123456789.-") == length;
 }
 
-static void alias_make(struct discovery *discovery, const json_t *service, const json_t *port, int family)
+static void alias_make(struct discovery *discovery, const json_t *service, const json_t *port,
+                       int family)
 {
     struct addresses names = {.count = 0}, servers = {.count = 0};
     struct found_alias alias = {.servers = NULL};
@@ -226,17 +228,19 @@ static void alias_make(struct discovery *discovery, const json_t *service, const
     free(names.item);
     free(servers.item);
     bool named = alias_name(service, port_number(port), family, alias.name, sizeof(alias.name));
-    if (named && strlen(alias.servers) < ADDRESSES_LINE && strlen(alias.addresses) < ADDRESSES_LINE) {
+    if (named && strlen(alias.servers) < ADDRESSES_LINE &&
+        strlen(alias.addresses) < ADDRESSES_LINE) {
         size_t count = discovery->aliases;
         if (!(count & (count - 1)))
-            discovery->alias = state_grow(discovery->alias,
-                                          sizeof(*discovery->alias) * (count ? 2 * count : 1));
+            discovery->alias =
+                state_grow(discovery->alias, sizeof(*discovery->alias) * (count ? 2 * count : 1));
         discovery->alias[discovery->aliases++] = alias;
         return;
     }
-    sentence_add(&discovery->warnings, label, named ? "it has too many addresses for an alias, so it has none"
-                                                    : "it has no name for the configuration, so there is "
-                                                      "no alias for it");
+    sentence_add(&discovery->warnings, label,
+                 named ? "it has too many addresses for an alias, so it has none"
+                       : "it has no name for the configuration, so there is "
+                         "no alias for it");
     free(alias.addresses);
     free(alias.servers);
 }
@@ -251,8 +255,8 @@ void services_resolve(struct discovery *discovery)
 {
     const json_t *service, *port;
     size_t i, k, kept = 0;
-    json_array_foreach(discovery->services, i, service)
-        json_array_foreach(json_path(service, "spec", "ports", NULL), k, port)
+    json_array_foreach (discovery->services, i, service)
+        json_array_foreach (json_path(service, "spec", "ports", NULL), k, port)
             for (int family = 4; is_tcp(port) && port_number(port) && family <= 6; family += 2)
                 alias_make(discovery, service, port, family);
     if (discovery->aliases)

@@ -465,7 +465,8 @@ static int nodes_put(struct writing *writing, struct setup_error *error)
 
 static void alias_put(struct writing *writing, const struct found_alias *alias)
 {
-    const struct config_section *section = config_file_named(&writing->file, SECTION_ALIAS, alias->name);
+    const struct config_section *section =
+        config_file_named(&writing->file, SECTION_ALIAS, alias->name);
     struct sentences *warnings = &writing->discovery->warnings;
     char *text = NULL, label[sizeof(alias->name) + 10];
     snprintf(label, sizeof(label), "[alias %s]", alias->name);
@@ -499,7 +500,8 @@ static void aliases_put(struct writing *writing)
         for (size_t i = 0; i < writing->old_alias.count; i++) {
             const struct part *part = &writing->old_alias.item[i];
             if (!config_file_named(&writing->file, SECTION_ALIAS, part->name))
-                part_add(&writing->new_alias, part->name, strlen(part->name), state_copy(part->text));
+                part_add(&writing->new_alias, part->name, strlen(part->name),
+                         state_copy(part->text));
         }
 }
 

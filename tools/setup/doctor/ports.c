@@ -339,12 +339,13 @@ void check_low_ports(struct facts *facts, struct findings *findings)
 /* ---- servers with two addresses ---- */
 
 /*
- * Where a rule translates destinations to: "--to-destination 10.77.9.2:7000", "dnat to [fd00::1]:80".
- * Return: whether it is one address; the port is 0 if it stays.
+ * Where a rule translates destinations to: "--to-destination 10.77.9.2:7000", "dnat to
+ * [fd00::1]:80". Return: whether it is one address; the port is 0 if it stays.
  */
 static bool dnat_target(const char *rule, struct dest *to)
 {
-    static const char *const words[] = {"--to-destination ", "dnat to ", "dnat ip to ", "dnat ip6 to "};
+    static const char *const words[] = {"--to-destination ", "dnat to ", "dnat ip to ",
+                                        "dnat ip6 to "};
     const char *at = NULL;
     for (size_t i = 0; !at && i < sizeof(words) / sizeof(words[0]); i++)
         at = strstr(rule, words[i]) ? strstr(rule, words[i]) + strlen(words[i]) : NULL;
@@ -398,15 +399,18 @@ void check_aliases(struct facts *facts, struct findings *findings)
     if (!count)
         return;
     policy_alias_print(&other, shown, sizeof(shown));
-    struct finding *finding =
-        finding_add(findings, "alias-missing", SEVERITY_WARNING,
-                    "connections to another address are translated to %s here%s, and no [alias NAME] says "
-                    "so", shown, count > 1 ? ", others to other hosts" : "");
+    struct finding *finding = finding_add(
+        findings, "alias-missing", SEVERITY_WARNING,
+        "connections to another address are translated to %s here%s, and no [alias NAME] says "
+        "so",
+        shown, count > 1 ? ", others to other hosts" : "");
     finding_line(finding, "%s", first);
-    finding_why(finding, "a pod that uses that address and one that uses the host's own can get the same "
-                         "port, and the second connection is moved to another one");
+    finding_why(finding,
+                "a pod that uses that address and one that uses the host's own can get the same "
+                "port, and the second connection is moved to another one");
     finding_mend(finding,
-                 "fixport-setup discover --write, if it is a Service's; or a section [alias NAME] with server = "
+                 "fixport-setup discover --write, if it is a Service's; or a section [alias NAME] "
+                 "with server = "
                  "%s and addresses = the other one; then fixport-setup apply",
                  shown);
 }

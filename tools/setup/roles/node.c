@@ -384,10 +384,11 @@ static void note_translators(struct roles *roles)
 static void note_scope(struct roles *roles)
 {
     if (roles->snat == SNAT_NONE && !roles->site->snat_given)
-        resources_note(roles->resources,
-                       "pods keep their own addresses on the way to hosts, as [snat] mode = none would "
-                       "say: with that in the file each pod has all ports of [pool] to itself ([pool] "
-                       "scope = address), without it they share them");
+        resources_note(
+            roles->resources,
+            "pods keep their own addresses on the way to hosts, as [snat] mode = none would "
+            "say: with that in the file each pod has all ports of [pool] to itself ([pool] "
+            "scope = address), without it they share them");
 }
 
 static int node_check(struct roles *roles)
