@@ -6,6 +6,7 @@
 #include "attempt.h"
 
 #define REFUSALS_MANY 256  /* a connect that met so many looks no further */
+#define REFUSALS_LIST 64   /* a connect that met so many has the kernel list all */
 #define ROUND_NAP_NS 50000 /* before it looks once more; then twice as long, and so on */
 #define ROUNDS 6 /* 3 ms in all */
 #define ROUNDS_OTHERS 10 /* 50 ms: another socket holds the port until it is connected */
@@ -64,7 +65,9 @@ static bool take_back(struct attempt *attempt)
 {
     const struct pool *pool = attempt->pool;
     uint64_t now = sys_now_ms();
-    if (!pool->apart) /* else others cannot help */
+    if (pool->apart && !attempt->waiting)
+        return false; /* others cannot help, and try_again() asks */
+    if (!pool->apart)
         lease_want(pool, now);
     if ((!attempt->waiting && attempt->taken_back++ >= COMPARE_TIMES) ||
         !comparison_due(attempt, now))
@@ -155,13 +158,14 @@ enum port_answer lack_exhausted(struct attempt *attempt)
  * Ports that were refused only because their last connection is just closing, or because another
  * thread is just connecting from them, come free any moment: a connection that may block looks a
  * few times more. A search tries some only of those that were let go: so before it is refused, the
- * kernel is asked about all of them, however short a while ago that was. Return: search again?
+ * kernel is asked about all of them, however short a while ago that was. So it is where words are this
+ * process' own (lease.c: addresses apart), and others may have closed what they had. Return: search again?
  */
 static bool try_again(struct attempt *attempt)
 {
     attempt->others |= attempt->search.passed_held;
     bool soon = (attempt->soon || attempt->search.passed_held) && blocking(attempt->fd);
-    if (attempt->asked || !(soon || attempt->search.cut))
+    if (attempt->asked || !(soon || attempt->search.cut || attempt->pool->apart))
         return false;
     attempt->soon = false;
     uint32_t most = attempt->search.passed_held ? ROUNDS_HELD : attempt->others ? ROUNDS_OTHERS : ROUNDS;
@@ -187,18 +191,33 @@ static enum port_answer search_again(struct attempt *attempt)
     return port_search(attempt, now);
 }
 
+/*
+ * In words of its own a process does not see what others of its namespace have. After some refusals a
+ * list is cheaper than to go on, and right.
+ */
+static enum port_answer list_early(struct attempt *attempt)
+{
+    if (!attempt->pool->apart || attempt->listed || attempt->refusals < REFUSALS_LIST)
+        return PORT_READY;
+    attempt->listed = true;
+    return reconcile(attempt, sys_now_ms()) ? search_again(attempt) : PORT_READY;
+}
+
 enum port_answer lack_next(struct attempt *attempt)
 {
-    bool over = attempt->refusals % BUDGET_EVERY == BUDGET_EVERY - 1 && over_budget(attempt);
+    enum port_answer answer = list_early(attempt);
+    if (answer != PORT_READY)
+        return answer;
+    bool over = !attempt->pool->apart && attempt->refusals % BUDGET_EVERY == BUDGET_EVERY - 1 && over_budget(attempt);
     while (over || lease_search_next(&attempt->search, &attempt->lease) != 0) {
         if (attempt->forbidden || port_has(attempt))
             return port_has(attempt) ? port_already_bound(attempt) : lack_exhausted(attempt);
-        over = over_budget(attempt);
+        over = !attempt->pool->apart && over_budget(attempt); /* nobody else writes what is apart */
         /* Who waits goes on comparing: that is limited in time (comparison_due()). */
         bool again = ((!over || attempt->waiting) && take_back(attempt)) ||
                      (!over && try_again(attempt)) || lack_wait(attempt);
         over = false;
-        enum port_answer answer = again ? search_again(attempt) : lack_exhausted(attempt);
+        answer = again ? search_again(attempt) : lack_exhausted(attempt);
         if (answer != PORT_READY)
             return answer;
     }

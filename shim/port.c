@@ -255,7 +255,7 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
     attempt->fd = fd;
     attempt->sure = attempt->waiting = attempt->again = attempt->undone = false;
     attempt->recycled = attempt->soon = attempt->has_source = attempt->asked = false;
-    attempt->others = false;
+    attempt->others = attempt->listed = false;
     attempt->refusals = attempt->forbidden = attempt->rounds = attempt->lost = 0;
     attempt->taken_back = 0;
     attempt->budget = 0;
@@ -409,7 +409,7 @@ static int other_port(struct attempt *attempt, uint16_t port)
 static bool must_share(const struct attempt *attempt)
 {
     if (attempt_has_bound(attempt))
-        return attempt_shares_lane(attempt); /* others have shared early */
+        return attempt_is_kernels(attempt); /* others have shared early */
     return attempt->search.size <= FEW_PORTS || attempt->lease.before != WORD_FREE ||
            attempt->search.step > 8 || close_lingers();
 }

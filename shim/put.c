@@ -137,7 +137,7 @@ static enum outcome share(struct attempt *attempt, int state)
     if (!reuse)
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
     outcome = bind_port(attempt);
-    if (!reuse && (outcome != OUTCOME_DONE || attempt_shares_lane(attempt)))
+    if (!reuse && (outcome != OUTCOME_DONE || attempt_is_kernels(attempt)))
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR,
                  0); /* until it is connected: must_share() */
     if (outcome == OUTCOME_TAKEN || outcome == OUTCOME_FORBIDDEN)
@@ -154,7 +154,7 @@ static enum outcome share(struct attempt *attempt, int state)
  */
 static bool hold(struct attempt *attempt)
 {
-    if (!attempt_shares_lane(attempt) ||
+    if (!attempt_is_kernels(attempt) ||
         lease_hold(attempt->pool, &attempt->lease, sys_now_ms()))
         return true;
     attempt->soon = attempt->others = true;
@@ -172,7 +172,7 @@ enum outcome put_by_sharing(struct attempt *attempt)
 
 void put_share_early(const struct attempt *attempt)
 {
-    if (!attempt_shares_lane(attempt))
+    if (!attempt_is_kernels(attempt))
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
 }
 

@@ -2,6 +2,8 @@
 """Namespaces with addresses of their own (scope = address): each has all ports at once, whatever the
 others have, and nothing has to rest when one of them ends."""
 
+import sys
+
 from place import BY_BIND, BY_RANGE, NO_OPTION, Client, Places, Pool
 
 WAYS = [("by range", BY_RANGE, None), ("by bind", BY_BIND, None),
@@ -58,18 +60,56 @@ def check_case(tap, case, way, sysctls, fake):
 
 
 def check_one(tap, way, sysctls, fake):
-    """Processes of one namespace that know nothing of each other have all together, and nobody twice."""
-    with Places(1, *sysctls, connections=1000) as places, \
-            Pool("40000-40999", destinations=1, quarantine=120, scope="address") as pool:
-        clients = [Client(places[0], pool, "hold", "-n", 600, "-r", pool.ports, tag=tag, fake=fake)
-                   for tag in (1, 2, 3)]
-        said = [client.said() for client in clients]
-        wrong = sum(one[name] for one in said for name in ("failed", "outside", "clash"))
-        tap.point((sum(one["made"] for one in said), pool.entries(), wrong) == (1000, 1000, 0),
-                  f"apart: three processes of one namespace have all together, {way}", *said,
-                  pool.said())
-        for client in clients:
-            client.kill()
+    """Processes of one namespace that know nothing of each other have all together, and nobody twice; and
+    nobody is refused while there is a port."""
+    for each, ports in ((600, 1000), (333, 1000), (1660, 5000)):
+        with Places(1, *sysctls, connections=ports) as places, \
+                Pool(f"40000-{40000 + ports - 1}", destinations=1, quarantine=120, scope="address") as pool:
+            clients = [Client(places[0], pool, "hold", "-n", each, "-t", 2, "-r", pool.ports, tag=tag,
+                              fake=fake) for tag in (1, 2, 3)]
+            said = [client.said() for client in clients]
+            wrong = sum(one[name] for one in said for name in ("failed", "outside", "clash"))
+            made = sum(one["made"] for one in said)
+            tap.point((made, pool.entries(), wrong) == (min(ports, 3 * each), min(ports, 3 * each), 0),
+                      f"apart: three processes of one namespace have {made} of {ports} together, {way}",
+                      *said, pool.said())
+            for client in clients:
+                client.kill()
+
+
+# All ports in the namespace that it starts in, and then in another one, and then half of them anew.
+WANDER = """
+import errno, os, socket, sys
+libc = __import__("ctypes").CDLL(None, use_errno=True)
+def dial(count):
+    held = []
+    for _ in range(count):
+        sock = socket.socket()
+        try:
+            sock.connect(("127.0.0.1", 1000))
+            held.append(sock)
+        except OSError as error:
+            assert error.errno == errno.EADDRNOTAVAIL, error
+            sock.close()
+    return held
+here = dial(120)
+fd = os.open(sys.argv[1], os.O_RDONLY)
+assert libc.setns(fd, 0x40000000) == 0
+there = dial(120)
+print(len(here), len(there), len({s.getsockname()[1] for s in here + there}))
+for sock in there[:50]:
+    sock.close()
+again = dial(50)
+print(len(again), len({s.getsockname()[1] for s in again + there[50:]}), 0)
+"""
+
+
+def check_wander(tap, way, sysctls, fake):
+    with Places(2, *sysctls) as (here, there), \
+            Pool("40000-40099", quarantine=120, scope="address") as pool:
+        done = here.run([sys.executable, "-c", WANDER, there.netns], pool.environment(fake))
+        tap.equal((done.stdout.split(), done.stderr), (["100", "100", "100", "50", "100", "0"], ""),
+                  f"apart: a process that goes to another namespace has all ports there, too, {way}")
 
 
 def check_short(tap, way, sysctls, fake):
@@ -93,5 +133,6 @@ def check(tap):
     for way, sysctls, fake in WAYS:
         for case in CASES:
             check_case(tap, case, way, sysctls, fake)
+        check_wander(tap, way, sysctls, fake)
         check_one(tap, way, sysctls, fake)
         check_short(tap, way, sysctls, fake)
