@@ -795,7 +795,10 @@ def tracked_checks(tap, folder):
         idle.stdin.close()
         other.stdin.close()
 
-        # A program without the library, in another pod, with the same port.
+        # A program without the library, in another pod, with the same port. (What that pod had before may
+        # have been any port.)
+        subprocess.run(["conntrack", "-D", "-p", "tcp", "-s", "10.200.1.92", "--dport", "60002"], check=True,
+                       capture_output=True)
         tracked = Tracked(folder)
         with tracked.pod("pod") as idle:
             said, ports = ask(idle, "5"), tracked.let_go()
