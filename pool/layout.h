@@ -16,10 +16,11 @@
  *
  * Words. For each port of the policy's ranges and each lane there is one 64-bit word:
  *
- *   63..60 state | 59..48 holder (slot + 1) | 47..0 when, in ms of CLOCK_MONOTONIC
+ *   63..60 state | 59..48 holder (slot + 1) | 47..40 name | 39..0 when, in ms of CLOCK_MONOTONIC
  *
  * A word gives one holder (a network namespace) the sole right to use that port towards the
- * lane's destinations. All zeros is a free word, so new shares need no initialising.
+ * lane's destinations. The name is 0, but for a server with several addresses (aliases, policy.h): there
+ * it is the one that the holder uses, and the right is towards that one only. All zeros is a free word, so new shares need no initialising.
  *
  * Word blocks. The port space is cut into 128 pages of 512 ports. Only pages that the policy
  * touches have words: pagemap gives each its place. words[(place * lanes + lane) * 512 + port % 512].
@@ -83,10 +84,12 @@ enum word_state {
     WORD_CLOSING = 4, /* as LETGO, but the kernel, asked then, said that it is not over */
 };
 
-#define WORD_WHEN_MASK ((1ull << 48) - 1)
+#define WORD_WHEN_MASK ((1ull << 40) - 1)
 #define WORD_HOLDER_MASK 0xfffull
+#define WORD_OWNER_MASK 0xfffffull
+#define WORD_NAME_UNKNOWN 0xffu /* some name of the server's: not any that is asked for */
 
-/* holder: slot + 1, or 0 for nobody. when: ms. */
+/* holder: slot + 1, or 0 for nobody. when: ms. The name is 0. */
 static inline uint64_t word_make(enum word_state state, uint32_t holder, uint64_t when)
 {
     return (uint64_t)state << 60 | (holder & WORD_HOLDER_MASK) << 48 | (when & WORD_WHEN_MASK);
@@ -100,6 +103,18 @@ static inline enum word_state word_state(uint64_t word)
 static inline uint32_t word_holder(uint64_t word)
 {
     return word >> 48 & WORD_HOLDER_MASK;
+}
+
+/* The holder and the name that it uses. */
+static inline uint32_t word_owner(uint64_t word)
+{
+    return word >> 40 & WORD_OWNER_MASK;
+}
+
+/* The same owner's in another state. */
+static inline uint64_t word_moved(uint64_t word, enum word_state state, uint64_t when)
+{
+    return (uint64_t)state << 60 | (word & WORD_OWNER_MASK << 40) | (when & WORD_WHEN_MASK);
 }
 
 static inline uint64_t word_when(uint64_t word)

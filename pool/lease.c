@@ -77,6 +77,18 @@
  * time instead of going round: one connection at a time then keeps one port, and the others come
  * to rest.
  *
+ * Servers with several names. Behind the namespace something may translate one address of a server into
+ * another (a Service's, by DNAT), so that connections to both meet on the way though each namespace's
+ * kernel sees two. They share a lane (policy_server()), and the word says which name its holder uses: for
+ * the other name even the same namespace has to let the port rest, since what its kernel knows of the one
+ * says nothing about the other.
+ *
+ * Addresses apart. Where namespaces keep their own addresses (POLICY_ADDRESS) none can be in another's
+ * way, and the kernel of each decides alone. The shim then searches in words of its own memory
+ * (pool_apart()), which say what this process and those that it has forked know, and nothing else:
+ * nobody else's leases, so nothing rests, nobody waits for another namespace, and nobody can spoil them.
+ * What other processes of the namespace have, the kernel says by refusing it, or all at once in a dump.
+ *
  * Everything in a word is hostile: a state or holder that makes no sense is simply not taken.
  */
 #include "lease.h"
@@ -151,13 +163,14 @@ void lease_search_begin(struct lease_search *search, const struct pool *pool,
                         uint64_t now)
 {
     uint32_t size = portset_size(&verdict->ports);
-    bool wanted = is_wanted(pool, verdict->quarantine_ms, now);
+    bool wanted = !pool->apart && is_wanted(pool, verdict->quarantine_ms, now);
     *search = (struct lease_search){.pool = pool,
                                     .ports = &verdict->ports,
                                     .now = now,
                                     .quarantine = verdict->quarantine_ms,
                                     .wanted = wanted,
                                     .holder = slot + 1,
+                                    .owner = (slot + 1) << 8 | verdict->name,
                                     .lane = lane,
                                     .size = size,
                                     .start = wanted ? home(slot, size)
@@ -166,7 +179,7 @@ void lease_search_begin(struct lease_search *search, const struct pool *pool,
 
 static bool word_is_own(const struct lease_search *search, uint64_t word, enum word_state state)
 {
-    return word_holder(word) == search->holder && word_state(word) == state;
+    return word_owner(word) == search->owner && word_state(word) == state;
 }
 
 static bool word_has_rested(const struct lease_search *search, uint64_t word)
@@ -220,11 +233,11 @@ static bool word_shared(struct lease_search *search, uint64_t word)
 static bool word_take(struct lease_search *search, _Atomic uint64_t *at, uint64_t word,
                       uint16_t port, struct lease *lease)
 {
-    uint64_t taken = word_make(WORD_USED, search->holder, search->now);
+    uint64_t taken = word_moved((uint64_t)search->owner << 40, WORD_USED, search->now);
     if (!atomic_compare_exchange_strong(at, &word, taken))
         return false;
     search->recent += word_is_recent(search, word) || word_state(word) == WORD_CLOSING;
-    bool others = word_state(word) == WORD_RESTING && word_holder(word) != search->holder;
+    bool others = word_state(word) == WORD_RESTING && word_owner(word) != search->owner;
     *lease = (struct lease){.word = taken,
                             .lane = search->lane,
                             .port = port,
@@ -358,7 +371,7 @@ int lease_claim(struct lease_search *search, uint16_t port, struct lease *lease)
         return -EADDRNOTAVAIL;
     for (int tries = 0; tries < 8; tries++) {
         uint64_t word = atomic_load(at);
-        if (word_holder(word) != search->holder && !word_is_for_us(search, word))
+        if (word_owner(word) != search->owner && !word_is_for_us(search, word))
             return -EADDRNOTAVAIL;
         if (word_take(search, at, word, port, lease))
             return 0;
@@ -386,7 +399,7 @@ bool lease_hold(const struct pool *pool, struct lease *lease, uint64_t now)
 {
     _Atomic uint64_t *at = pool_word(pool, lease->lane, lease->port);
     uint64_t word = lease->word;
-    uint64_t held = word_make(WORD_USED, word_holder(word), now + HOLD_MS);
+    uint64_t held = word_moved(word, WORD_USED, now + HOLD_MS);
     if (!at || !atomic_compare_exchange_strong(at, &word, held))
         return false;
     lease->word = held;
@@ -399,16 +412,15 @@ void lease_refused(const struct pool *pool, const struct lease *lease, uint64_t 
 {
     enum word_state state = was_let_go(lease) ? WORD_CLOSING : WORD_USED;
     word_set_back(pool, lease,
-                  state == WORD_USED && !lease->held
-                      ? lease->word
-                      : word_make(state, word_holder(lease->word), now));
+                  state == WORD_USED && !lease->held ? lease->word
+                                                     : word_moved(lease->word, state, now));
 }
 
 void lease_return(const struct pool *pool, const struct lease *lease, uint64_t now)
 {
     enum word_state state = was_let_go(lease) ? WORD_CLOSING : (enum word_state)lease->before;
     word_set_back(pool, lease,
-                  state == WORD_FREE ? 0 : word_make(state, word_holder(lease->word), now));
+                  state == WORD_FREE ? 0 : word_moved(lease->word, state, now));
 }
 
 void lease_kept(const struct pool *pool, uint32_t lane, uint64_t now)
@@ -449,7 +461,7 @@ void lease_let_go(const struct pool *pool, const struct lease *lease, uint64_t n
     _Atomic uint64_t *at = pool_word(pool, lease->lane, lease->port);
     uint64_t word = lease->word;
     if (at && atomic_compare_exchange_strong(
-                  at, &word, word_make(WORD_LETGO, word_holder(lease->word), now)))
+                  at, &word, word_moved(lease->word, WORD_LETGO, now)))
         lane_released(pool, lease->lane, word_holder(lease->word));
 }
 
@@ -467,7 +479,7 @@ bool lease_over(const struct pool *pool, uint32_t lane, uint16_t port, uint64_t 
 {
     _Atomic uint64_t *at = pool_word(pool, lane, port);
     uint32_t holder = word_holder(word);
-    if (!at || !atomic_compare_exchange_strong(at, &word, word_make(WORD_RESTING, holder, now)))
+    if (!at || !atomic_compare_exchange_strong(at, &word, word_moved(word, WORD_RESTING, now)))
         return false;
     atomic_fetch_add_explicit(&pool->counters->reclaimed, 1, memory_order_relaxed);
     lane_released(pool, lane, holder);
@@ -481,9 +493,9 @@ bool lease_confirm(const struct pool *pool, struct lease *lease, uint64_t now)
         return false;
     uint64_t word = atomic_load(at);
     while (word != lease->word || lease->held) {
-        if (word_holder(word) != word_holder(lease->word))
+        if (word_owner(word) != word_owner(lease->word))
             return false;
-        uint64_t again = word_make(WORD_USED, word_holder(word), now);
+        uint64_t again = word_moved(word, WORD_USED, now);
         if (atomic_compare_exchange_weak(at, &word, again)) {
             word = lease->word = again;
             lease->held = false;
@@ -560,7 +572,8 @@ uint32_t lease_crowd_ms(const struct lease_search *search)
         _Atomic uint64_t *at = pool_word(search->pool, search->lane, port);
         uint64_t word = at ? atomic_load_explicit(at, memory_order_relaxed) : 0;
         taken += word_state(word) != WORD_FREE && !word_has_rested(search, word);
-        over += word_is_own(search, word, WORD_LETGO) || word_is_own(search, word, WORD_CLOSING);
+        over += word_holder(word) == search->holder &&
+                (word_state(word) == WORD_LETGO || word_state(word) == WORD_CLOSING);
     }
     if (2 * taken <= looks || !over)
         return UINT32_MAX;
@@ -621,13 +634,16 @@ static bool get_bit(const uint8_t *bits, size_t index)
 static int truth_lane(const struct truth *truth, const struct sockdiag_socket *socket, size_t port)
 {
     struct policy_verdict verdict;
-    int lane = pool_lane_find(truth->pool, &socket->peer, false);
+    struct dest server;
+    policy_server(pool_policy_now(truth->pool), &socket->peer, &server);
+    int lane = pool_lane_find(truth->pool, &server, false);
     if (lane != -ENOENT || sockdiag_is_closing(socket->state) || socket->state == TCP_TIME_WAIT ||
         get_bit(truth->any, port) ||
         !pool_match(truth->pool, &socket->peer, &verdict) ||
+        (verdict.scope == POLICY_ADDRESS) != truth->pool->apart ||
         !portset_has(&verdict.ports, socket->port))
         return lane;
-    return pool_lane_find(truth->pool, &socket->peer, true);
+    return pool_lane_find(truth->pool, &server, true);
 }
 
 static void truth_add(const struct sockdiag_socket *socket, void *arg)
@@ -653,16 +669,16 @@ static uint64_t word_unseen(uint64_t word, bool time_wait, uint64_t began, uint6
 {
     enum word_state state = word_state(word);
     if (state == WORD_USED && (time_wait || age(began, word_when(word)) >= SUSPECT_MS))
-        return word_make(WORD_LETGO, word_holder(word), now);
+        return word_moved(word, WORD_LETGO, now);
     if ((state == WORD_LETGO || state == WORD_CLOSING) && word_when(word) < began)
-        return word_make(WORD_RESTING, word_holder(word), now);
+        return word_moved(word, WORD_RESTING, now);
     return word;
 }
 
 /* Its state, and the time only if that is another one. */
 static uint64_t word_seen(uint64_t word, enum word_state state)
 {
-    return word_state(word) == state ? word : word_make(state, word_holder(word), sys_now_ms());
+    return word_state(word) == state ? word : word_moved(word, state, sys_now_ms());
 }
 
 static uint64_t word_judged(const struct truth *truth, uint64_t word, size_t index, size_t port,
@@ -685,13 +701,18 @@ static bool state_is_freer(enum word_state state, enum word_state other)
     return state <= WORD_CLOSING && other <= WORD_CLOSING && order[state] > order[other];
 }
 
-/* A word that is nobody's becomes the holder's if its namespace has a connection there. */
+/*
+ * A word that is nobody's becomes the holder's if its namespace has a connection there. If the server may
+ * have several names, by which of them is not kept.
+ */
 static void word_adopt(const struct truth *truth, _Atomic uint64_t *at, uint64_t word, size_t index,
                        uint32_t holder)
 {
     bool nobodys = word_state(word) == WORD_FREE || word_state(word) == WORD_RESTING;
+    uint32_t name = pool_policy_now(truth->pool)->alias_count ? WORD_NAME_UNKNOWN : 0;
+    uint64_t owner = (uint64_t)(holder << 8 | name) << 40;
     if (nobodys && get_bit(truth->live, index))
-        atomic_compare_exchange_strong(at, &word, word_make(WORD_USED, holder, sys_now_ms()));
+        atomic_compare_exchange_strong(at, &word, word_moved(owner, WORD_USED, sys_now_ms()));
 }
 
 /* Return: how many words of the holder became more free than they were. */

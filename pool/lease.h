@@ -13,7 +13,7 @@ struct lease {
     uint64_t word;
     uint32_t lane;
     uint16_t port;
-    uint8_t before; /* enum word_state that it had; RESTING only if this namespace has let go of it */
+    uint8_t before; /* enum word_state that it had; RESTING only if its owner has let go of it */
     bool comes_again; /* in this search, if it is refused: there may be easier ones */
     bool held; /* by lease_hold() */
 };
@@ -25,6 +25,7 @@ struct lease_search {
     uint64_t now;
     uint64_t quarantine;
     uint32_t holder; /* slot + 1 */
+    uint32_t owner; /* it, and the name of the server that it uses: word_owner() */
     uint32_t lane;
     uint32_t size; /* ports in the set */
     uint32_t start; /* where the scan began, an index into the set */

@@ -331,7 +331,215 @@ int policy_add_rule(struct policy *policy, const char *name, const char *ports, 
     return 0;
 }
 
+/* ---- aliases ---- */
+
+static uint64_t big_endian(const uint8_t bytes[8])
+{
+    uint64_t value;
+    memcpy(&value, bytes, 8);
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    value = __builtin_bswap64(value);
+#endif
+    return value;
+}
+
+static int dest_compare(const struct dest *one, const struct dest *other)
+{
+    for (size_t i = 0; i < sizeof(one->addr); i += 8) {
+        uint64_t a = big_endian(one->addr + i), b = big_endian(other->addr + i);
+        if (a != b)
+            return a < b ? -1 : 1;
+    }
+    return (int)one->port - other->port;
+}
+
+/* The first alias that is not before @from; alias_count if there is none. */
+static uint32_t alias_place(const struct policy *policy, const struct dest *from)
+{
+    uint32_t lo = 0, hi = policy->alias_count;
+    hi = hi < POLICY_ALIASES ? hi : POLICY_ALIASES;
+    while (lo < hi) {
+        uint32_t middle = (lo + hi) / 2;
+        if (dest_compare(&policy->alias[middle].from, from) < 0)
+            lo = middle + 1;
+        else
+            hi = middle;
+    }
+    return lo;
+}
+
+static uint8_t alias_find(const struct policy *policy, const struct dest *from, struct dest *to)
+{
+    uint32_t at = alias_place(policy, from);
+    if (at >= policy->alias_count || at >= POLICY_ALIASES ||
+        dest_compare(&policy->alias[at].from, from) != 0)
+        return 0;
+    *to = policy->alias[at].to;
+    return (uint8_t)(at + 1);
+}
+
+/* Most destinations are no alias, and one search says so: all of an address are neighbours. */
+uint8_t policy_server(const struct policy *policy, const struct dest *dest, struct dest *server)
+{
+    struct dest whole = *dest;
+    uint16_t port = dest->port;
+    *server = *dest;
+    whole.port = 0;
+    uint32_t at = policy->alias_count ? alias_place(policy, &whole) : POLICY_ALIASES;
+    if (at >= policy->alias_count || at >= POLICY_ALIASES ||
+        memcmp(policy->alias[at].from.addr, whole.addr, sizeof(whole.addr)) != 0)
+        return 0;
+    uint8_t name = alias_find(policy, dest, server);
+    if (name)
+        return name;
+    name = alias_find(policy, &whole, server);
+    server->port = port;
+    return name;
+}
+
+/* Return: whether there was room. */
+static bool alias_set(struct policy *policy, const struct dest *from, const struct dest *to)
+{
+    uint32_t at = alias_place(policy, from);
+    bool known = at < policy->alias_count && dest_compare(&policy->alias[at].from, from) == 0;
+    if (!known && policy->alias_count == POLICY_ALIASES)
+        return false;
+    if (!known) {
+        memmove(&policy->alias[at + 1], &policy->alias[at],
+                (policy->alias_count - at) * sizeof(policy->alias[0]));
+        policy->alias[at].from = *from;
+        policy->alias_count++;
+    }
+    policy->alias[at].to = *to;
+    return true;
+}
+
+/* As alias_set(), and under all names that the address itself has. */
+static bool alias_set_all(struct policy *policy, const struct dest *from, const struct dest *to)
+{
+    struct dest whole = *from, each = *from, same;
+    whole.port = 0;
+    if (!alias_set(policy, from, to))
+        return false;
+    for (uint32_t i = 0; from->port && i < policy->alias_count; i++) {
+        each = policy->alias[i].from;
+        if (each.port || dest_compare(&policy->alias[i].to, &whole) != 0)
+            continue;
+        each.port = from->port;
+        if (!alias_find(policy, &each, &same)) {
+            if (!alias_set(policy, &each, to))
+                return false;
+            i = UINT32_MAX; /* they have moved */
+        }
+    }
+    return true;
+}
+
+/* Makes the servers of two addresses one, which is known by that of @first. Return: whether there
+ * was room. */
+static bool alias_join(struct policy *policy, const struct dest *first, const struct dest *other)
+{
+    struct dest to, from;
+    policy_server(policy, first, &to);
+    if (!alias_find(policy, &to, &from) && !alias_set_all(policy, &to, &to))
+        return false;
+    policy_server(policy, other, &from);
+    for (uint32_t i = 0; i < policy->alias_count; i++)
+        if (dest_compare(&policy->alias[i].to, &from) == 0)
+            policy->alias[i].to = to;
+    return dest_compare(&from, &to) == 0 || alias_set_all(policy, &from, &to);
+}
+
+static int alias_refuse_many(struct parse_reason *why)
+{
+    struct text text = reason(why);
+    text_string(&text, "more than 250 addresses in all aliases together");
+    return -E2BIG;
+}
+
+/* Reads one list of an alias. Return: 0 or -errno. */
+static int alias_parse(const char *text, struct dest_match *match, uint32_t *count,
+                       struct parse_reason *why)
+{
+    int result = parse_to(text, match, count, POLICY_ALIASES, why);
+    if (result == -E2BIG)
+        return alias_refuse_many(why);
+    if (!result && !*count)
+        return complain(text, strlen(text), "no address given: write one such as 10.96.0.1:80",
+                        why);
+    for (uint32_t i = 0; !result && i < *count; i++) {
+        char item[80];
+        size_t length = policy_dest_print(&match[i], item, sizeof(item));
+        bool whole = match[i].ports.lo == 1 && match[i].ports.hi == 65535;
+        if (match[i].exclude || match[i].prefix < 128)
+            result = complain(item, length, "one address is needed, such as 10.96.0.1:80", why);
+        else if (!whole && match[i].ports.lo != match[i].ports.hi)
+            result =
+                complain(item, length, "one port is allowed, or none for all of the address'", why);
+        else if (addr_is_loopback(match[i].addr))
+            result = complain(item, length, "loopback is in each namespace another server", why);
+    }
+    return result;
+}
+
+static struct dest alias_dest(const struct dest_match *match)
+{
+    struct dest dest = {.port = match->ports.lo == match->ports.hi ? match->ports.lo : 0};
+    memcpy(dest.addr, match->addr, sizeof(dest.addr));
+    return dest;
+}
+
+int policy_add_alias(struct policy *policy, const char *addresses, const char *servers,
+                     struct parse_reason *why)
+{
+    struct dest_match match[2 * POLICY_ALIASES];
+    struct policy before = *policy;
+    uint32_t count = 0, more = 0;
+    bool room = true;
+    int result = alias_parse(servers, match, &count, why);
+    if (!result)
+        result = alias_parse(addresses, match + count, &more, why);
+    if (result)
+        return result;
+    struct dest first = alias_dest(&match[0]);
+    for (uint32_t i = 0; i < policy->alias_count; i++)
+        if (!first.port && policy->alias[i].from.port)
+            return complain(servers, strlen(servers),
+                            "whole addresses come before those with ports", why);
+    for (uint32_t i = 1; i < count + more; i++) {
+        struct dest other = alias_dest(&match[i]);
+        if (!first.port != !other.port) {
+            char item[80];
+            size_t length = policy_dest_print(&match[i], item, sizeof(item));
+            result = complain(item, length, "give a port to all of an alias' addresses, or to none",
+                              why);
+            break;
+        }
+        room = room && alias_join(policy, &first, &other);
+    }
+    if (!room)
+        result = alias_refuse_many(why);
+    if (result)
+        *policy = before;
+    return result;
+}
+
 /* ---- validity ---- */
+
+static bool aliases_valid(const struct policy *policy)
+{
+    struct dest again;
+    if (policy->alias_count > POLICY_ALIASES)
+        return false;
+    for (uint32_t i = 0; i < policy->alias_count; i++) {
+        const struct policy_alias *alias = &policy->alias[i];
+        if ((i && dest_compare(&policy->alias[i - 1].from, &alias->from) >= 0) ||
+            !alias->from.port != !alias->to.port || !alias_find(policy, &alias->to, &again) ||
+            dest_compare(&again, &alias->to) != 0)
+            return false;
+    }
+    return true;
+}
 
 static bool dest_valid(const struct dest_match *match)
 {
@@ -355,17 +563,18 @@ static bool name_valid(const char name[POLICY_NAME])
 static bool rule_valid(const struct policy *policy, const struct policy_rule *rule)
 {
     return name_valid(rule->name) && rule->exhausted <= POLICY_PASS &&
+           rule->scope <= POLICY_ADDRESS &&
            (rule->exhausted != POLICY_WAIT ||
             (rule->wait_ms >= 1 && rule->wait_ms <= POLICY_WAIT_MAX_MS)) &&
            rule->dest_first <= policy->dest_count &&
-           rule->dest_count <= policy->dest_count - rule->dest_first &&
-           portset_valid(&rule->ports);
+           rule->dest_count <= policy->dest_count - rule->dest_first && portset_valid(&rule->ports);
 }
 
 bool policy_valid(const struct policy *policy)
 {
     if (policy->rule_count < 1 || policy->rule_count > POLICY_RULES ||
-        policy->dest_count > POLICY_DESTS || policy->quarantine_ms > POLICY_QUARANTINE_MAX_MS)
+        policy->dest_count > POLICY_DESTS || policy->quarantine_ms > POLICY_QUARANTINE_MAX_MS ||
+        !aliases_valid(policy))
         return false;
     for (uint32_t i = 0; i < policy->rule_count && i < POLICY_RULES; i++)
         if (!rule_valid(policy, &policy->rule[i]))
@@ -377,16 +586,6 @@ bool policy_valid(const struct policy *policy)
 }
 
 /* ---- matching ---- */
-
-static uint64_t big_endian(const uint8_t bytes[8])
-{
-    uint64_t value;
-    memcpy(&value, bytes, 8);
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-    value = __builtin_bswap64(value);
-#endif
-    return value;
-}
 
 struct halves {
     uint64_t high, low;
@@ -451,6 +650,7 @@ static void set_verdict(struct policy_verdict *verdict, const struct policy *pol
     verdict->exhausted = rule->exhausted;
     if (verdict->exhausted > POLICY_PASS)
         verdict->exhausted = POLICY_FAIL;
+    verdict->scope = rule->scope == POLICY_ADDRESS ? POLICY_ADDRESS : POLICY_NODE;
     verdict->wait_ms = at_most(rule->wait_ms, POLICY_WAIT_MAX_MS);
     verdict->quarantine_ms = at_most(policy->quarantine_ms, POLICY_QUARANTINE_MAX_MS);
     verdict->ports.count = at_most(rule->ports.count, PORTRANGE_MAX);
@@ -460,8 +660,9 @@ static void set_verdict(struct policy_verdict *verdict, const struct policy *pol
         verdict->ports.count = 0;
 }
 
-bool policy_match(const struct policy *policy, const struct dest *dest,
-                  struct policy_verdict *verdict)
+/* Return: whether there is one. */
+static bool rule_find(const struct policy *policy, const struct dest *dest,
+                      struct policy_verdict *verdict)
 {
     struct halves addr = {big_endian(dest->addr), big_endian(dest->addr + 8),
                           address_is_v4(dest->addr)};
@@ -474,6 +675,20 @@ bool policy_match(const struct policy *policy, const struct dest *dest,
         return true;
     }
     return false;
+}
+
+bool policy_match(const struct policy *policy, const struct dest *dest,
+                  struct policy_verdict *verdict)
+{
+    bool found = rule_find(policy, dest, verdict);
+    if (!found && !policy->alias_count)
+        return false;
+    verdict->name = policy_server(policy, dest, &verdict->server);
+    if (!found)
+        found = verdict->name && rule_find(policy, &verdict->server, verdict);
+    if (verdict->name)
+        verdict->scope = POLICY_NODE; /* what translates addresses sees all namespaces' */
+    return found;
 }
 
 bool policy_may_match_address(const struct policy *policy, const uint8_t addr[16])
@@ -617,5 +832,14 @@ size_t dest_print(const struct dest *dest, char *buf, size_t size)
     address_print(&text, dest->addr);
     text_string(&text, v4 ? ":" : "]:");
     text_number(&text, dest->port, 10);
+    return text.length;
+}
+
+size_t policy_alias_print(const struct dest *dest, char *buf, size_t size)
+{
+    if (dest->port)
+        return dest_print(dest, buf, size);
+    struct text text = text_begin(buf, size);
+    address_print(&text, dest->addr);
     return text.length;
 }

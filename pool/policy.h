@@ -21,11 +21,18 @@
 #define POLICY_RULES 32 /* rules in a policy */
 #define POLICY_DESTS 256 /* destinations in all its rules together */
 #define POLICY_NAME 32 /* bytes of a rule's name, with its NUL */
+#define POLICY_ALIASES 250 /* addresses of servers that have several, together */
 
 enum policy_exhausted {
     POLICY_FAIL = 0, /* connect() fails with EADDRNOTAVAIL */
     POLICY_WAIT = 1, /* a blocking connect() waits for wait_ms first */
     POLICY_PASS = 2, /* connect() goes ahead with a port of the kernel's choice */
+};
+
+/* Whose ports they are: what must not have one twice towards a destination. */
+enum policy_scope {
+    POLICY_NODE = 0, /* the node's: namespaces are behind one address of it */
+    POLICY_ADDRESS = 1, /* each address': namespaces keep their own, and the kernel of each decides alone */
 };
 
 /* A destination as the shim meets it: port in host order. */
@@ -49,18 +56,29 @@ struct policy_rule {
     uint16_t dest_first; /* index into policy.dest */
     uint16_t dest_count; /* 0: everywhere but loopback */
     uint8_t exhausted; /* enum policy_exhausted */
-    uint8_t reserved[3];
+    uint8_t scope; /* enum policy_scope */
+    uint8_t reserved[2];
     uint32_t wait_ms; /* for POLICY_WAIT, 1..600000 */
     struct portset ports;
+};
+
+/*
+ * One of several addresses of one server: something behind the client's namespace translates one into the
+ * other (a Service's address). @to is the same for all of them, one of them, and an alias of itself. Port
+ * 0: all ports of the address, then @to has port 0 too, and its is that of the destination.
+ */
+struct policy_alias {
+    struct dest from, to;
 };
 
 struct policy {
     uint32_t rule_count; /* 1..POLICY_RULES in a valid policy */
     uint32_t dest_count;
     uint32_t quarantine_ms; /* 0..86400000: before another holder may have a port that was let go */
-    uint32_t reserved;
+    uint32_t alias_count;
     struct policy_rule rule[POLICY_RULES];
     struct dest_match dest[POLICY_DESTS];
+    struct policy_alias alias[POLICY_ALIASES]; /* ascending by .from, each once */
 };
 
 #define POLICY_QUARANTINE_MS 120000 /* a conntrack entry's TIME_WAIT (nf_conntrack_tcp.c) */
@@ -70,7 +88,10 @@ struct policy {
 /* What policy_match() found; a copy, safe to use while the policy changes. */
 struct policy_verdict {
     uint32_t rule; /* index */
+    struct dest server; /* the destination, under the first of the names that its server has */
+    uint8_t name; /* which of these it is, 1..POLICY_ALIASES; 0: the server has only this one */
     uint8_t exhausted;
+    uint8_t scope;
     uint32_t wait_ms;
     uint32_t quarantine_ms;
     struct portset ports;
@@ -96,12 +117,32 @@ int policy_add_rule(struct policy *policy, const char *name, const char *ports, 
                     struct parse_reason *why);
 
 /**
+ * policy_add_alias - addresses that lead to one server, or to several: they are one to the pool then.
+ * @addresses, @servers: separated by commas, single addresses: all with one port each ("10.96.0.1:80",
+ *      "[fd00::1]:80"), or all without. Those of servers that are known together already become one.
+ *      Whole addresses have to be added before those with ports.
+ * @why: as for policy_add_rule().
+ *
+ * Return: 0; -EINVAL, -ERANGE; -E2BIG if they are too many. The policy is unchanged on failure.
+ */
+int policy_add_alias(struct policy *policy, const char *addresses, const char *servers,
+                     struct parse_reason *why);
+
+/**
+ * policy_server - the address under which the pool keeps a destination's server.
+ * @server: the result; @dest itself if it has no other address. May be @dest.
+ * Return: which of its addresses @dest is, 1..POLICY_ALIASES, or 0 if it has only this one. Bounded;
+ * async-signal-safe; @policy may change meanwhile.
+ */
+uint8_t policy_server(const struct policy *policy, const struct dest *dest, struct dest *server);
+
+/**
  * policy_valid - whether a policy from untrusted memory keeps every promise above.
  */
 bool policy_valid(const struct policy *policy);
 
 /**
- * policy_match - the first rule for a destination.
+ * policy_match - the first rule for a destination; if there is none, that for its server's address.
  * @policy: may change under the reader; counts are clamped, so the worst is a wrong answer. Ports
  *          that are no valid set become none.
  * @dest: the destination.
@@ -138,6 +179,9 @@ uint64_t policy_checksum(const struct policy *policy);
 
 /** policy_dest_print - one destination as text ("10.0.0.0/8:443"), for status. As snprintf(3). */
 size_t policy_dest_print(const struct dest_match *match, char *buf, size_t size);
+
+/** policy_alias_print - a side of an alias: as dest_print(), a whole address without a port. As snprintf(3). */
+size_t policy_alias_print(const struct dest *dest, char *buf, size_t size);
 
 /**
  * dest_from_sockaddr - a destination from what the program passed to connect().

@@ -97,6 +97,16 @@ void pool_share(struct pool *pool, void *memory)
     pool->word = (void *)(base + layout_words(pool->lanes));
 }
 
+void pool_apart(const struct pool *pool, void *memory, uint64_t seed, struct pool *apart)
+{
+    *apart = *pool;
+    pool_share(apart, memory);
+    apart->counters = pool->counters;
+    apart->holder = pool->holder;
+    apart->seed = seed;
+    apart->apart = true;
+}
+
 #define OVERFLOW_UID 65534 /* /proc/sys/kernel/overflowuid */
 
 /*

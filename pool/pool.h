@@ -34,6 +34,7 @@ struct pool {
     uint32_t places;
     uint64_t seed;
     uint64_t device, inode; /* of the pool's file */
+    bool apart; /* its words are one namespace's own: for rules of POLICY_ADDRESS, others' are for the rest */
 };
 
 /* What pool_create() needs beyond the policy. */
@@ -81,6 +82,12 @@ int pool_check(const void *memory, size_t size, struct pool *pool);
 void pool_share(struct pool *pool, void *memory);
 
 /**
+ * pool_apart - a view of @pool with lanes and words of its own, at @memory: pool->shared_size bytes, zeros.
+ * Holders and counters are those of @pool. @seed: of the lanes' hash; they begin elsewhere with each.
+ */
+void pool_apart(const struct pool *pool, void *memory, uint64_t seed, struct pool *apart);
+
+/**
  * pool_shares_open - open the shares of a pool at @path; what was cut off of them is made up for.
  * @flags: O_RDWR or O_RDONLY. Return: a descriptor; -ENOLINK, others of open(2).
  */
@@ -111,6 +118,12 @@ const char *pool_strerror(int error);
  */
 bool pool_match(const struct pool *pool, const struct dest *dest, struct policy_verdict *verdict);
 
+/** pool_policy_now - the current policy where it lies: it may change meanwhile. */
+static inline const struct policy *pool_policy_now(const struct pool *pool)
+{
+    return pool->policy[atomic_load_explicit(&pool->header->generation, memory_order_acquire) & 1];
+}
+
 /** pool_policy - a copy of the current policy, checked. Return: 0 or -EBADMSG. */
 int pool_policy(const struct pool *pool, struct policy *copy);
 
@@ -131,6 +144,7 @@ void pool_held(const struct pool *pool, uint32_t place, uint8_t held[POOL_LANES_
 
 /**
  * pool_lane_find - the lane of a destination.
+ * @dest: as policy_server() has it, so that all addresses of a server lead to one.
  * @insert: claim a lane if it has none yet.
  * Return: an index < pool->lanes; without @insert -ENOENT if it has none and none is shared by it.
  */

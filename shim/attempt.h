@@ -45,6 +45,7 @@ struct send_timeout {
 struct attempt {
     struct shim_pool *at;
     struct shim_netns *netns;
+    const struct pool *pool; /* with the leases of the rule: netns_pool() */
     struct policy_verdict verdict;
     struct lease_search search;
     struct lease lease;
@@ -89,6 +90,7 @@ struct attempt {
     bool soon;     /* some port was refused that may come free any moment */
     bool others;     /* at some time, because another socket was about to connect from it */
     bool asked;    /* and the kernel was asked about all of them */
+    bool listed;   /* the kernel's connections were listed early: lack_next() */
 };
 
 /** attempt_has_bound - whether the socket is bound to the lease's port, by whomever. */
@@ -100,8 +102,17 @@ static inline bool attempt_has_bound(const struct attempt *attempt)
 /** attempt_shares_lane - whether the lane is that of several destinations. */
 static inline bool attempt_shares_lane(const struct attempt *attempt)
 {
-    const struct pool *pool = &attempt->at->pool;
+    const struct pool *pool = attempt->pool;
     return attempt->lane >= pool->lanes - pool->lanes_shared;
+}
+
+/**
+ * attempt_is_kernels - whether only the kernel keeps others of the namespace away from the lease's port:
+ * in such lanes, and in words of the process' own.
+ */
+static inline bool attempt_is_kernels(const struct attempt *attempt)
+{
+    return attempt->pool->apart || attempt_shares_lane(attempt);
 }
 
 /** counter_add - one more of what the pool counts for people. */

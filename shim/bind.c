@@ -47,21 +47,15 @@ struct care {
     bool mark;       /* a rule may match what the socket connects to */
 };
 
-static const struct policy *policy_now(const struct shim_pool *at)
-{
-    uint32_t generation = atomic_load_explicit(&at->pool.header->generation, memory_order_acquire);
-    return at->pool.policy[generation & 1];
-}
-
 static struct care care_of(const struct shim_pool *at, const uint8_t local[16])
 {
     unsigned guarded = guard_begin();
-    struct care care = {.mark = policy_may_match_address(policy_now(at), local)};
+    struct care care = {.mark = policy_may_match_address(pool_policy_now(&at->pool), local)};
     uint32_t range = atomic_load_explicit(&at->netns[0].local, memory_order_relaxed);
     if (!range)
         range = sysctl_local_range();
     uint16_t lo = (uint16_t)range, hi = (uint16_t)(range >> 16);
-    if (range && policy_gap(policy_now(at), &lo, &hi) && ((uint32_t)hi << 16 | lo) != range)
+    if (range && policy_gap(pool_policy_now(&at->pool), &lo, &hi) && ((uint32_t)hi << 16 | lo) != range)
         care.spared = (uint32_t)hi << 16 | lo;
     guard_end(guarded);
     return care;
@@ -76,7 +70,7 @@ static bool took_from_rule(const struct shim_pool *at, int fd)
         return false;
     uint16_t lo = address_port(&name), hi = lo;
     unsigned guarded = guard_begin();
-    bool took = !policy_gap(policy_now(at), &lo, &hi);
+    bool took = !policy_gap(pool_policy_now(&at->pool), &lo, &hi);
     guard_end(guarded);
     return took;
 }

@@ -100,7 +100,7 @@ static bool is_ours(uintptr_t fault)
         struct shim_pool *at = &shim_pools[i];
         if (is_in(fault, at->pool.counters, at->pool.shared_size)) {
             bool zeros = put_zeros(at->pool.counters, at->pool.shared_size);
-            lock_spare(&at->pool);
+            lock_spare(at);
             if (!zeros && !lengthen(at))
                 return false;
             atomic_fetch_or(&at->torn, zeros ? TORN_AWAY : TORN_EMPTIED);
@@ -109,7 +109,7 @@ static bool is_ours(uintptr_t fault)
         if (is_in(fault, at->pool.header, layout_pool_size())) {
             atomic_store(&at->broken, 1); /* its owner's doing */
             bool zeros = put_zeros(at->pool.header, layout_pool_size());
-            lock_spare(&at->pool);
+            lock_spare(at);
             return zeros;
         }
     }

@@ -68,15 +68,26 @@ bool hint_is_fresh(struct hint hint, uint64_t now)
     return hint.kind == HINT_FRESH && ((uint32_t)hint.lane << 16 | hint.port) == (uint32_t)now;
 }
 
+const struct pool *hint_pool(const struct shim_pool *at, struct hint hint)
+{
+    const struct shim_netns *netns = &at->netns[hint.netns];
+    if (!atomic_load_explicit(&netns->cookie, memory_order_acquire))
+        return NULL;
+    if (!(hint.lane & HINT_APART))
+        return &at->pool;
+    return atomic_load_explicit(&netns->memory, memory_order_acquire) ? &netns->apart : NULL;
+}
+
 void hint_let_go(struct hint hint)
 {
     if (hint.kind < HINT_LEASED)
         return;
     struct shim_pool *at = shim_pool_peek();
-    if (!at || !atomic_load_explicit(&at->netns[hint.netns].cookie, memory_order_acquire))
+    const struct pool *pool = at ? hint_pool(at, hint) : NULL;
+    if (!pool)
         return;
     unsigned guarded = guard_begin();
-    lease_hint(&at->pool, at->netns[hint.netns].slot, hint.lane, hint.port);
+    lease_hint(pool, at->netns[hint.netns].slot, hint.lane & ~HINT_APART, hint.port);
     guard_end(guarded);
 }
 

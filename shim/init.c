@@ -59,7 +59,7 @@ static void open_into(struct shim_pool *at)
         fault_set(shim.path, pool_strerror(result));
     } else {
         if (shim_enabled()) /* nothing is locked when a program starts */
-            lock_spare(&at->pool);
+            lock_spare(at);
         fault_clear();
         netns_join_own(at, fd, own);
         SYS(close, fd);

@@ -6,6 +6,7 @@
 #include "attempt.h"
 
 #define REFUSALS_MANY 256  /* a connect that met so many looks no further */
+#define REFUSALS_LIST 64   /* a connect that met so many has the kernel list all */
 #define ROUND_NAP_NS 50000 /* before it looks once more; then twice as long, and so on */
 #define ROUNDS 6 /* 3 ms in all */
 #define ROUNDS_OTHERS 10 /* 50 ms: another socket holds the port until it is connected */
@@ -26,7 +27,7 @@ static bool reconcile(struct attempt *attempt, uint64_t now)
     if (!netns_is_own(attempt->netns))
         return false;
     uint64_t mask = guard_hold();
-    int found = lease_reconcile(&attempt->at->pool, attempt->netns->slot, now);
+    int found = lease_reconcile(attempt->pool, attempt->netns->slot, now);
     guard_release(mask);
     if (found < 0 && found != -EINTR)
         attempt->unknown = found;
@@ -42,9 +43,11 @@ static uint64_t thread_ns(void)
 }
 
 /* Anybody can have others do more than they would, by what he writes to the pool; but not for ever.
- */
+ * Nobody else writes what is apart. */
 bool lack_over_budget(struct attempt *attempt)
 {
+    if (attempt->pool->apart)
+        return false;
     uint64_t now = thread_ns();
     if (!attempt->budget)
         attempt->budget = now;
@@ -54,23 +57,29 @@ bool lack_over_budget(struct attempt *attempt)
 static bool comparison_due(const struct attempt *attempt, uint64_t now, uint32_t ms)
 {
     uint64_t before = atomic_load_explicit(&attempt->netns->compared, memory_order_relaxed);
+    const struct pool *pool = attempt->pool;
     return now - before >= ms &&
-           lease_reconcile_due(&attempt->at->pool, attempt->netns->slot, now, ms) &&
+           (pool->apart || lease_reconcile_due(pool, attempt->netns->slot, now, ms)) &&
            atomic_compare_exchange_strong(&attempt->netns->compared, &before, now);
 }
 
 /* Looks for ports that are free and not known to be. Return: whether to search once more. */
 static bool take_back(struct attempt *attempt)
 {
-    const struct pool *pool = &attempt->at->pool;
+    const struct pool *pool = attempt->pool;
     uint64_t now = sys_now_ms();
-    lease_want(pool, now);
+    if (pool->apart && !attempt->waiting)
+        return false; /* others cannot help, and try_again() asks */
+    if (!pool->apart)
+        lease_want(pool, now);
     if ((!attempt->waiting && attempt->taken_back++ >= COMPARE_TIMES) ||
         !comparison_due(attempt, now, COMPARE_MS))
         return false;
     uint64_t began = thread_ns();
     bool again = reconcile(attempt, now);
     attempt->budget += thread_ns() - began; /* nobody else can make that longer */
+    if (pool->apart)
+        return again;
     uint64_t mask = guard_hold();
     int fd = pool_file_open(shim.path, pool);
     if (fd >= 0) {
@@ -91,13 +100,13 @@ static enum port_answer forbidden(struct attempt *attempt)
     fault_set("bind()", "the program may not give a socket a port of the range");
     enum port_answer answer = port_faulty(true);
     if (answer == PORT_PASS)
-        counter_add(&attempt->at->pool.counters->passed);
+        counter_add(&attempt->pool->counters->passed);
     return answer;
 }
 
 enum port_answer lack_exhausted(struct attempt *attempt)
 {
-    struct pool_counters *counters = attempt->at->pool.counters;
+    struct pool_counters *counters = attempt->pool->counters;
     counter_add(&counters->exhausted);
     put_range_back(attempt);
     if (attempt->forbidden)
@@ -121,13 +130,14 @@ enum port_answer lack_exhausted(struct attempt *attempt)
  * thread is just connecting from them, come free any moment: a connection that may block looks a
  * few times more. A search tries some only of those that were let go, or no more because that has
  * taken long (a machine that is busy): so before it is refused, the kernel is asked about all of
- * them, however short a while ago that was. Return: search again?
+ * them, however short a while ago that was. So it is where words are this process' own (lease.c:
+ * addresses apart), and others may have closed what they had. Return: search again?
  */
 static bool try_again(struct attempt *attempt, bool over)
 {
     attempt->others |= attempt->search.passed_held;
     bool soon = !over && (attempt->soon || attempt->search.passed_held) && wait_may(attempt);
-    bool untried = attempt->search.cut || (over && attempt->refusals);
+    bool untried = attempt->search.cut || attempt->pool->apart || (over && attempt->refusals);
     if (attempt->asked || !(soon || untried))
         return false;
     attempt->soon = false;
@@ -155,9 +165,24 @@ static enum port_answer search_again(struct attempt *attempt)
     return port_search(attempt, now);
 }
 
+/*
+ * In words of its own a process does not see what others of its namespace have. After some refusals a
+ * list is cheaper than to go on, and right.
+ */
+static enum port_answer list_early(struct attempt *attempt)
+{
+    if (!attempt->pool->apart || attempt->listed || attempt->refusals < REFUSALS_LIST)
+        return PORT_READY;
+    attempt->listed = true;
+    return reconcile(attempt, sys_now_ms()) ? search_again(attempt) : PORT_READY;
+}
+
 /* Takes the next port, or what to do instead: lack_next(), with signals held if it has waited. */
 static enum port_answer next(struct attempt *attempt)
 {
+    enum port_answer answer = list_early(attempt);
+    if (answer != PORT_READY)
+        return answer;
     bool over = attempt->refusals % BUDGET_EVERY == BUDGET_EVERY - 1 && lack_over_budget(attempt);
     while (over || lease_search_next(&attempt->search, &attempt->lease) != 0) {
         if (attempt->forbidden || port_has(attempt))
@@ -167,7 +192,7 @@ static enum port_answer next(struct attempt *attempt)
         bool again = ((!over || attempt->waiting) && take_back(attempt)) ||
                      try_again(attempt, over) || wait_more(attempt);
         over = false;
-        enum port_answer answer = again ? search_again(attempt) : lack_exhausted(attempt);
+        answer = again ? search_again(attempt) : lack_exhausted(attempt);
         if (answer != PORT_READY)
             return answer;
     }
@@ -184,9 +209,12 @@ enum port_answer lack_next(struct attempt *attempt)
 void lack_give_back(struct attempt *attempt)
 {
     static _Atomic uint64_t looked; /* at how crowded lanes are: once a tick */
+    const struct pool *pool = attempt->pool;
     uint64_t now = attempt->began;
     uint32_t ms = UINT32_MAX;
-    if (lease_wanted(&attempt->at->pool, attempt->netns->slot, now)) {
+    if (pool->apart)
+        return; /* to nobody */
+    if (lease_wanted(pool, attempt->netns->slot, now)) {
         ms = COMPARE_MS;
     } else if (atomic_load_explicit(&looked, memory_order_relaxed) != now) {
         atomic_store_explicit(&looked, now, memory_order_relaxed);

@@ -23,6 +23,7 @@ static _Atomic uint32_t clean;    /* looks in a row that found that there is no 
 static _Atomic uint32_t busy;     /* a thread is at what follows */
 static _Atomic(const struct shim_netns *) seen_netns; /* NULL: none is remembered */
 static struct {
+    const struct pool *pool;
     struct dest source, dest;
     uint64_t word;
     uint32_t lane;
@@ -42,6 +43,7 @@ static void remember(const struct attempt *attempt)
         !dest_from_sockaddr((struct sockaddr *)&name, length, &seen.source))
         return;
     seen_netns = attempt->netns;
+    seen.pool = attempt->pool;
     seen.dest = attempt->dest;
     seen.word = attempt->lease.word;
     seen.lane = attempt->lane;
@@ -79,10 +81,12 @@ void linger_look(const struct attempt *attempt)
     bool turn = is_turn(count);
     if ((!turn && !seen_netns) || atomic_exchange(&busy, 1))
         return;
-    _Atomic uint64_t *at = seen_netns ? pool_word(&attempt->at->pool, seen.lane, seen.port) : NULL;
+    bool elsewhere = seen_netns && seen.pool != attempt->pool;
+    _Atomic uint64_t *at =
+        seen_netns && !elsewhere ? pool_word(seen.pool, seen.lane, seen.port) : NULL;
     uint64_t word = at ? atomic_load_explicit(at, memory_order_relaxed) : 0;
-    bool open = at && word == seen.word && !turn;
-    if (at && word_state(word) == WORD_LETGO && word_holder(word) == word_holder(seen.word))
+    bool open = (elsewhere || (at && word == seen.word)) && !turn;
+    if (at && word_state(word) == WORD_LETGO && word_owner(word) == word_owner(seen.word))
         look();
     if (!open)
         seen_netns = NULL;

@@ -25,21 +25,34 @@ static bool within(uint64_t at, const void *memory, size_t size)
     return memory && at - (uintptr_t)memory < size;
 }
 
-static bool is_pool(uint64_t at)
+static bool is_apart(const struct shim_pool *pool, uint64_t at)
 {
-    for (int i = 0; i < SHIM_POOLS; i++)
-        if (within(at, shim_pools[i].pool.header, layout_pool_size()) ||
-            within(at, shim_pools[i].pool.counters, shim_pools[i].pool.shared_size))
+    for (int i = 0; i < SHIM_NETNS; i++)
+        if (within(at, (void *)atomic_load(&pool->netns[i].memory), pool->pool.shared_size))
             return true;
     return false;
 }
 
-void lock_spare(const struct pool *pool)
+static bool is_pool(uint64_t at)
 {
+    for (int i = 0; i < SHIM_POOLS; i++)
+        if (within(at, shim_pools[i].pool.header, layout_pool_size()) ||
+            within(at, shim_pools[i].pool.counters, shim_pools[i].pool.shared_size) ||
+            is_apart(&shim_pools[i], at))
+            return true;
+    return false;
+}
+
+void lock_spare(const struct shim_pool *at)
+{
+    const struct pool *pool = &at->pool;
     if (pool->header)
         SYS(munlock, pool->header, layout_pool_size());
     if (pool->counters)
         SYS(munlock, pool->counters, pool->shared_size);
+    for (int i = 0; i < SHIM_NETNS; i++)
+        if (atomic_load(&at->netns[i].memory))
+            SYS(munlock, atomic_load(&at->netns[i].memory), pool->shared_size);
 }
 
 /*
@@ -100,6 +113,6 @@ SHIM_EXPORT int mlockall(int flags)
         result = 0;
     }
     for (int i = 0; !result && i < SHIM_POOLS; i++)
-        lock_spare(&shim_pools[i].pool);
+        lock_spare(&shim_pools[i]);
     return result;
 }

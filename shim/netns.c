@@ -192,6 +192,8 @@ static struct shim_netns *join(struct shim_pool *at, int fd, uint64_t cookie, bo
     netns->inode = 0;
     netns->later = later;
     netns->anchor = anchor;
+    if (atomic_load(&netns->memory)) /* of the namespace that had this entry */
+        SYS(madvise, atomic_load(&netns->memory), at->pool.shared_size, MADV_DONTNEED);
     atomic_store(&netns->used, sys_now_ms());
     atomic_store(&netns->local, 0); /* read when it is needed */
     atomic_store(&netns->by_bind, 0);
@@ -200,6 +202,34 @@ static struct shim_netns *join(struct shim_pool *at, int fd, uint64_t cookie, bo
     atomic_store(&netns->compared, 0);
     atomic_store_explicit(&netns->cookie, cookie, memory_order_release);
     return netns;
+}
+
+/*
+ * Children of the process go on with what is known of its own namespace. An entry that is met later may
+ * become another namespace's, but not in the children: their memory is their own.
+ */
+static bool apart_map(struct shim_pool *at, struct shim_netns *netns)
+{
+    int how = MAP_ANONYMOUS | MAP_NORESERVE | (netns->later ? MAP_PRIVATE : MAP_SHARED);
+    long memory = SYS(mmap, NULL, at->pool.shared_size, PROT_READ | PROT_WRITE, how, -1, 0);
+    if (memory < 0 && memory > -4096) {
+        fault_set(shim.path, pool_strerror(pool_map_error(memory)));
+        return false;
+    }
+    pool_apart(&at->pool, (void *)memory, (uint64_t)random_next() << 32 | random_next(), &netns->apart);
+    atomic_store_explicit(&netns->memory, (uintptr_t)memory, memory_order_release);
+    lock_spare(at);
+    return true;
+}
+
+/* Whether any rule needs memory of this process: it is made before a program can lock all it gets. */
+static bool has_apart(const struct pool *pool)
+{
+    const struct policy *policy = pool_policy_now(pool);
+    for (uint32_t i = 0; i < policy->rule_count && i < POLICY_RULES; i++)
+        if (policy->rule[i].scope == POLICY_ADDRESS)
+            return true;
+    return false;
 }
 
 /*
@@ -214,8 +244,25 @@ void netns_join_own(struct shim_pool *at, int fd, uint64_t cookie)
     struct shim_netns *netns = cookie ? join(at, fd, cookie, false, &is_new) : NULL;
     if (netns)
         netns->inode = holder_netns_thread(); /* in case that sockets may not be asked later */
+    if (netns && has_apart(&at->pool))
+        apart_map(at, netns); /* if it fails, a connection says so */
     if (netns && (is_new || atomic_load(&shim.current)))
         lease_reconcile(&at->pool, netns->slot, sys_now_ms());
+}
+
+const struct pool *netns_pool(struct shim_pool *at, struct shim_netns *netns, uint8_t scope)
+{
+    if (scope == POLICY_NODE)
+        return &at->pool;
+    if (atomic_load_explicit(&netns->memory, memory_order_acquire))
+        return &netns->apart;
+    if (!netns_lock()) {
+        fault_set(shim.path, "another thread is at it, and does not go on");
+        return NULL;
+    }
+    bool mapped = atomic_load(&netns->memory) || apart_map(at, netns);
+    netns_unlock();
+    return mapped ? &netns->apart : NULL;
 }
 
 /* A namespace met later (setns, a socket passed from elsewhere): its lock needs its own open file. */
@@ -251,7 +298,7 @@ static int mend(struct shim_pool *at, int fd)
         atomic_fetch_or(&at->torn, torn);
         return pool_map_error(mapped);
     }
-    lock_spare(&at->pool);
+    lock_spare(at);
     for (uint32_t i = 0; i < SHIM_NETNS; i++) {
         if (!atomic_load(&at->netns[i].cookie))
             continue;

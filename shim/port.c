@@ -127,7 +127,7 @@ void port_pass(int fd)
 
 static void search_begin(struct attempt *attempt, uint64_t now)
 {
-    lease_search_begin(&attempt->search, &attempt->at->pool, &attempt->verdict,
+    lease_search_begin(&attempt->search, attempt->pool, &attempt->verdict,
                        attempt->netns->slot, attempt->lane, now);
     attempt->search.last = attempt->dest.port;
 }
@@ -138,8 +138,8 @@ static enum port_answer connectable(const struct attempt *attempt, int fd)
     struct hint hint = hint_get(fd);
     int state = state_of(fd, hint);
     if (sys_may_not(state)) {
-        if (hint_is_leased(hint) &&
-            pool_lane_find(&attempt->at->pool, &attempt->dest, false) == hint.lane)
+        const struct pool *pool = hint_is_leased(hint) ? hint_pool(attempt->at, hint) : NULL;
+        if (pool && pool_lane_find(pool, &attempt->verdict.server, false) == (int)(hint.lane & ~HINT_APART))
             return PORT_PASS; /* to look whether it is connected by now */
         fault_set("getsockopt()", "the program may not ask whether a socket is one of TCP's");
         return port_faulty(true);
@@ -164,6 +164,15 @@ static enum port_answer find_rule(struct attempt *attempt, int fd, uint64_t now)
         }
     } while (shim_pool_moved(attempt->at, now));
     return PORT_READY;
+}
+
+/* The lane of the destination, among the leases of the rule. Return: false: there is no memory for them. */
+static bool find_lane(struct attempt *attempt)
+{
+    attempt->pool = netns_pool(attempt->at, attempt->netns, attempt->verdict.scope);
+    if (attempt->pool)
+        attempt->lane = (uint32_t)pool_lane_find(attempt->pool, &attempt->verdict.server, true);
+    return attempt->pool != NULL;
 }
 
 /* The namespace, and whether its settings may be taken as known. Return: false: it has no holder. */
@@ -248,16 +257,15 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
     attempt->fd = fd;
     attempt->sure = attempt->waiting = attempt->again = attempt->undone = false;
     attempt->recycled = attempt->soon = attempt->has_source = attempt->asked = false;
-    attempt->others = attempt->held = attempt->ranged = false;
+    attempt->others = attempt->listed = attempt->held = attempt->ranged = false;
     attempt->send_ms = 0;
     attempt->refusals = attempt->forbidden = attempt->rounds = attempt->lost = 0;
     attempt->taken_back = 0;
     attempt->budget = 0;
     attempt->error = attempt->unknown = attempt->ended = 0;
     attempt->binding = BINDING_NONE;
-    if (!find_netns(attempt, fd))
+    if (!find_netns(attempt, fd) || !find_lane(attempt))
         return port_faulty(true);
-    attempt->lane = (uint32_t)pool_lane_find(&attempt->at->pool, &attempt->dest, true);
     attempt->by_bind = hint_is_bound(hint);
     attempt->name_length = 0;
     attempt->set = attempt->fresh ? hint.netns : SET_REUSE | SET_RANGE;
@@ -308,12 +316,10 @@ enum port_answer port_search(struct attempt *attempt, uint64_t now)
     enum port_answer answer = find_rule(attempt, attempt->fd, now);
     if (answer != PORT_READY)
         return answer;
-    if (attempt->at != before) {
+    if (attempt->at != before)
         attempt->netns = netns_of(attempt->at, attempt->fd);
-        if (!attempt->netns)
-            return port_faulty(true);
-    }
-    attempt->lane = (uint32_t)pool_lane_find(&attempt->at->pool, &attempt->dest, true);
+    if (!attempt->netns || !find_lane(attempt))
+        return port_faulty(true);
     answer = confine(attempt);
     if (answer == PORT_READY)
         search_begin(attempt, now);
@@ -325,14 +331,13 @@ static void not_this_port(struct attempt *attempt, enum outcome outcome)
 {
     attempt->refusals++;
     if (outcome == OUTCOME_HELD)
-        lease_return(&attempt->at->pool, &attempt->lease, sys_now_ms());
+        lease_return(attempt->pool, &attempt->lease, sys_now_ms());
     else
-        lease_refused(&attempt->at->pool, &attempt->lease, sys_now_ms());
+        lease_refused(attempt->pool, &attempt->lease, sys_now_ms());
 }
 
 enum port_answer port_next(struct attempt *attempt)
 {
-    const struct pool *pool = &attempt->at->pool;
     if (attempt->again) {
         attempt->again = false;
         return PORT_READY;
@@ -346,17 +351,17 @@ enum port_answer port_next(struct attempt *attempt)
         case OUTCOME_DONE:
             return PORT_READY;
         case OUTCOME_HAS_PORT:
-            lease_let_go(pool, &attempt->lease, attempt->began);
+            lease_let_go(attempt->pool, &attempt->lease, attempt->began);
             return port_already_bound(attempt);
         case OUTCOME_NO_WAY: /* the kernel says why, or would */
-            lease_let_go(pool, &attempt->lease, attempt->began);
+            lease_let_go(attempt->pool, &attempt->lease, attempt->began);
             put_range_back(attempt);
             if (!attempt->error)
                 return PORT_PASS;
             errno = attempt->error;
             return PORT_REFUSE;
         case OUTCOME_FORBIDDEN:
-            lease_return(pool, &attempt->lease, sys_now_ms());
+            lease_return(attempt->pool, &attempt->lease, sys_now_ms());
             if (attempt->forbidden++ >= FORBIDDEN_TRIES)
                 return lack_exhausted(attempt);
             break;
@@ -370,14 +375,15 @@ enum port_answer port_next(struct attempt *attempt)
 
 static void let_go(struct attempt *attempt)
 {
-    lease_let_go(&attempt->at->pool, &attempt->lease, sys_now_ms());
+    lease_let_go(attempt->pool, &attempt->lease, sys_now_ms());
 }
 
 static void remember(const struct attempt *attempt, enum hint_kind kind)
 {
     hint_set(attempt->fd, (struct hint){.kind = (uint8_t)kind,
                                         .port = attempt->lease.port,
-                                        .lane = (uint16_t)attempt->lane,
+                                        .lane = (uint16_t)(attempt->lane |
+                                                           (attempt->pool->apart ? HINT_APART : 0)),
                                         .netns = (uint8_t)(attempt->netns - attempt->at->netns)});
 }
 
@@ -405,7 +411,7 @@ static int other_port(struct attempt *attempt, uint16_t port)
 static bool must_share(const struct attempt *attempt)
 {
     if (attempt_has_bound(attempt))
-        return attempt_shares_lane(attempt); /* others have shared early */
+        return attempt_is_kernels(attempt); /* others have shared early */
     return attempt->search.size <= FEW_PORTS || attempt->lease.before != WORD_FREE ||
            attempt->search.step > 8 || linger_expected();
 }
@@ -434,11 +440,11 @@ static uint16_t port_in_doubt(const struct attempt *attempt)
  */
 static int lost(struct attempt *attempt)
 {
-    counter_add(&attempt->at->pool.counters->lost);
+    counter_add(&attempt->pool->counters->lost);
     bool again = !attempt->once && !attempt_has_bound(attempt) &&
                  (attempt->lost++ < LOST_TIMES || wait_more(attempt));
     if (!again && attempt->verdict.exhausted == POLICY_PASS) {
-        counter_add(&attempt->at->pool.counters->passed);
+        counter_add(&attempt->pool->counters->passed);
         shim_log("passed", &attempt->dest, attempt->lease.port);
         hint_set(attempt->fd, (struct hint){.kind = HINT_NONE});
         return 0;
@@ -457,7 +463,7 @@ static int connected(struct attempt *attempt)
     uint16_t other = port_in_doubt(attempt);
     if (other)
         return other_port(attempt, other);
-    if (!lease_confirm(&attempt->at->pool, &attempt->lease, attempt->began))
+    if (!lease_confirm(attempt->pool, &attempt->lease, attempt->began))
         return lost(attempt);
     if (attempt->range)
         put_range_back(attempt);
@@ -517,7 +523,7 @@ int port_settle(struct attempt *attempt, bool has_failed)
         return connected(attempt);
     case EADDRNOTAVAIL:
         if (attempt_has_bound(attempt) && attempt->recycled)
-            lease_kept(&attempt->at->pool, attempt->lane, sys_now_ms());
+            lease_kept(attempt->pool, attempt->lane, sys_now_ms());
         return attempt_has_bound(attempt) ? failed(attempt) : refused(attempt);
     case EALREADY:
     case EISCONN: /* another thread was faster */

@@ -126,7 +126,7 @@ static enum outcome tuple_room(struct attempt *attempt, int state)
     attempt->recycled = state == TCP_TIME_WAIT;
     attempt->soon |= sockdiag_is_closing(state);
     bool free = !state || (attempt->recycled && has_timestamps(attempt) &&
-                           !lease_keeps(&attempt->at->pool, attempt->lane, attempt->began));
+                           !lease_keeps(attempt->pool, attempt->lane, attempt->began));
     return free ? OUTCOME_DONE : OUTCOME_TAKEN;
 }
 
@@ -145,7 +145,7 @@ static enum outcome share(struct attempt *attempt, int state)
     if (!reuse)
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
     outcome = bind_port(attempt);
-    if (!reuse && (outcome != OUTCOME_DONE || attempt_shares_lane(attempt)))
+    if (!reuse && (outcome != OUTCOME_DONE || attempt_is_kernels(attempt)))
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR,
                  0); /* until it is connected: must_share() */
     if (outcome == OUTCOME_TAKEN || outcome == OUTCOME_FORBIDDEN)
@@ -162,8 +162,8 @@ static enum outcome share(struct attempt *attempt, int state)
  */
 static bool hold(struct attempt *attempt)
 {
-    if (!attempt_shares_lane(attempt) ||
-        lease_hold(&attempt->at->pool, &attempt->lease, sys_now_ms()))
+    if (!attempt_is_kernels(attempt) ||
+        lease_hold(attempt->pool, &attempt->lease, sys_now_ms()))
         return true;
     attempt->soon = attempt->others = true;
     return false;
@@ -180,7 +180,7 @@ enum outcome put_by_sharing(struct attempt *attempt)
 
 void put_share_early(const struct attempt *attempt)
 {
-    if (!attempt_shares_lane(attempt))
+    if (!attempt_is_kernels(attempt))
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
 }
 
@@ -229,12 +229,12 @@ static enum outcome put_by_bind(struct attempt *attempt)
 
 /*
  * Whether it is known, without asking, that all that can be at the 4-tuple is a TIME_WAIT: what rests
- * was seen to be over. Now and then it is asked nonetheless, whether there are any at all.
+ * was seen to be over, and only this process can have used it since, or others would be in its word. Now and then it is asked nonetheless, whether there are any at all.
  */
 static bool is_over(const struct attempt *attempt)
 {
     uint32_t known = atomic_load_explicit(&attempt->netns->stamps, memory_order_relaxed);
-    return attempt->lease.before == WORD_RESTING && !attempt_shares_lane(attempt) &&
+    return attempt->lease.before == WORD_RESTING && !attempt_is_kernels(attempt) &&
            known >> 1 == second_of(attempt) && attempt->lease.port % ASK_EVERY;
 }
 

@@ -102,6 +102,8 @@ struct shim_netns {
     _Atomic uint32_t stamps; /* second << 1 | net.ipv4.tcp_timestamps is 0, as it was read then */
     _Atomic uint64_t compared; /* ms: when it was last compared with the kernel by this process */
     _Atomic uint32_t lingers; /* the last port that was used again had a TIME_WAIT on it */
+    _Atomic uintptr_t memory; /* of what follows: pool.shared_size bytes; 0: there is none yet */
+    struct pool apart; /* for rules with scope = address; immutable once memory is set */
 };
 
 #define SHIM_NETNS 16 /* network namespaces that one process can use at a time */
@@ -190,6 +192,12 @@ struct shim_netns *netns_of_fresh(struct shim_pool *at, int fd, uint64_t now, ui
  */
 void netns_remember(const struct shim_pool *at, const struct shim_netns *netns, uint64_t now,
                     uint32_t rule, bool bound);
+
+/**
+ * netns_pool - where a rule's leases in @netns are: the pool, or with POLICY_ADDRESS memory of this process.
+ * Return: NULL if there is none left (fault_set()).
+ */
+const struct pool *netns_pool(struct shim_pool *at, struct shim_netns *netns, uint8_t scope);
 
 /** netns_own - the namespace that this thread is in; 0: not known. Needs a descriptor. */
 uint64_t netns_own(void);
@@ -289,7 +297,7 @@ void clock_init(void);
  * lock_spare - a pool was mapped in a program that may have all its memory locked: not this.
  * Async-signal-safe.
  */
-void lock_spare(const struct pool *pool);
+void lock_spare(const struct shim_pool *at);
 
 /* ---- random.c ---- */
 
@@ -377,6 +385,8 @@ static inline bool hint_exists(int fd)
                          fd);
 }
 
+#define HINT_APART 0x8000u /* in hint.lane: it is one of shim_netns.apart */
+
 /** hint_is_bound - whether this library has bound the socket to a port: that it keeps for ever. */
 static inline bool hint_is_bound(struct hint hint)
 {
@@ -407,6 +417,9 @@ bool hint_has_netns(uint32_t netns);
 
 /** hint_range - let go of all descriptors first..last. */
 void hint_range(unsigned first, unsigned last);
+
+/** hint_pool - where the lease of @hint is; NULL: nobody knows any more. */
+const struct pool *hint_pool(const struct shim_pool *at, struct hint hint);
 
 /** hint_let_go - the descriptor that had @hint is closed: tell the pool. */
 void hint_let_go(struct hint hint);

@@ -36,15 +36,16 @@ static bool routed_plainly(const struct attempt *attempt)
 
 /*
  * The source of connections to a destination, remembered for the rest of a tick as the namespace is
- * (netns.c): the address << 32 | lane << 20 | entry << 16 | tick. For IPv4 and for lanes of one
- * destination only, and for sockets that have nothing of their own that would lead them elsewhere.
+ * (netns.c): the address << 32 | lane << 20 | entry << 16 | apart << 15 | tick. For IPv4 and for lanes of one
+ * destination and name only, and for sockets that have nothing of their own that would lead them elsewhere.
  */
 static _Atomic uint64_t source_seen;
 
 static uint64_t source_key(const struct attempt *attempt)
 {
     uint32_t entry = (uint32_t)(attempt->netns - attempt->at->netns);
-    return attempt->lane << 20 | entry << 16 | (attempt->began & 0xffff);
+    uint32_t apart = attempt->pool->apart;
+    return attempt->lane << 20 | entry << 16 | apart << 15 | (attempt->began & 0x7fff);
 }
 
 _Static_assert(POOL_LANES_MAX <= 4096 && SHIM_NETNS == 16,
@@ -53,7 +54,7 @@ _Static_assert(POOL_LANES_MAX <= 4096 && SHIM_NETNS == 16,
 static bool source_recall(const struct attempt *attempt, struct dest *source)
 {
     uint64_t last = atomic_load_explicit(&source_seen, memory_order_relaxed);
-    if (!last || (uint32_t)last != source_key(attempt) || !routed_plainly(attempt))
+    if (!last || (uint32_t)last != source_key(attempt) || attempt->verdict.name || !routed_plainly(attempt))
         return false;
     for (int i = 0; i < 12; i++)
         source->addr[i] = i < 10 ? 0 : 0xff;
@@ -65,7 +66,7 @@ static bool source_recall(const struct attempt *attempt, struct dest *source)
 static void source_remember(const struct attempt *attempt, const struct dest *source)
 {
     uint64_t address = 0;
-    if (!address_is_v4(source->addr) || attempt_shares_lane(attempt) || !routed_plainly(attempt))
+    if (!address_is_v4(source->addr) || attempt_shares_lane(attempt) || attempt->verdict.name || !routed_plainly(attempt))
         return;
     for (int i = 0; i < 4; i++)
         address = address << 8 | source->addr[12 + i];

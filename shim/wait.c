@@ -83,7 +83,7 @@ static void sleep_until_released(struct attempt *attempt, uint32_t ms)
     guard_end(attempt->guarded);
     if (pthread_setcanceltype)
         pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &type);
-    lease_wait(&attempt->at->pool, attempt->netns->slot, attempt->lane, attempt->seen, ms);
+    lease_wait(attempt->pool, attempt->netns->slot, attempt->lane, attempt->seen, ms);
     if (pthread_setcanceltype)
         pthread_setcanceltype(type, &type);
     attempt->guarded = guard_begin();
@@ -134,7 +134,7 @@ static uint32_t left_of(const struct attempt *attempt, uint32_t ms)
 
 bool wait_more(struct attempt *attempt)
 {
-    const struct pool *pool = &attempt->at->pool;
+    const struct pool *pool = attempt->pool;
     uint32_t left = left_of(attempt, attempt->verdict.wait_ms);
     if (attempt->verdict.exhausted != POLICY_WAIT || !left || !wait_may(attempt))
         return false;

@@ -20,6 +20,7 @@ import random
 import subprocess
 import sys
 
+import apart
 import dying
 import full
 import many
@@ -30,7 +31,7 @@ import short
 import waiting
 from place import fptest
 
-PARTS = {"sharing": sharing.check, "short": short.check, "waiting": waiting.check,
+PARTS = {"sharing": sharing.check, "apart": apart.check, "short": short.check, "waiting": waiting.check,
          "many": many.check, "dying": dying.check,
          "full": full.check, "reload": reload.check,
          "scribbler": scribbler.check}

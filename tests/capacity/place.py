@@ -155,6 +155,7 @@ ports = {ports}
 quarantine = {quarantine}
 when-exhausted = {exhausted}
 mode = 0600
+scope = {scope}
 {lanes}
 [rule capacity]
 to = 127.0.0.0/8
@@ -165,10 +166,10 @@ class Pool:
     """A pool in a folder of its own, with a ledger for so many destinations (client.c)."""
 
     def __init__(self, ports, destinations=0, lanes=None, quarantine=1, exhausted="fail",
-                 folder="/dev/shm"):
+                 scope="node", folder="/dev/shm"):
         self.folder = tempfile.TemporaryDirectory(dir=folder, prefix="fixport-capacity-")
         self.path = os.path.join(self.folder.name, "pool")
-        self.options = {"quarantine": quarantine, "exhausted": exhausted,
+        self.options = {"quarantine": quarantine, "exhausted": exhausted, "scope": scope,
                         "lanes": f"lanes = {lanes}" if lanes else ""}
         self.config = self.write_config("conf", ports)
         self.ports = ports

@@ -108,6 +108,8 @@ static char *discover(const uint8_t *data, size_t size, const struct discover_pl
     if (!result)
         result = discovery_resolve(&discovery, &error);
     if (!result)
+        services_resolve(&discovery);
+    if (!result)
         result = discovery_write(&discovery, place, &rewriting, &error);
     if (!result)
         cni_notes(&discovery, &notes);

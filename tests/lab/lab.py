@@ -231,6 +231,21 @@ def neighbours(tap, trial):
                   *(entry for entry in entries if entry[1] != entry[2]))
 
 
+def all_ports_each(tap, trial):
+    """Pods that keep their own addresses have all ports each, at the same time; and so has the next one to
+    come, although nothing has rested."""
+    pods = ("pod-c", "pod-c2")
+    for family in FAMILIES:
+        running = at_once(lambda who: trial.hold(who, "host-b", FEW_SERVICE, len(FEW_PORTS), 1,
+                                                 family=family), pods)
+        for pod, one in zip(pods, running):
+            pairs = one.finish()
+            tap.point(sorted(seen for _, seen in pairs) == list(FEW_PORTS) and
+                      all(mine == seen for mine, seen in pairs),
+                      f"{pod} has all {len(FEW_PORTS)} ports, as its neighbour has (IPv{family})",
+                      len(pairs), *pairs[:5])
+
+
 def control_plane(tap, trial):
     """The API server's range, and nothing else of its manifest."""
     with open(trial["node1"].path(MANIFEST), encoding="ascii") as file:
@@ -296,6 +311,7 @@ def case_stateless(tap):
         apply_all(tap, trial)
         both_ways(tap, trial)
         closed(tap, trial)
+        all_ports_each(tap, trial)
         neighbours(tap, trial)
         nothing_tracked(tap, trial)
         undo_all(tap, trial, before)

@@ -804,6 +804,19 @@ def check_calls(tap, server):
 # ---- what the library is ----
 
 
+def check_redirected(tap, server):
+    """Another library that is preloaded sends the connection elsewhere: there it counts."""
+    connect = DIAL.replace("127.0.0.1", "198.51.100.1")
+    for to, inside in (("127.0.0.0/8", True), ("198.51.100.1", False)):
+        env = {k: v for k, v in os.environ.items() if not k.startswith("FIXPORT_")}
+        env["LD_PRELOAD"] = ":".join([*fptest.BEFORE, fptest.program("shim", "libredirect.so")])
+        done = run([fptest.RUN_TOOL, "-p", BY_RANGE, "-t", to, "--", sys.executable, "-c", connect,
+                    str(server.port), "3"], env)
+        lo, hi = map(int, BY_RANGE.split("-"))
+        ports = [word.isdigit() and lo <= int(word) <= hi for word in done.stdout.split()]
+        tap.equal(ports, [inside] * 3, f"fixport-run behind a library that redirects, a rule for {to}")
+
+
 def check_library(tap):
     dynamic = run(["readelf", "-d", fptest.SHIM], os.environ).stdout
     tap.point("(NEEDED)" not in dynamic, "it needs no library", dynamic)
@@ -888,6 +901,7 @@ def main():
     check_reconcile_without_kernel(tap, server)
     check_random_pools(tap, server, 300 if sanitized else 2000)
     if not sanitized:
+        check_redirected(tap, server)
         check_library(tap)
         check_musl(tap, server)
         check_no_libc(tap)

@@ -153,14 +153,18 @@ preload_of()
 }
 expect 0 "LD_PRELOAD is the library" "^\\[[^ :]*/libfixport.so\\]$" preload_of
 real=$(sed 's/[][]//g' "$scratch/out")
-expect 0 "an LD_PRELOAD is joined" "^\\[$real:libm.so.6\\]$" env LD_PRELOAD=libm.so.6 "$run_tool" \
+expect 0 "an LD_PRELOAD is joined" "^\\[libm.so.6:$real\\]$" env LD_PRELOAD=libm.so.6 "$run_tool" \
     -p 60001-60010 sh -c 'echo "[$LD_PRELOAD]"'
+expect 0 "before the C library" "^\\[libm.so.6 $real:libc.so.6:libm.so.6\\]$" \
+    env LD_PRELOAD="libm.so.6 libc.so.6:libm.so.6" "$run_tool" -p 60001-60010 sh -c 'echo "[$LD_PRELOAD]"'
+expect 0 "an LD_PRELOAD with a separator at its end" "^\\[libm.so.6:$real\\]$" \
+    env LD_PRELOAD="libm.so.6:" "$run_tool" -p 60001-60010 sh -c 'echo "[$LD_PRELOAD]"'
 expect 0 "never doubled" "^\\[$real:libm.so.6\\]$" env LD_PRELOAD="$real:libm.so.6" "$run_tool" \
     -p 60001-60010 sh -c 'echo "[$LD_PRELOAD]"'
 expect 0 "nor when nested" "^\\[$real\\]$" run_p "$run_tool" -p 60001-60010 \
     sh -c 'echo "[$LD_PRELOAD]"'
-expect 0 "a shim that is not there does not count" "^\\[$real:/no/libfixport.so\\]$" \
-    env LD_PRELOAD=/no/libfixport.so "$run_tool" -p 60001-60010 sh -c 'echo "[$LD_PRELOAD]"' 
+expect 0 "a shim that is not there does not count" "^\\[/no/libfixport.so:$real\\]$" \
+    env LD_PRELOAD=/no/libfixport.so "$run_tool" -p 60001-60010 sh -c 'echo "[$LD_PRELOAD]"'
 
 mkdir -p "a b/tools" "a b/shim" && cp "$run_tool" "a b/tools/" && cp "$library" "a b/shim/"
 refuses 1 "a space in the library's path" "LD_PRELOAD cannot express" \

@@ -873,6 +873,117 @@ def calico_parts(version):
             for kind, name in names.items()}
 
 
+def service(name, *addresses, port=80, selector=None, kind="ClusterIP", **more):
+    spec = {"type": kind, "clusterIPs": list(addresses), "clusterIP": (addresses or ["None"])[0],
+            "ports": [{"port": port, "targetPort": 7000, "protocol": "TCP"}]}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "default"},
+            "spec": dict(spec, **({"selector": selector} if selector else {}), **more)}
+
+
+def endpoints(name, *addresses, port=7000, family="IPv4", of=None, **more):
+    """An EndpointSlice."""
+    return {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": family,
+            "metadata": {"name": name, "namespace": "default",
+                         "labels": {"kubernetes.io/service-name": of or name}},
+            "endpoints": [dict({"addresses": [address]}, **more) for address in addresses],
+            "ports": [{"port": port, "protocol": "TCP"}]}
+
+
+def aliases(text):
+    """The aliases' sections: {name: (server, addresses)}."""
+    return {name: (server, addresses) for name, server, addresses in
+            re.findall(r"^\[alias (\S+)\]\nserver = (.*)\naddresses = (.*)\n", text, re.M)}
+
+
+def test_aliases(tap, place):
+    shop = [service("shop", "10.96.0.1"), endpoints("shop", "192.168.31.67")]
+    place.write(POOL)
+    text = place.to(listed(*PAIR["items"], *shop))
+    tap.equal((aliases(text), sorted(sections(text))),
+              ({"default.shop.80": ("192.168.31.67:7000", "10.96.0.1:80")}, ["node1", "node2"]),
+              "a Service without a selector, that leads to a host")
+    pool = os.path.join(place.folder, "pool")
+    with open(os.path.join(place.parts, "pool.conf"), "w", encoding="utf-8") as file:
+        file.write(f"[rule all]\nports = 61001-61999\nto = 192.168.31.67\n")
+    made = subprocess.run([os.path.join(fptest.BUILD, "tools", "fixport-pool"), "--pool", pool, "create",
+                           "-c", place.config], capture_output=True, text=True, check=False)
+    status = subprocess.run([os.path.join(fptest.BUILD, "tools", "fixport-pool"), "--pool", pool, "status"],
+                            capture_output=True, text=True, check=False)
+    tap.point("10.96.0.1:80 counts as 192.168.31.67:7000" in status.stdout,
+              "fixport-pool takes it from there", made.stderr, status.stdout, status.stderr)
+    subprocess.run([os.path.join(fptest.BUILD, "tools", "fixport-pool"), "--pool", pool, "remove", "--force"],
+                   capture_output=True, check=False)
+    os.remove(os.path.join(place.parts, "pool.conf"))
+    same = place.discover(data=listed(*PAIR["items"], *reversed(shop)))
+    tap.point(same.returncode == 0 and "Nothing to change" in same.stdout, "the order is of no account",
+              same.stdout, same.stderr)
+    kept = place.to(listed(*PAIR["items"]))
+    tap.equal(aliases(kept), aliases(text), "input without Services leaves them as they are")
+    kept = place.to(listed(*PAIR["items"], shop[0]))
+    tap.equal(aliases(kept), aliases(text), "and so does one without EndpointSlices")
+    moved = place.to(listed(*PAIR["items"], shop[0], endpoints("shop", "192.168.31.68")))
+    tap.equal(aliases(moved), {"default.shop.80": ("192.168.31.68:7000", "10.96.0.1:80")},
+              "another host is another server")
+    gone = place.to(listed(*PAIR["items"], service("shop", "10.96.0.1", selector={"app": "x"}),
+                           endpoints("shop", "192.168.31.68")))
+    tap.equal(aliases(gone), {}, "a Service that selects pods has none")
+    cases = {
+        "all its addresses": (
+            [service("a", "10.96.0.1", externalIPs=["203.0.113.9"]), endpoints("a", "10.7.0.2", "10.7.0.1"),
+             endpoints("a-2", "10.7.0.3", of="a")],
+            {"default.a.80": ("10.7.0.1:7000, 10.7.0.2:7000, 10.7.0.3:7000",
+                              "10.96.0.1:80, 203.0.113.9:80")}),
+        "a load balancer's": (
+            [dict(service("a", "10.96.0.1", kind="LoadBalancer"), status={"loadBalancer": {"ingress": [
+                {"ip": "203.0.113.9"}, {"hostname": "x.example"}, {"ip": "203.0.113.10", "ipMode": "Proxy"}]}}),
+             endpoints("a", "10.7.0.1")],
+            {"default.a.80": ("10.7.0.1:7000", "10.96.0.1:80, 203.0.113.9:80")}),
+        "IPv4 and IPv6": (
+            [service("a", "10.96.0.1", "fd00:96::1"), endpoints("a", "10.7.0.1"),
+             endpoints("a6", "fd00::7", family="IPv6", of="a")],
+            {"default.a.80": ("10.7.0.1:7000", "10.96.0.1:80"),
+             "default.a.80.ipv6": ("[fd00::7]:7000", "[fd00:96::1]:80")}),
+        "ports by their names": (
+            [service("a", "10.96.0.1", ports=[{"name": "x", "port": 80}, {"name": "y", "port": 81},
+                                             {"name": "z", "port": 82, "protocol": "UDP"}]),
+             dict(endpoints("a", "10.7.0.1"), ports=[{"name": "y", "port": 7001}, {"name": "x", "port": 7000},
+                                                     {"name": "z", "port": 7002, "protocol": "UDP"}])],
+            {"default.a.80": ("10.7.0.1:7000", "10.96.0.1:80"),
+             "default.a.81": ("10.7.0.1:7001", "10.96.0.1:81")}),
+        "pods' slices, pods' addresses, names, and other namespaces": (
+            [service("a", "10.96.0.1"), endpoints("a", "10.7.0.1", targetRef={"kind": "Pod", "name": "x"}),
+             service("b", "10.96.0.2"), endpoints("b", "10.200.1.5"),
+             service("c", kind="ExternalName", externalName="db.example"), endpoints("c", "10.7.0.1"),
+             service("d", "None"), endpoints("d", "10.7.0.1"),
+             service("e", "10.96.0.3"),
+             dict(endpoints("e", "10.7.0.1"), metadata={"name": "e", "namespace": "other", "labels": {
+                 "kubernetes.io/service-name": "e"}}),
+             service("f", "10.96.0.4"), dict(endpoints("f", "x.example"), addressType="FQDN")], {}),
+    }
+    for name, (items, expected) in cases.items():
+        tap.equal(aliases(place.to(listed(*PAIR["items"], *items))), expected, name)
+    hostile = [service("x]\n[pool]\npath = /x", "10.96.0.1"), endpoints("x]\n[pool]\npath = /x", "10.7.0.1"),
+               service("y", "10.96.0.1\n[pool]"), endpoints("y", "10.7.0.1, !any"),
+               {"apiVersion": "v1", "kind": "Service", "metadata": [], "spec": {"ports": [7, None, {}]}},
+               {"apiVersion": "v1", "kind": "Service", "spec": "x"},
+               {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "endpoints": [1, {"addresses": 7}],
+                "ports": {"port": -1}},
+               service("z", "10.96.0.9", ports=[{"port": 2 ** 40}, {"port": "80"}]), endpoints("z", "10.7.0.1")]
+    done = place.discover("--write", data=listed(*PAIR["items"], *hostile))
+    tap.point(done.returncode == 0 and aliases(place.found()) == {} and "path" not in place.found() and
+              "has no name" in done.stderr and "is no address" in done.stderr, "what is no Service is told",
+              done.stderr, place.found())
+    many = [item for i in range(150) for item in (service(f"s{i:03}", f"10.96.1.{i}"),
+                                                 endpoints(f"s{i:03}", f"10.7.1.{i}"))]
+    done = place.discover("--write", data=listed(*PAIR["items"], *many))
+    tap.point(done.returncode == 0 and len(aliases(place.found())) == 125 and "more than 250" in done.stderr,
+              "more than fit are told", done.stderr[:500])
+    place.write(POOL + "[alias default.shop.80]\nserver = 10.9.9.9:1\naddresses = 10.96.0.1:80\n")
+    done = place.discover("--write", data=listed(*PAIR["items"], *shop))
+    tap.point(done.returncode == 0 and aliases(place.found()) == {} and
+              "[alias default.shop.80]: it stands in" in done.stderr, "a person's own stays", done.stderr)
+
+
 def test_kubectl(tap, place):
     kubectl = Kubectl(place)
     for version in ("v1", "v3"):
@@ -903,7 +1014,7 @@ def test_kubectl(tap, place):
                "ippools.crd.projectcalico.org", "ippools.projectcalico.org",
                "felixconfigurations.crd.projectcalico.org", "felixconfigurations.projectcalico.org",
                "ciliumnodes.cilium.io", "subnets.kubeovn.io", "configmaps", "daemonsets.apps",
-               "pods"], "what is asked for; for pods, if nothing else says where they are")
+               "services", "endpointslices.discovery.k8s.io", "pods"], "what is asked for; for pods, if nothing else says where they are")
     for name in ("flannel", "kindnet", "cilium", "ovn-kubernetes"):
         kubectl.clear()
         kubectl.has("nodes", listed(*(i for i in fixture(name)["items"] if i["kind"] == "Node")))

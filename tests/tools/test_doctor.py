@@ -239,6 +239,16 @@ def silent(name, fault, *absent, machine="node", **more):
     return Case(name, machine, fault, absent=absent or BROKEN, **more)
 
 
+# What kube-proxy makes of a Service without a selector.
+KUBE_SERVICE = """
+iptables-nft -t nat -N KUBE-SEP-A
+iptables-nft -t nat -N KUBE-SERVICES
+iptables-nft -t nat -A KUBE-SEP-A -p tcp -m tcp -j DNAT --to-destination 192.168.31.67:60001
+iptables-nft -t nat -A KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m tcp --dport 80 -j KUBE-SEP-A
+iptables-nft -t nat -A PREROUTING -j KUBE-SERVICES
+iptables-nft -t nat -A OUTPUT -j KUBE-SERVICES
+"""
+
 CASES = [
     # ---- who changes the source port ----
     snat("Calico, iptables-nft", CALICO, r"MASQFullyRandom=false,SNATFullyRandom=false"),
@@ -668,6 +678,20 @@ nft add rule ip mine in ct state established accept
     Case("a service is translated to another address", "gateway", """
 iptables-nft -t nat -A PREROUTING -p tcp --dport 60002 -j DNAT --to-destination 192.168.31.99:80
 """, ("connections-diverted", "error", "--to-destination 192.168.31.99:80")),
+    Case("a Service leads to a host, and there is no alias", "node", KUBE_SERVICE,
+         ("alias-missing", "warning", "-A KUBE-SEP-A .*--to-destination 192.168.31.67:60001"),
+         ("alias-missing", "warning", "translated to 192.168.31.67:60001 here"),
+         ("alias-missing", "warning", r"server = 192\.168\.31\.67:60001")),
+    silent("a Service leads to a host, and an alias says so", KUBE_SERVICE, "alias-missing",
+           site=("[setup]", "[alias shop]\nserver = 192.168.31.67:60001\naddresses = 10.96.0.1:80\n[setup]")),
+    silent("a Service leads to a host's port that no rule is for, and to pods",
+           KUBE_SERVICE.replace("192.168.31.67:60001", "192.168.31.67:22") +
+           "iptables-nft -t nat -A KUBE-SEP-A -p tcp -j DNAT --to-destination 10.200.1.9:60001\n", "alias-missing"),
+    Case("a Service leads to a host, by nft and IPv6", "node", """
+nft add table ip6 kube
+nft 'add chain ip6 kube pre { type nat hook prerouting priority dstnat; }'
+nft add rule ip6 kube pre ip6 daddr fd00:96::1 tcp dport 80 dnat to '[fd00:31::67]:60002'
+""", ("alias-missing", "warning", r"translated to \[fd00:31::67\]:60002 here")),
     Case("both backends", "gateway", "iptables-legacy -w -A INPUT -j ACCEPT",
          ("both-backends", "warning", "iptables-legacy")),
     Case("Docker came later", "gateway", """

@@ -306,6 +306,7 @@ Test(config, bad_values)
         "", "-1", "1.5", "2d", "soon", "1 2", "ms", "25h", "1e3", "86401", "99999999999999999999h"};
     static const char *const exhausted[] = {"",         "wait",   "waits 5", "wait 0", "wait 11m",
                                             "wait 5 x", "fail 5", "Pass",    "drop",   "wait5"};
+    static const char *const scopes[] = {"", "Address", "pod", "node address", "addresses"};
     static const char *const modes[] = {"",      "0",    "0777",      "0400", "0066", "666x",
                                         "00666", "0668", "rw-rw-rw-", "0611", "1666"};
     static const char *const lanes[] = {"", "1", "4097", "-5", "many", "2 3", "4294967298"};
@@ -315,6 +316,8 @@ Test(config, bad_values)
         expect_bad("quarantine", durations[i], "0 to 24h");
     for (size_t i = 0; i < sizeof(exhausted) / sizeof(exhausted[0]); i++)
         expect_bad("when-exhausted", exhausted[i], "allowed are");
+    for (size_t i = 0; i < sizeof(scopes) / sizeof(scopes[0]); i++)
+        expect_bad("scope", scopes[i], "allowed are node and address");
     for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++)
         expect_bad("mode", modes[i], "allowed are 0600 to 0666");
     for (size_t i = 0; i < sizeof(lanes) / sizeof(lanes[0]); i++)
@@ -349,10 +352,102 @@ Test(config, unknown_keys)
     expect_part("[pool]\nwhen exhausted = fail\n", "did you mean 'when-exhausted'?");
     expect_part("[rule a]\ntoo = any\n", "did you mean 'to'?");
     expect_part("[pool]\ngruop = x\n", "did you mean 'group'?");
-    expect_part("[pool]\nnonsense = 1\n",
-                "unknown key: allowed are ports, path, quarantine, when-exhausted, mode, group, "
-                "lanes");
-    expect_part("[rule a]\nnonsense = 1\n", "unknown key: allowed are ports, to, when-exhausted");
+    expect_part(
+        "[pool]\nnonsense = 1\n",
+        "unknown key: allowed are ports, path, quarantine, when-exhausted, scope, mode, group, "
+        "lanes");
+    expect_part("[rule a]\nnonsense = 1\n",
+                "unknown key: allowed are ports, to, when-exhausted, scope");
+}
+
+/* The scopes of the rules, a letter each. */
+static void expect_scopes(const char *text, const char *scopes)
+{
+    char got[POLICY_RULES + 1] = "";
+    take(text);
+    for (uint32_t i = 0; i < config.policy.rule_count; i++)
+        got[i] = config.policy.rule[i].scope == POLICY_ADDRESS ? 'a' : 'n';
+    cr_expect_str_eq(got, scopes, "%s", text);
+}
+
+/* "10.96.0.1:80=10.7.0.1:70 ..." of the aliases, without the servers themselves. */
+static void expect_aliases(const char *text, const char *aliases)
+{
+    char got[400] = "", from[80], to[80];
+    take(text);
+    for (uint32_t i = 0; i < config.policy.alias_count; i++) {
+        policy_alias_print(&config.policy.alias[i].from, from, sizeof(from));
+        policy_alias_print(&config.policy.alias[i].to, to, sizeof(to));
+        if (strcmp(from, to) != 0)
+            snprintf(got + strlen(got), sizeof(got) - strlen(got), "%s=%s ", from, to);
+    }
+    cr_expect_str_eq(got, aliases, "%s", text);
+}
+
+Test(config, servers_with_several_addresses)
+{
+#define POOL "[pool]\nports = 1\n"
+    expect_aliases(POOL, "");
+    expect_aliases(POOL "[alias a]\nserver = 10.7.0.1:70\naddresses = 10.96.0.1:80, [fd00::1]:80\n",
+                   "10.96.0.1:80=10.7.0.1:70 [fd00::1]:80=10.7.0.1:70 ");
+    expect_aliases(POOL "[alias default.shop]\nserver = 10.7.0.1:70\naddresses = 10.96.0.1:80\n"
+                        "addresses-3 = 10.96.0.3:80\n",
+                   "10.96.0.1:80=10.7.0.1:70 10.96.0.3:80=10.7.0.1:70 ");
+    /* Those without ports are read first, wherever they stand. */
+    expect_aliases(POOL "[alias a]\nserver = 10.7.0.2:70\naddresses = 10.96.0.1:80\n"
+                        "[alias b]\nserver = 10.7.0.1\naddresses = 10.7.0.2\n",
+                   "10.7.0.2=10.7.0.1 10.7.0.2:70=10.7.0.1:70 10.96.0.1:80=10.7.0.1:70 ");
+    expect_line(POOL "[alias a]\naddresses = 10.96.0.1:80\n",
+                "[alias a]: no server is given: server = ADDRESS:PORT is needed");
+    expect_line(
+        POOL "[alias a]\nserver = 10.7.0.1:70\n",
+        "[alias a]: no other address of the server is given: addresses = ADDRESS:PORT is needed");
+    expect_line(
+        POOL "[alias a]\nserver = 10.7.0.1:70-71\naddresses = 10.96.0.1:80\n",
+        "[alias a] server = \"10.7.0.1:70-71\": \"10.7.0.1:70-71\": one port is allowed, or "
+        "none for all of the address'");
+    expect_line(
+        POOL "[alias a]\nserver = 10.7.0.1:70\naddresses = 10.96.0.0/24\n",
+        "[alias a] addresses = \"10.96.0.0/24\": \"10.96.0.0/24\": one address is needed, such "
+        "as 10.96.0.1:80");
+    expect_line(
+        POOL "[alias a]\nserver = 10.7.0.1:70\naddresses = 10.96.0.1\n",
+        "[alias a] addresses = \"10.96.0.1\": \"10.96.0.1\": give a port to all of an alias' "
+        "addresses, or to none");
+    expect_part(POOL "[alias a]\nserver = 10.7.0.1:70\naddresses =\n",
+                "[alias a] addresses = \"\": ");
+    expect_part(POOL "[alias a]\nservers = 10.7.0.1:70\n", "did you mean 'server'?");
+    expect_part(POOL "server = 10.7.0.1:70\n", "this key belongs in a [alias NAME]");
+    expect_part("[alias a]\nserver = 10.7.0.1:70\naddresses = 10.96.0.1:80\n", "it has no [pool]");
+#undef POOL
+}
+
+Test(config, whose_the_ports_are)
+{
+#define HOSTS "[hosts]\naddresses = 10.9.0.0/24, fd00::9, 10.9.1.1\nservices = 80\n"
+    expect_scopes("[pool]\nports = 1\n", "n");
+    expect_scopes("[pool]\nports = 1\nscope = address\n", "a");
+    expect_scopes("[pool]\nports = 1\nscope = address\n[rule a]\nscope = node\n[rule b]\n", "na");
+    expect_scopes("[pool]\nports = 1\n" HOSTS "[snat]\nmode = none\n", "a");
+    expect_scopes("[pool]\nports = 1\n" HOSTS "[snat]\nmode = keep\n", "n");
+    expect_scopes("[pool]\nports = 1\n" HOSTS, "n");
+    expect_scopes("[pool]\nports = 1\nscope = node\n" HOSTS "[snat]\nmode = none\n", "n");
+    expect_scopes("[pool]\nports = 1\n[snat]\nmode = none\n", "n");
+    /* Only what lies in [hosts] keeps its address for sure. */
+    expect_scopes(
+        "[pool]\nports = 1\n[rule a]\nto = 10.9.0.7:80, fd00::9\n[rule b]\nto = 10.9.0.0/23\n"
+        "[rule c]\nto = 10.9.0.128/25, 10.8.0.1\n[rule d]\nto = 10.9.1.1, !10.9.1.1:81\n"
+        "[rule e]\nto = !10.9.0.1\n[rule f]\n[rule g]\nto = any:80\n" HOSTS "[snat]\nmode = none\n",
+        "annannn");
+    expect_scopes("[rule a]\nports = 1\nscope = address\nto = 10.8.0.0/16\n" HOSTS
+                  "[snat]\nmode = keep\n",
+                  "a");
+    expect_part("[rule a]\nports = 1\nscope = address\nto = 10.9.0.0/16\n" HOSTS
+                "[snat]\nmode = keep\n",
+                "[rule a] scope = \"address\": pods have the node's address towards [hosts]");
+    expect_part("[pool]\nports = 1\nscope = address\n[rule a]\n" HOSTS "[snat]\nmode = confine\n",
+                "[pool] scope = \"address\": pods have the node's address towards [hosts]");
+#undef HOSTS
 }
 
 Test(config, keys_in_the_wrong_section)
@@ -381,7 +476,7 @@ Test(config, unknown_sections)
     expect_line("[rules databases]\nports = 1\n",
                 "line 1: \"[rules databases]\": unknown section: did you mean [rule NAME]?");
     expect_part("[pol]\nports = 1\n", "did you mean [pool]?");
-    expect_part("[database]\nports = 1\n", "allowed are [pool] and [rule NAME]");
+    expect_part("[database]\nports = 1\n", "allowed are [pool], [rule NAME] and [alias NAME]");
     expect_part("[]\nports = 1\n", "unknown section");
     expect_part("[pool]\nports = 1\n[]\nports = 2\n", "unknown section");
     expect_part("[rule]\nports = 1\n", "a rule needs a name");

@@ -638,12 +638,146 @@ Test(policy, leaves_other_socket_addresses_alone)
     cr_expect_not(dest_from_sockaddr((struct sockaddr *)&in, sizeof(in), &dest));
 }
 
+/* ---- aliases ---- */
+
+static struct parse_reason why_alias;
+
+static int alias(const char *addresses, const char *servers)
+{
+    int result = policy_add_alias(&policy, addresses, servers, &why_alias);
+    cr_expect(result || policy_valid(&policy) || !policy.rule_count);
+    return result;
+}
+
+/* The server of "10.0.0.1" and 80; "10.0.0.9:7000". @name: what it is called, 0 if it has one name.
+ */
+static void expect_server(const char *address, uint16_t port, const char *server, bool named)
+{
+    char buf[100];
+    struct dest dest = dest_of(address, port), found;
+    cr_expect_eq(policy_server(&policy, &dest, &found) != 0, named, "%s:%u", address, port);
+    dest_print(&found, buf, sizeof(buf));
+    cr_expect_str_eq(buf, server, "of %s:%u", address, port);
+}
+
+Test(policy, addresses_of_one_server)
+{
+    add("r", "1", NULL);
+    expect_server("10.96.0.1", 80, "10.96.0.1:80", false);
+    cr_assert_eq(alias("10.96.0.1:80, 10.96.0.2:443", "10.77.9.2:7000"), 0);
+    cr_assert_eq(alias("[fd00::1]:80", "[fd00::9]:7000"), 0);
+    expect_server("10.96.0.1", 80, "10.77.9.2:7000", true);
+    expect_server("10.96.0.2", 443, "10.77.9.2:7000", true);
+    expect_server("10.77.9.2", 7000, "10.77.9.2:7000", true);
+    expect_server("fd00::1", 80, "[fd00::9]:7000", true);
+    expect_server("10.96.0.1", 81, "10.96.0.1:81", false);
+    expect_server("10.77.9.2", 7001, "10.77.9.2:7001", false);
+    expect_server("10.96.0.3", 80, "10.96.0.3:80", false);
+    cr_expect_eq(policy.alias_count, 5);
+    /* Every one has a name of its own. */
+    static const char *const addresses[] = {"10.96.0.1", "10.96.0.2", "10.77.9.2"};
+    static const uint16_t ports[] = {80, 443, 7000};
+    bool seen[256] = {false};
+    for (int i = 0; i < 3; i++) {
+        struct dest dest = dest_of(addresses[i], ports[i]), server;
+        uint8_t name = policy_server(&policy, &dest, &server);
+        cr_expect_not(seen[name]);
+        seen[name] = true;
+    }
+    cr_assert_eq(alias("10.96.0.1:80", "10.77.9.2:7000"), 0, "the same again is no news");
+    cr_expect_eq(policy.alias_count, 5);
+}
+
+Test(policy, several_servers_of_one_address_are_one)
+{
+    add("r", "1", NULL);
+    cr_assert_eq(alias("10.96.0.1:80", "10.7.0.1:70, 10.7.0.2:70"), 0);
+    cr_assert_eq(alias("10.96.0.2:80", "10.7.0.3:70, 10.7.0.4:70"), 0);
+    expect_server("10.7.0.2", 70, "10.7.0.1:70", true);
+    expect_server("10.7.0.4", 70, "10.7.0.3:70", true);
+    cr_assert_eq(alias("10.96.0.3:80", "10.7.0.4:70, 10.7.0.2:70"), 0, "leads to both");
+    expect_server("10.96.0.1", 80, "10.7.0.3:70", true);
+    expect_server("10.7.0.1", 70, "10.7.0.3:70", true);
+    expect_server("10.7.0.2", 70, "10.7.0.3:70", true);
+    expect_server("10.96.0.2", 80, "10.7.0.3:70", true);
+    expect_server("10.96.0.3", 80, "10.7.0.3:70", true);
+    cr_assert_eq(alias("10.7.0.9:1", "10.96.0.1:80"), 0, "an alias of an alias");
+    expect_server("10.7.0.9", 1, "10.7.0.3:70", true);
+}
+
+Test(policy, whole_addresses_of_one_server)
+{
+    add("r", "1", NULL);
+    cr_assert_eq(alias("10.5.0.67, fd00::67", "192.168.31.67"), 0);
+    cr_assert_eq(alias("10.96.0.1:80", "10.5.0.67:7000"), 0);
+    expect_server("10.5.0.67", 443, "192.168.31.67:443", true);
+    expect_server("192.168.31.67", 443, "192.168.31.67:443", true);
+    expect_server("fd00::67", 443, "192.168.31.67:443", true);
+    expect_server("10.96.0.1", 80, "192.168.31.67:7000", true);
+    expect_server("10.5.0.67", 7000, "192.168.31.67:7000", true);
+    expect_server("192.168.31.67", 7000, "192.168.31.67:7000", true);
+    expect_server("fd00::67", 7000, "192.168.31.67:7000", true);
+    cr_assert_eq(alias("10.6.0.1", "10.6.0.2"), -EINVAL, "the order is its caller's");
+}
+
+static void expect_alias_refused(const char *addresses, const char *servers, const char *part)
+{
+    struct policy before = policy;
+    cr_expect_lt(alias(addresses, servers), 0, "%s", addresses);
+    cr_expect_neq(strstr(why_alias.text, part), NULL, "'%s' is not in: %s", part, why_alias.text);
+    cr_expect_eq(memcmp(&before, &policy, sizeof(policy)), 0, "%s", addresses);
+}
+
+Test(policy, aliases_that_are_none)
+{
+    add("r", "1", NULL);
+    expect_alias_refused("10.96.0.1:80", "", "no address given");
+    expect_alias_refused("", "10.7.0.1:70", "no address given");
+    expect_alias_refused("10.96.0.0/24:80", "10.7.0.1:70", "one address is needed");
+    expect_alias_refused("any:80", "10.7.0.1:70", "one address is needed");
+    expect_alias_refused("!10.96.0.1:80", "10.7.0.1:70", "one address is needed");
+    expect_alias_refused("10.96.0.1:80-81", "10.7.0.1:70", "one port is allowed");
+    expect_alias_refused("10.96.0.1:80001", "10.7.0.1:70", "ports end at 65535");
+    expect_alias_refused("10.96.0.1", "10.7.0.1:70", "give a port to all");
+    expect_alias_refused("10.96.0.1:80, 10.96.0.2", "10.7.0.1:70",
+                         "\"10.96.0.2\": give a port to all");
+    expect_alias_refused("127.0.0.1:80", "10.7.0.1:70", "loopback");
+    expect_alias_refused("shop.default:80", "10.7.0.1:70", "names are not looked up");
+    for (int i = 0; i < POLICY_ALIASES - 1; i++) {
+        char text[40];
+        snprintf(text, sizeof(text), "10.96.%d.%d:80", i / 200, i % 200 + 1);
+        cr_assert_eq(alias(text, "10.7.0.1:70"), 0);
+    }
+    cr_assert_eq(policy.alias_count, POLICY_ALIASES);
+    expect_alias_refused("10.96.9.1:80", "10.7.0.1:70", "more than 250 addresses");
+    expect_server("10.96.1.49", 80, "10.7.0.1:70", true);
+}
+
+Test(policy, a_rule_for_the_server_is_for_its_other_addresses)
+{
+    struct policy_verdict verdict;
+    struct dest dest = dest_of("10.96.0.1", 80), server = dest_of("10.7.0.1", 70);
+    add("server", "60001", "10.7.0.1:70");
+    add("service", "60002", "10.96.0.2");
+    policy.rule[0].scope = POLICY_ADDRESS;
+    cr_expect_eq(match("10.96.0.1", 80), -1);
+    cr_assert_eq(alias("10.96.0.1:80, 10.96.0.2:80", "10.7.0.1:70"), 0);
+    cr_expect_eq(match("10.96.0.1", 80), 0, "as no rule is for itself");
+    cr_expect_eq(match("10.96.0.2", 80), 1, "its own rule comes first");
+    cr_expect_eq(match("10.96.0.1", 81), -1);
+    cr_assert(policy_match(&policy, &dest, &verdict));
+    cr_expect_eq(memcmp(&verdict.server, &server, sizeof(server)), 0);
+    cr_expect_neq(verdict.name, 0);
+    cr_expect_eq(verdict.scope, POLICY_NODE, "what translates sees all namespaces");
+}
+
 /* ---- hostile memory ---- */
 
 Test(policy, knows_an_invalid_one)
 {
     struct policy good;
     add("r", "60001-60010", "10.0.0.0/8, !10.0.0.1:80");
+    cr_assert_eq(alias("10.96.0.1:80", "10.7.0.1:70"), 0);
     good = policy;
 #define BROKEN(change)                                                                             \
     do {                                                                                           \
@@ -666,6 +800,12 @@ Test(policy, knows_an_invalid_one)
     BROKEN(rule[0].exhausted = POLICY_WAIT); /* and wait_ms 0 */
     BROKEN(rule[0].ports.count = 0);
     BROKEN(rule[0].ports.range[0].lo = 0);
+    BROKEN(rule[0].scope = POLICY_ADDRESS + 1);
+    BROKEN(alias_count = POLICY_ALIASES + 1);
+    BROKEN(alias_count = 3); /* the third is before the second */
+    BROKEN(alias[0].from.port = 0);
+    BROKEN(alias[0].to.port = 71);
+    BROKEN(alias[0] = policy.alias[1]);
     BROKEN(dest[0].prefix = 129);
     BROKEN(dest[0].prefix = 7 + 96 - 1); /* 10.0.0.0/6 has host bits */
     BROKEN(dest[0].exclude = 2);
@@ -697,6 +837,8 @@ static void ask(const struct policy *hostile)
         return;
     cr_assert_lt(verdict.rule, POLICY_RULES);
     cr_assert_leq(verdict.exhausted, POLICY_PASS);
+    cr_assert_leq(verdict.scope, POLICY_ADDRESS);
+    cr_assert_leq(verdict.name, POLICY_ALIASES);
     cr_assert_leq(verdict.wait_ms, POLICY_WAIT_MAX_MS);
     cr_assert_leq(verdict.quarantine_ms, POLICY_QUARANTINE_MAX_MS);
     cr_assert(verdict.ports.count == 0 || portset_valid(&verdict.ports));

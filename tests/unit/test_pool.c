@@ -318,6 +318,44 @@ static void take_and_let_go_all(struct pool *pool, struct lease lease[20], uint6
         lease_let_go(pool, &lease[i], now);
 }
 
+/* Takes a port for @slot, which calls the server by @name. */
+static uint16_t take_named(struct pool *pool, uint32_t slot, uint8_t name, uint64_t now,
+                           struct lease *lease)
+{
+    struct dest dest = dest_of(1, 80);
+    struct policy_verdict verdict = verdict_of(pool, &dest);
+    struct lease_search search;
+    verdict.name = name;
+    lease_search_begin(&search, pool, &verdict, slot, 2, now);
+    return lease_search_next(&search, lease) == 0 ? lease->port : 0;
+}
+
+Test(pool, another_name_of_the_server_has_to_wait_for_the_quarantine)
+{
+    struct pool pool;
+    struct lease lease[20], other;
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    for (int i = 0; i < 20; i++)
+        cr_assert_neq(take_named(&pool, 0, 1, 5000, &lease[i]), 0);
+    cr_assert_eq(take_named(&pool, 0, 2, 5000, &other), 0, "they are used by the same namespace");
+    lease_let_go(&pool, &lease[3], 5100);
+    cr_assert_eq(take_named(&pool, 0, 2, 900000, &other), 0,
+                 "its kernel does not see two names as one");
+    struct lease mine = lease[3];
+    cr_assert(lease_confirm(&pool, &mine, 5150), "nobody has taken it");
+    lease_let_go(&pool, &mine, 5160);
+    cr_assert_eq(take_named(&pool, 0, 1, 5200, &mine), lease[3].port,
+                 "the same name may have it at once");
+    lease_let_go(&pool, &mine, 5300);
+    _Atomic uint64_t *word = pool_word(&pool, 2, lease[3].port);
+    atomic_store(word, word_moved(atomic_load(word), WORD_RESTING, 6000));
+    cr_assert_eq(take_named(&pool, 0, 2, 6500, &other), 0, "in quarantine");
+    cr_assert_eq(take_named(&pool, 0, 2, 7000, &other), lease[3].port);
+    cr_assert_not(lease_confirm(&pool, &mine, 7001), "it is the other name's by now");
+    cr_assert_eq(word_holder(atomic_load(word)), 1);
+    pool_close(&pool);
+}
+
 Test(pool, what_is_closing_is_tried_last)
 {
     struct pool pool;
@@ -392,7 +430,7 @@ Test(pool, times_from_the_future_are_long_ago)
     cr_assert_eq(pool_open(path, &pool, NULL), 0);
     for (int i = 0; i < 20; i++)
         take(&pool, 0, 2, 5000, &lease);
-    atomic_store(pool_word(&pool, 2, lease.port), word_make(WORD_RESTING, 9, 1ull << 47));
+    atomic_store(pool_word(&pool, 2, lease.port), word_make(WORD_RESTING, 9, 1ull << 39));
     cr_assert_eq(take(&pool, 1, 2, 6000, NULL), lease.port);
     pool_close(&pool);
 }

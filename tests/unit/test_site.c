@@ -564,7 +564,8 @@ Test(site, unknown_sections)
     expect_part(POOL "[gateways]\n", "did you mean [gateway]?");
     expect_part(POOL "[hosts a]\n", "did you mean [hosts]?");
     expect_part(POOL "[firewall]\n",
-                "allowed are [pool] and [rule NAME], and for the site [machine NAME], [node NAME], "
+                "allowed are [pool], [rule NAME] and [alias NAME], and for the site [machine "
+                "NAME], [node NAME], "
                 "[pods], [hosts], [gateway], [snat], [control-plane], [setup]");
 }
 
@@ -774,6 +775,9 @@ Test(site, rules_that_agree_with_hosts)
         "[rule b]\nto = 192.168.31.67:60003-60005, fd00:31::67\n",
         "[rule pods]\nto = 10.200.0.0/16\n[rule node]\nto = 192.168.31.17:22\n[rule rest]\n" NETS,
         "[rule lo]\nto = 127.0.0.1:8080\n[rule rest]\n",
+        "[rule r]\nto = 10.96.0.1:80, 10.96.0.2\n[rule rest]\n[alias a]\nserver = "
+        "192.168.31.67:5432\n"
+        "addresses = 10.96.0.1:80, 10.96.0.2:443\n",
     };
     for (size_t i = 0; i < sizeof(rules) / sizeof(rules[0]); i++)
         expect_notes(HOST, rules[i], "");
@@ -797,6 +801,11 @@ Test(site, a_destination_that_is_no_host)
         HOST, "[rule r]\nto = 192.168.31.67:22\n[rule rest]\n",
         "line 7: [rule r] has 192.168.31.67:22, but the services of [hosts], line 5, do not "
         "have it: a gateway lets pods connect to these only");
+    expect_notes(HOST,
+                 "[rule r]\nto = 10.96.0.1:80\n[rule rest]\n[alias a]\nserver = 192.168.31.67:22\n"
+                 "addresses = 10.96.0.1:80\n",
+                 "line 7: [rule r] has 10.96.0.1:80, but the services of [hosts], line 5, do not "
+                 "have it: a gateway lets pods connect to these only");
     expect_notes("addresses = 192.168.31.67\n", "[rule r]\nto = 192.168.31.67\n",
                  "line 6: [rule r] has 192.168.31.67, but the services of [hosts], line 3, do not "
                  "have it: a gateway lets pods connect to these only");

@@ -79,6 +79,13 @@ static const char *exhausted_read(const char *text, struct exhausted *exhausted)
     return NULL;
 }
 
+static const char *scope_read(const char *text, enum policy_scope *scope)
+{
+    *scope = strcmp(text, "address") == 0 ? POLICY_ADDRESS : POLICY_NODE;
+    return *scope == POLICY_NODE && strcmp(text, "node") != 0 ? "allowed are node and address"
+                                                              : NULL;
+}
+
 /* One file has one spelling, whoever compares: without "//" and "/./". */
 static void path_tidy(const char *text, char *buf)
 {
@@ -203,6 +210,8 @@ static int pool_values(const struct config_file *file, const struct config_secti
 struct defaults {
     const char *ports; /* NULL: none */
     struct exhausted exhausted;
+    const struct config_section *scoped; /* where it says a scope; NULL: nowhere */
+    enum policy_scope scope;
 };
 
 /* @defaults is changed if the section has such keys. */
@@ -211,11 +220,18 @@ static int section_defaults(const struct config_file *file, const struct config_
 {
     const struct config_value *ports = config_section_value(section, KEY_PORTS);
     const struct config_value *exhausted = config_section_value(section, KEY_EXHAUSTED);
+    const struct config_value *scope = config_section_value(section, KEY_SCOPE);
     struct portset set;
     struct parse_reason reason;
     const char *why = exhausted ? exhausted_read(exhausted->text, &defaults->exhausted) : NULL;
     if (why)
         return config_file_refuse_value(file, section, exhausted, why);
+    if (scope) {
+        defaults->scoped = section;
+        why = scope_read(scope->text, &defaults->scope);
+    }
+    if (why)
+        return config_file_refuse_value(file, section, scope, why);
     if (!ports)
         return 0;
     defaults->ports = ports->text;
@@ -228,6 +244,78 @@ static int section_defaults(const struct config_file *file, const struct config_
 static bool is_blank(const char *text)
 {
     return text && !text[strspn(text, " \t\r\n\v\f")];
+}
+
+static int hosts_read(const struct config_file *file, const struct config_section *section,
+                      struct placed_list *list, struct portset *services)
+{
+    const struct config_value *value = config_section_value(section, KEY_SERVICES);
+    struct parse_reason why;
+    int error = 0;
+    services->count = 0;
+    if (value && portset_parse(value->text, services, &why))
+        return config_file_refuse_value(file, section, value, why.text);
+    for (size_t i = 0; !error && section && i < section->values; i++)
+        if (section->value[i].key == KEY_ADDRESSES)
+            error = placed_read(file, section, &section->value[i], false, list);
+    return error;
+}
+
+/* ---- whose the ports are ---- */
+
+/* Whether a rule's destinations are @all in [hosts], or @some. */
+static void rule_in_hosts(const struct policy *policy, const struct policy_rule *rule,
+                          const struct placed_list *hosts, bool *all, bool *some)
+{
+    bool everywhere = true;
+    *all = true;
+    *some = false;
+    for (uint32_t i = 0; i < rule->dest_count; i++) {
+        const struct dest_match *dest = &policy->dest[rule->dest_first + i];
+        struct block block = {.prefix = dest->prefix};
+        bool inside = false;
+        if (dest->exclude)
+            continue;
+        memcpy(block.addr, dest->addr, sizeof(block.addr));
+        for (size_t k = 0; k < hosts->count; k++) {
+            const struct block *host = &hosts->item[k].block;
+            inside |= host->prefix <= block.prefix && block_has(host, block.addr);
+            *some |= blocks_overlap(&block, host);
+        }
+        *all &= inside;
+        everywhere = false;
+    }
+    *all &= !everywhere;
+    *some |= everywhere && hosts->count;
+}
+
+/*
+ * What the rule or [pool] says; without a word, each address has the ports where nodes leave pods
+ * theirs, which they do towards [hosts] alone: other destinations see the node, as the CNI has it.
+ */
+static int rule_scope(const struct config_file *file, const struct defaults *defaults,
+                      const struct policy *policy, struct policy_rule *rule)
+{
+    const struct config_value *mode =
+        config_section_value(config_file_section(file, SECTION_SNAT), KEY_MODE);
+    struct placed_list hosts = {.count = 0};
+    struct portset services;
+    bool all, some;
+    rule->scope = defaults->scope;
+    if (!mode)
+        return 0;
+    int error = hosts_read(file, config_file_section(file, SECTION_HOSTS), &hosts, &services);
+    bool none = strcmp(mode->text, "none") == 0;
+    rule_in_hosts(policy, rule, &hosts, &all, &some);
+    if (!error && !defaults->scoped && none && all)
+        rule->scope = POLICY_ADDRESS;
+    else if (!error && !none && some && rule->scope == POLICY_ADDRESS)
+        error = config_file_refuse_value(
+            file, defaults->scoped, config_section_value(defaults->scoped, KEY_SCOPE),
+            "pods have the node's address towards [hosts], as [snat] mode "
+            "says: allowed there is node, or [snat] mode = none");
+    free(hosts.item);
+    return error;
 }
 
 /* @otherwise: the destinations if the section names none; NULL: everywhere but loopback. */
@@ -252,25 +340,10 @@ static int rule_add(const struct config_file *file, const struct config_section 
     struct policy_rule *rule = &policy->rule[policy->rule_count - 1];
     rule->exhausted = defaults->exhausted.action;
     rule->wait_ms = defaults->exhausted.wait_ms;
-    return 0;
+    return rule_scope(file, defaults, policy, rule);
 }
 
 /* ---- without a rule: where to? ---- */
-
-static int hosts_read(const struct config_file *file, const struct config_section *section,
-                      struct placed_list *list, struct portset *services)
-{
-    const struct config_value *value = config_section_value(section, KEY_SERVICES);
-    struct parse_reason why;
-    int error = 0;
-    services->count = 0;
-    if (value && portset_parse(value->text, services, &why))
-        return config_file_refuse_value(file, section, value, why.text);
-    for (size_t i = 0; !error && section && i < section->values; i++)
-        if (section->value[i].key == KEY_ADDRESSES)
-            error = placed_read(file, section, &section->value[i], false, list);
-    return error;
-}
 
 static void hosts_print(const struct placed_list *list, const struct portset *services, FILE *out)
 {
@@ -339,6 +412,50 @@ static int rules_add(const struct config_file *file, const struct defaults *defa
     return 0;
 }
 
+/* ---- servers with several addresses ---- */
+
+/* @whole: of the sections those without ports, else those with. */
+static int alias_add(const struct config_file *file, const struct config_section *section,
+                     bool whole, struct policy *policy)
+{
+    const struct config_value *server = config_section_value(section, KEY_SERVER);
+    const struct config_value *blame = server;
+    struct policy check;
+    struct parse_reason why;
+    int error = 0;
+    bool any = false;
+    if (!server)
+        return config_file_refuse_lack(file, section,
+                                       "no server is given: server = ADDRESS:PORT is needed");
+    policy_init(&check);
+    if (policy_add_alias(&check, server->text, server->text, &why))
+        return config_file_refuse_value(file, section, server, why.text);
+    for (size_t i = 0; !error && i < section->values; i++) {
+        const struct config_value *value = &section->value[i];
+        if (value->key != KEY_ADDRESSES)
+            continue;
+        any = true;
+        blame = value;
+        if (whole == !check.alias[0].from.port)
+            error = policy_add_alias(policy, value->text, server->text, &why);
+    }
+    if (!any)
+        return config_file_refuse_lack(file, section,
+                                       "no other address of the server is given: addresses = "
+                                       "ADDRESS:PORT is needed");
+    return error ? config_file_refuse_value(file, section, blame, why.text) : 0;
+}
+
+static int aliases_add(const struct config_file *file, struct policy *policy)
+{
+    int error = 0;
+    for (int whole = 1; whole >= 0; whole--)
+        for (size_t i = 0; !error && i < file->sections; i++)
+            if (file->section[i]->type == &section_types[SECTION_ALIAS])
+                error = alias_add(file, file->section[i], whole, policy);
+    return error;
+}
+
 /* Two pools that give out one port is what slices are there to prevent. */
 static int slices_check(const struct config_file *file, const struct config_section *pool,
                         const struct config *config)
@@ -371,6 +488,8 @@ int config_build(const struct config_file *file, struct config *config)
     else if (!error)
         error = config_file_refuse(file, -EINVAL,
                                    "it has no [pool]: [pool] and ports = LO-HI are needed");
+    if (!error)
+        error = aliases_add(file, &made.policy);
     if (!error)
         error = slices_check(file, pool, &made);
     if (error)

@@ -18,6 +18,11 @@
  *   to = 192.168.31.0/24:5432, !192.168.31.9
  *   ports = 60001-60499
  *   when-exhausted = wait 500ms
+ *   scope = address                   or node: whose the ports are
+ *
+ *   [alias shop]                      addresses of one server: they are one destination
+ *   server = 192.168.31.67:7000       its own; several are one as well
+ *   addresses = 10.96.0.1:80          a Service's; a long list goes on in addresses-2 ...
  *
  * Without a [rule] there is one, "default", with the ports of [pool]: for the services of [hosts],
  * if the site has these (site.h), else for everywhere but loopback. Further parts of it are the

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#define ALIAS_NAME 256 /* bytes with the NUL: a namespace's and a Service's name, both of 63 */
 #define SHOWN_PATH 300 /* bytes of a path, of a name that a message shows */
 #define SHOWN_NAME 60
 
@@ -23,6 +24,8 @@ const struct section_type section_types[SECTION_KINDS] = {
     [SECTION_POOL] = {"pool", "[pool]", .list = KEY_COUNT, .long_list = SPREAD_RULES},
     [SECTION_RULE] = {"rule", "[rule NAME]", "a rule", POLICY_NAME - 1, POLICY_RULES,
                       .list = KEY_COUNT, .long_list = SPREAD_RULES},
+    [SECTION_ALIAS] = {"alias", "[alias NAME]", "an alias", ALIAS_NAME - 1, .list = KEY_ADDRESSES,
+                       .long_list = SPREAD_KEYS("addresses")},
     [SECTION_MACHINE] = {"machine", "[machine NAME]", "a machine", SITE_NAME - 1,
                          .list = KEY_COUNT},
     [SECTION_NODE] = {"node", "[node NAME]", "a node", SITE_NAME - 1, .list = KEY_PODS,
@@ -47,16 +50,18 @@ static const struct {
     [KEY_TO] = {"to", IN(RULE)},
     [KEY_QUARANTINE] = {"quarantine", IN(POOL)},
     [KEY_EXHAUSTED] = {"when-exhausted", IN(POOL) | IN(RULE)},
+    [KEY_SCOPE] = {"scope", IN(POOL) | IN(RULE)},
     [KEY_MODE] = {"mode", IN(POOL) | IN(SNAT)},
     [KEY_GROUP] = {"group", IN(POOL)},
     [KEY_LANES] = {"lanes", IN(POOL)},
     [KEY_SLICES] = {"slices", IN(POOL)},
+    [KEY_SERVER] = {"server", IN(ALIAS)},
     [KEY_ROLES] = {"roles", IN(MACHINE)},
     [KEY_ADDRESS] = {"address", IN(NODE) | IN(GATEWAY)},
     [KEY_PODS] = {"pods", IN(NODE)},
     [KEY_BLOCKS] = {"blocks", IN(PODS)},
     [KEY_SERVICES] = {"services", IN(PODS) | IN(HOSTS)},
-    [KEY_ADDRESSES] = {"addresses", IN(HOSTS)},
+    [KEY_ADDRESSES] = {"addresses", IN(HOSTS) | IN(ALIAS)},
     [KEY_STATEFUL] = {"stateful", IN(GATEWAY)},
     [KEY_EXCLUSIVE] = {"exclusive", IN(GATEWAY)},
     [KEY_NODE_PORTS] = {"node-ports", IN(CONTROL_PLANE)},
@@ -338,7 +343,7 @@ static void section_allowed(char *why, size_t size)
     for (int i = 0; i < SECTION_KINDS; i++)
         append(why, size, "%s%s",
                i == SECTION_POOL      ? ""
-               : i == SECTION_RULE    ? " and "
+               : i == SECTION_ALIAS   ? " and "
                : i == SECTION_MACHINE ? ", and for the site "
                                       : ", ",
                section_types[i].label);

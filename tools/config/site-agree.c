@@ -86,16 +86,33 @@ static bool is_everything(const struct block *block)
     return block->prefix == 0 || (block->prefix == 96 && block_is_v4(block));
 }
 
+/* What a gateway sees of a destination that is translated before; NULL: itself. */
+static const struct policy_alias *alias_of(const struct policy *policy,
+                                           const struct dest_match *dest)
+{
+    for (uint32_t i = 0; i < policy->alias_count; i++) {
+        const struct dest *from = &policy->alias[i].from;
+        if (memcmp(from->addr, dest->addr, sizeof(from->addr)) == 0 &&
+            (!from->port || (dest->ports.lo <= from->port && from->port <= dest->ports.hi)))
+            return &policy->alias[i];
+    }
+    return NULL;
+}
+
 static enum agreement dest_judge(const struct site *site, const struct dest_match *dest)
 {
     struct block block = {.prefix = dest->prefix};
-    memcpy(block.addr, dest->addr, sizeof(block.addr));
+    struct portrange ports = dest->ports;
+    const struct policy_alias *alias =
+        dest->prefix == 128 ? alias_of(&site->config.policy, dest) : NULL;
+    if (alias && alias->to.port)
+        ports.lo = ports.hi = alias->to.port;
+    memcpy(block.addr, alias ? alias->to.addr : dest->addr, sizeof(block.addr));
     if (is_everything(&block) || is_among(&block, &site->pods) || is_node(site, &block))
         return AGREES;
     if (!is_among(&block, &site->hosts))
         return addr_is_loopback(block.addr) ? AGREES : LACKS_ADDRESS;
-    return portset_overlaps(&site->host_services, dest->ports.lo, dest->ports.hi) ? AGREES
-                                                                                  : LACKS_SERVICE;
+    return portset_overlaps(&site->host_services, ports.lo, ports.hi) ? AGREES : LACKS_SERVICE;
 }
 
 static bool has_gateway(const struct site *site)

@@ -236,6 +236,9 @@ const char *show_state(enum word_state state);
 /** show_exhausted - "fail", "wait", "pass". */
 const char *show_exhausted(uint8_t exhausted);
 
+/** show_scope - "node", "address". */
+const char *show_scope(uint8_t scope);
+
 /** show_ports - the ports of all rules together, "60001-60999"; cut with "..." if long. */
 const char *show_ports(const struct tally *tally, char *buf, size_t size);
 

@@ -91,6 +91,15 @@ static void list_lease(const struct snapshot_lease *lease, void *arg)
     list->shown++;
 }
 
+/* How many rules have no leases in the pool. */
+static unsigned rules_apart(const struct policy *policy)
+{
+    unsigned count = 0;
+    for (uint32_t i = 0; i < policy->rule_count; i++)
+        count += policy->rule[i].scope == POLICY_ADDRESS;
+    return count;
+}
+
 /* As it is read, so that it needs no more memory for more leases. */
 static int list_print(struct list *list)
 {
@@ -100,7 +109,12 @@ static int list_print(struct list *list)
         printf("%-5s  %-28s %-8s %-24s %s\n", "PORT", "DESTINATION", "STATE", "HOLDER", "SINCE");
     int error = snapshot_each_by_port(list->snapshot, list_lease, list);
     if (list->request->json)
-        printf("%s],\n  \"left_out\": %u\n}\n", list->shown ? "\n  " : "", list->left_out);
+        printf("%s],\n  \"left_out\": %u,\n  \"scope_address\": %u\n}\n", list->shown ? "\n  " : "",
+               list->left_out, rules_apart(&list->snapshot->policy));
+    for (uint32_t i = 0; i < list->snapshot->policy.rule_count; i++)
+        if (list->snapshot->policy.rule[i].scope == POLICY_ADDRESS)
+            say_error(0, "rule %s has scope = address: its leases are not in the pool",
+                      list->snapshot->policy.rule[i].name);
     if (list->left_out)
         say_error(0, "%u more leases are left out: --port, --holder and --state choose", list->left_out);
     return error ? say_error(EXIT_FAILED, "not enough memory for the list") : EXIT_OK;

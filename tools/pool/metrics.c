@@ -97,6 +97,12 @@ static void metrics_rules(const struct snapshot *snapshot, const struct tally *t
     metric_head("fixport_rule_ports", "gauge", "Ports of a rule.");
     for (uint32_t i = 0; i < policy->rule_count; i++)
         metric_rule("fixport_rule_ports", &policy->rule[i], tally->rule[i].ports);
+    metric_head("fixport_rule_info", "gauge", "Whose a rule's ports are; always 1.");
+    for (uint32_t i = 0; i < policy->rule_count; i++) {
+        fprintf(out, "fixport_rule_info{rule=\"");
+        metric_label(policy->rule[i].name, sizeof(policy->rule[i].name));
+        fprintf(out, "\",scope=\"%s\"} 1\n", show_scope(policy->rule[i].scope));
+    }
     metric_head("fixport_rule_busiest_leases", "gauge",
                 "Leases of a rule towards its busiest destination.");
     for (uint32_t i = 0; i < policy->rule_count; i++)

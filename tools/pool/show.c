@@ -15,6 +15,11 @@ const char *show_exhausted(uint8_t exhausted)
     return exhausted == POLICY_WAIT ? "wait" : exhausted == POLICY_PASS ? "pass" : "fail";
 }
 
+const char *show_scope(uint8_t scope)
+{
+    return scope == POLICY_ADDRESS ? "address" : "node";
+}
+
 const char *show_ports(const struct tally *tally, char *buf, size_t size)
 {
     size_t at = 0;

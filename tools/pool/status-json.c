@@ -7,6 +7,7 @@
 #include "json.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 static json_t *json_rule_destinations(const struct policy *policy, const struct policy_rule *rule)
 {
@@ -44,6 +45,7 @@ static json_t *json_rule(const struct snapshot *snapshot, const struct tally *ta
     json_put_number(object, "port_count", use->ports);
     json_put(object, "destinations", json_rule_destinations(&snapshot->policy, rule));
     json_put(object, "when_exhausted", json_string(show_exhausted(rule->exhausted)));
+    json_put(object, "scope", json_string(show_scope(rule->scope)));
     json_put(object, "wait", json_real(rule->wait_ms / 1000.0));
     json_put_number(object, "destinations_in_use", use->lanes);
     json_put(object, "next_free",
@@ -59,6 +61,19 @@ static json_t *json_rules(const struct snapshot *snapshot, const struct tally *t
     json_t *list = json_array();
     for (uint32_t i = 0; i < snapshot->policy.rule_count; i++)
         json_array_append_new(list, json_rule(snapshot, tally, i));
+    return list;
+}
+
+static json_t *json_aliases(const struct policy *policy)
+{
+    json_t *list = json_array();
+    char from[96], to[96];
+    for (uint32_t i = 0; i < policy->alias_count; i++) {
+        policy_alias_print(&policy->alias[i].from, from, sizeof(from));
+        policy_alias_print(&policy->alias[i].to, to, sizeof(to));
+        if (strcmp(from, to) != 0)
+            json_array_append_new(list, json_pack("{ssss}", "address", from, "server", to));
+    }
     return list;
 }
 
@@ -176,6 +191,7 @@ int status_json(const char *path, const struct snapshot *snapshot, const struct 
     json_put(root, "quarantine", json_real(snapshot->policy.quarantine_ms / 1000.0));
     json_put(root, "leases", json_count(&tally->total));
     json_put(root, "rules", json_rules(snapshot, tally));
+    json_put(root, "aliases", json_aliases(&snapshot->policy));
     json_put(root, "lanes", json_lanes(snapshot, tally));
     json_put(root, "destinations", json_destinations(snapshot, tally));
     json_put(root, "holders", json_holders(snapshot, tally, procs));

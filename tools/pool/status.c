@@ -95,8 +95,11 @@ static void status_rule(const struct snapshot *snapshot, const struct tally *tal
     status_rule_to(&snapshot->policy, rule);
     printf("; when exhausted: ");
     status_rule_exhausted(rule);
+    if (rule->scope == POLICY_ADDRESS)
+        printf("; scope: address\n     each address has all these ports; they are not in the pool");
     putchar('\n');
-    status_rule_use(snapshot, &tally->rule[i]);
+    if (rule->scope == POLICY_NODE)
+        status_rule_use(snapshot, &tally->rule[i]);
 }
 
 static void status_rules(const struct snapshot *snapshot, const struct tally *tally)
@@ -104,6 +107,19 @@ static void status_rules(const struct snapshot *snapshot, const struct tally *ta
     printf("\nRules\n");
     for (uint32_t i = 0; i < snapshot->policy.rule_count; i++)
         status_rule(snapshot, tally, i);
+}
+
+static void status_aliases(const struct policy *policy)
+{
+    char from[96], to[96];
+    for (uint32_t i = 0; i < policy->alias_count; i++) {
+        policy_alias_print(&policy->alias[i].from, from, sizeof(from));
+        policy_alias_print(&policy->alias[i].to, to, sizeof(to));
+        if (!i)
+            printf("\nAliases\n");
+        if (strcmp(from, to) != 0)
+            printf("  %s counts as %s\n", from, to);
+    }
 }
 
 static void status_destination(const struct snapshot *snapshot, const struct tally *tally,
@@ -262,6 +278,7 @@ static void status_print(const char *path, const struct snapshot *snapshot,
 {
     status_pool(path, snapshot, tally);
     status_rules(snapshot, tally);
+    status_aliases(&snapshot->policy);
     putchar('\n');
     map_print(tally);
     status_destinations(snapshot, tally);

@@ -12,6 +12,7 @@
 #include "../../pool/sys.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #define TALLY_LOCKS_MS 2000
 
@@ -99,6 +100,21 @@ static void tally_lease(const struct snapshot_lease *lease, void *arg)
     tally_port(tally, lease->port, lease->state);
 }
 
+/* A server that no rule names may be named by another of its addresses. */
+static bool lane_match(const struct policy *policy, const struct dest *dest,
+                       struct policy_verdict *verdict)
+{
+    struct dest from, server;
+    bool found = policy_match(policy, dest, verdict);
+    for (uint32_t i = 0; !found && i < policy->alias_count; i++) {
+        from = policy->alias[i].from;
+        from.port = from.port ? from.port : dest->port;
+        policy_server(policy, &from, &server);
+        found = memcmp(&server, dest, sizeof(server)) == 0 && policy_match(policy, &from, verdict);
+    }
+    return found;
+}
+
 static void tally_lanes(const struct snapshot *snapshot, struct tally *tally)
 {
     struct policy_verdict verdict;
@@ -107,7 +123,7 @@ static void tally_lanes(const struct snapshot *snapshot, struct tally *tally)
         tally->lanes_claimed += kind == LANE_DEST || kind == LANE_UNKNOWN;
         tally->lane[i].rule = -1;
         if (kind == LANE_DEST &&
-            policy_match(&snapshot->policy, &snapshot->pool.lane[i].dest, &verdict))
+            lane_match(&snapshot->policy, &snapshot->pool.lane[i].dest, &verdict))
             tally->lane[i].rule = (int)verdict.rule;
     }
 }

@@ -145,6 +145,7 @@ static bool tracked_entry(const struct pool *pool, struct tracked_list *list, co
     struct tracked_tuple tuple = {.port = 0};
     if (!tracked_parse(list, line, &tuple))
         return false;
+    policy_server(pool_policy_now(pool), &tuple.to, &tuple.to);
     int lane = pool_lane_find(pool, &tuple.to, false);
     struct tracked_lease key = {.lane = (uint32_t)lane, .port = (uint16_t)tuple.port};
     struct tracked_lease *lease =

@@ -48,7 +48,7 @@ bool elf_read(int fd, struct elf_kind *kind);
 /** library_find - where libfixport.so is. Return: 0 or EXIT_FAILED. */
 int library_find(char path[PATH_MAX]);
 
-/** preload_join - put @library in front of LD_PRELOAD, once. Return: 0 or EXIT_FAILED. */
+/** preload_join - put @library behind what is in LD_PRELOAD, once. Return: 0 or EXIT_FAILED. */
 int preload_join(const char *library);
 
 /* ---- check.c ---- */

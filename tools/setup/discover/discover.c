@@ -113,6 +113,7 @@ static int work_make(struct work_discover *work, const struct setup_options *opt
         input_read(work, options->discover, error) < 0 ||
         discovery_resolve(&work->discovery, error) < 0)
         return -1;
+    services_resolve(&work->discovery);
     const struct discover_place place = {.config = work->config,
                                          .file = work->path,
                                          .text = state_bytes(work->state),
@@ -170,6 +171,8 @@ static void summary_print(const struct work_discover *work)
            text_count(discovery->claims - single, "block"));
     if (single)
         printf(", %zu single address%s", single, single == 1 ? "" : "es");
+    if (discovery->aliases)
+        printf(", %zu alias%s", discovery->aliases, discovery->aliases == 1 ? "" : "es");
     printf("; CNI: %s\n", cni_names(&discovery->cni));
     for (size_t i = 0; i < work->notes.count; i++)
         sentence_print(&work->notes.item[i], stdout);
@@ -243,18 +246,29 @@ static json_t *node_json(const struct work_discover *work, const struct node_fat
                      "addresses", addresses, "blocks", pods, "single", single);
 }
 
+static json_t *aliases_json(const struct discovery *discovery)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < discovery->aliases; i++)
+        json_array_append_new(list, json_pack("{ssssss}", "name", discovery->alias[i].name,
+                                              "addresses", discovery->alias[i].addresses, "server",
+                                              discovery->alias[i].servers));
+    return list;
+}
+
 static void result_json(const struct work_discover *work, const char *result)
 {
     json_t *nodes = json_array();
     for (size_t i = 0; i < work->rewriting.fates; i++)
         json_array_append_new(nodes, node_json(work, &work->rewriting.fate[i]));
     json_t *step = work->steps.count ? step_json(&work->steps.item[0]) : NULL;
-    json_say(json_pack("{s:o, s:o, s:b, s:s, s:s, s:o, s:o, s:o, s:O}", "config",
+    json_say(json_pack("{s:o, s:o, s:b, s:s, s:s, s:o, s:o, s:o, s:o, s:O}", "config",
                        json_text(work->config), "file", json_text(work->path), "begins",
                        work->rewriting.begun != NULL, "result", result, "cni",
                        cni_names(&work->discovery.cni), "notes", sentences_json(&work->notes),
                        "warnings", sentences_json(&work->discovery.warnings), "nodes", nodes,
-                       "diff", step ? json_object_get(step, "diff") : json_null()));
+                       "aliases", aliases_json(&work->discovery), "diff",
+                       step ? json_object_get(step, "diff") : json_null()));
     json_decref(step);
 }
 

@@ -116,11 +116,23 @@ struct passed_kind {
     size_t count;
 };
 
+/* A port of a Service that leads to hosts. */
+struct found_alias {
+    char name[160];  /* in the configuration: "default.shop.80" */
+    char *addresses; /* "10.96.0.1:80" */
+    char *servers;   /* "192.168.31.67:7000" */
+    size_t count;    /* of both together */
+};
+
 struct discovery {
     struct found_node *node; /* discovery_resolve(): sorted by cluster_name, each once */
     size_t nodes;
     struct claim *claim; /* discovery_resolve(): sorted by owner, then address */
     size_t claims;
+    json_t *services, *slices; /* arrays of objects: services.c */
+    struct found_alias *alias; /* services_resolve(): by name */
+    size_t aliases;
+    bool services_known, slices_known; /* some were read, or there are none */
     struct cni_facts cni;
     struct sentences warnings;
     struct passed_kind *passed;
@@ -184,6 +196,14 @@ void object_affinity(struct discovery *discovery, const struct object *object);
 void object_ipam_block(struct discovery *discovery, const struct object *object);
 void object_ip_pool(struct discovery *discovery, const struct object *object);
 void object_felix(struct discovery *discovery, const struct object *object);
+
+/* ---- services.c: Services that lead to hosts ---- */
+
+void object_service(struct discovery *discovery, const struct object *object);
+void object_slice(struct discovery *discovery, const struct object *object);
+
+/** services_resolve - which aliases there are; after discovery_resolve(). */
+void services_resolve(struct discovery *discovery);
 
 /* ---- kubectl.c ---- */
 

@@ -26,6 +26,7 @@ struct question {
     const char *name[4];   /* only these objects, if they are there; NULL-terminated */
     bool blocks;           /* says where Calico's addresses are */
     bool pods;             /* of all namespaces, and only if nothing else says where pods are */
+    bool services, slices; /* of all namespaces */
 };
 
 static const struct question questions[] = {
@@ -54,6 +55,12 @@ static const struct question questions[] = {
      .missed = "how Flannel chooses source ports",
      .space = "kube-flannel",
      .name = {"kube-flannel-ds"}},
+    {.type = "services",
+     .missed = "which Services lead to hosts, and need an alias",
+     .services = true},
+    {.type = "endpointslices.discovery.k8s.io",
+     .missed = "to which hosts Services lead",
+     .slices = true},
     {.type = "pods",
      .missed = "where pods really are, should the CNI not use the nodes' podCIDRs",
      .pods = true},
@@ -107,10 +114,13 @@ static void command_make(struct command *command, const struct discover_options 
         argument_add(command, question->space);
         argument_add(command, "--ignore-not-found");
     }
-    if (question->pods) {
+    if (question->pods || question->services || question->slices)
         argument_add(command, "--all-namespaces");
+    if (question->pods)
         argument_add(command, "--field-selector=status.phase=Running");
-    }
+    if (question->slices) /* those that the cluster makes for pods are many */
+        argument_add(command, "--selector=endpointslice.kubernetes.io/managed-by!="
+                              "endpointslice-controller.k8s.io");
     argument_add(command, "--output=json");
 }
 
@@ -201,6 +211,8 @@ static int question_settle(struct discovery *discovery, struct asking *asking,
         sentence_add(&discovery->warnings, NULL,
                      "kubectl get %s: forbidden to this user, so it is not known: %s", type,
                      question->missed);
+    discovery->services_known |= answer != FORBIDDEN && question->services;
+    discovery->slices_known |= answer != FORBIDDEN && question->slices;
     discovery->blocks_asked |= answer == ANSWERED && question->blocks;
     return 0;
 }

@@ -363,6 +363,8 @@ static const struct {
 } kinds[] = {
     {"v1", "Node", object_node},
     {"v1", "Pod", object_pod},
+    {"v1", "Service", object_service},
+    {"discovery.k8s.io/", "EndpointSlice", object_slice},
     {"v1", "ConfigMap", object_config_map},
     {"apps/", "DaemonSet", object_daemon_set},
     {"cilium.io/", "CiliumNode", object_cilium_node},

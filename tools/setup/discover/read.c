@@ -64,6 +64,13 @@ void discovery_free(struct discovery *discovery)
     free(discovery->node);
     free(discovery->claim);
     free(discovery->passed);
+    for (size_t i = 0; i < discovery->aliases; i++) {
+        free(discovery->alias[i].addresses);
+        free(discovery->alias[i].servers);
+    }
+    free(discovery->alias);
+    json_decref(discovery->services);
+    json_decref(discovery->slices);
     sentences_free(&discovery->warnings);
     *discovery = (struct discovery){.nodes = 0};
 }

@@ -58,8 +58,8 @@ static const char begun[] =
 
 /* A section of the file, as it is or as it becomes. */
 struct part {
-    char name[SITE_NAME];
-    char *text; /* from "[node" to its last newline */
+    char name[sizeof(((struct found_alias *)NULL)->name)];
+    char *text; /* from "[node" or "[alias" to its last newline */
     bool kept;  /* of those that are there: it is in the new text, too */
 };
 
@@ -73,6 +73,8 @@ struct writing {
     const struct discover_place *place;
     struct config_file file; /* what stands elsewhere */
     struct parts old, new;
+    struct parts old_alias, new_alias;
+    size_t room; /* addresses that may still be taken into aliases */
     struct rewriting *rewriting;
 };
 
@@ -111,18 +113,17 @@ static struct part *part_find(const struct parts *parts, const char *name)
 }
 
 /* The sections as we write them; what else stands there is lost, as the title says. */
-static void parts_take(struct parts *parts, const char *text)
+static void parts_take(struct parts *parts, const char *begin, const char *text)
 {
-    static const char begin[] = "\n[node ";
     const char *at = strstr(text, begin);
     while (at) {
-        const char *name = at + strlen(begin), *next = strstr(name, begin);
+        const char *name = at + strlen(begin), *next = strstr(name, "\n[");
         size_t length = next ? (size_t)(next - at - 1) : strlen(at + 1);
         char *copy = state_grow(NULL, length + 1);
         memcpy(copy, at + 1, length);
         copy[length] = '\0';
         part_add(parts, name, strcspn(name, "]\n"), copy);
-        at = next;
+        at = next ? strstr(next, begin) : NULL;
     }
     if (parts->count)
         qsort(parts->item, parts->count, sizeof(*parts->item), part_compare);
@@ -460,6 +461,50 @@ static int nodes_put(struct writing *writing, struct setup_error *error)
     return result;
 }
 
+/* ---- aliases ---- */
+
+static void alias_put(struct writing *writing, const struct found_alias *alias)
+{
+    const struct config_section *section =
+        config_file_named(&writing->file, SECTION_ALIAS, alias->name);
+    struct sentences *warnings = &writing->discovery->warnings;
+    char *text = NULL, label[sizeof(alias->name) + 10];
+    snprintf(label, sizeof(label), "[alias %s]", alias->name);
+    if (section) {
+        sentence_add(warnings, label, "it stands in %.200s, line %u, and stays as it is there",
+                     section->from->path, section->line);
+        return;
+    }
+    if (alias->count > writing->room) {
+        sentence_add(warnings, label,
+                     "all aliases together would have more than %d addresses, so it is left out",
+                     POLICY_ALIASES);
+        return;
+    }
+    writing->room -= alias->count;
+    FILE *out = state_open(&text);
+    fprintf(out, "[alias %s]\nserver = %s\naddresses = %s\n", alias->name, alias->servers,
+            alias->addresses);
+    state_close(out);
+    part_add(&writing->new_alias, alias->name, strlen(alias->name), text);
+}
+
+/* Those of the cluster; if it was not asked for all that it takes, those that were there. */
+static void aliases_put(struct writing *writing)
+{
+    const struct discovery *discovery = writing->discovery;
+    if (discovery->services_known && discovery->slices_known)
+        for (size_t i = 0; i < discovery->aliases; i++)
+            alias_put(writing, &discovery->alias[i]);
+    else
+        for (size_t i = 0; i < writing->old_alias.count; i++) {
+            const struct part *part = &writing->old_alias.item[i];
+            if (!config_file_named(&writing->file, SECTION_ALIAS, part->name))
+                part_add(&writing->new_alias, part->name, strlen(part->name),
+                         state_copy(part->text));
+        }
+}
+
 static char *text_make(const struct writing *writing)
 {
     char *text;
@@ -467,6 +512,8 @@ static char *text_make(const struct writing *writing)
     fputs(title, out);
     for (size_t i = 0; i < writing->new.count; i++)
         fprintf(out, "\n%s", writing->new.item[i].text);
+    for (size_t i = 0; i < writing->new_alias.count; i++)
+        fprintf(out, "\n%s", writing->new_alias.item[i].text);
     state_close(out);
     return text;
 }
@@ -487,7 +534,7 @@ static const char *object_find(const struct discovery *discovery, const char *me
 }
 
 /* @text: of our file; NULL: it is not there. */
-static int text_check(const struct writing *writing, const char *text, struct setup_error *error)
+static int text_check(struct writing *writing, const char *text, struct setup_error *error)
 {
     static struct site site;
     const struct discover_place *place = writing->place;
@@ -495,6 +542,7 @@ static int text_check(const struct writing *writing, const char *text, struct se
         {place->file, text}, {place->begins ? place->config : NULL, begun}, {NULL, NULL}};
     struct config_error why;
     int result = site_load_over(place->config, over, &site, &why);
+    writing->room = POLICY_ALIASES - site.config.policy.alias_count;
     const char *object = result ? object_find(writing->discovery, why.text) : NULL;
     site_free(&site);
     return result ? setup_fail(error, "%.800s%s%.200s%s", why.text, object ? " (discovered: " : "",
@@ -516,8 +564,10 @@ static int writing_begin(struct writing *writing, struct setup_error *error)
                           place->file);
     if (text_check(writing, NULL, error) < 0)
         return -1;
-    if (place->text)
-        parts_take(&writing->old, place->text);
+    if (place->text) {
+        parts_take(&writing->old, "\n[node ", place->text);
+        parts_take(&writing->old_alias, "\n[alias ", place->text);
+    }
     return config_file_read(&writing->file, place->config, over, &why)
                ? setup_fail(error, "%s", why.text)
                : 0;
@@ -531,6 +581,8 @@ int discovery_write(struct discovery *discovery, const struct discover_place *pl
     int result = writing_begin(&writing, error);
     if (!result)
         result = nodes_put(&writing, error);
+    if (!result)
+        aliases_put(&writing);
     if (!result && (place->text || writing.new.count)) {
         rewriting->text = text_make(&writing);
         rewriting->begun = place->begins ? begun : NULL;
@@ -542,6 +594,8 @@ int discovery_write(struct discovery *discovery, const struct discover_place *pl
     }
     parts_free(&writing.old);
     parts_free(&writing.new);
+    parts_free(&writing.old_alias);
+    parts_free(&writing.new_alias);
     config_file_free(&writing.file);
     return result;
 }

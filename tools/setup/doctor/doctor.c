@@ -33,6 +33,7 @@ static const struct check {
     {check_low_ports, ANYWHERE, false},
     {check_ephemeral, PORT_USERS | ROLE_UNKNOWN, false},
     {check_node_ports, ROLE_NODE | ROLE_CONTROL_PLANE | ROLE_UNKNOWN, false},
+    {check_aliases, ROLE_NODE, true},
     {check_listening, PORT_USERS | ROLE_UNKNOWN, false},
     {check_manifest, ROLE_CONTROL_PLANE, false},
     {check_routes, ANYWHERE & ~ROLE_UNKNOWN, true},

@@ -255,7 +255,7 @@ check_run check_played, check_backends; /* played.c */
 check_run check_routes, check_neighbours, check_rp_filter, check_forwarding,
     check_redirects; /* route.c */
 check_run check_ephemeral, check_node_ports, check_listening, check_cilium,
-    check_low_ports; /* ports.c */
+    check_low_ports, check_aliases; /* ports.c */
 check_run check_pool, check_library, check_kernel, check_timestamps, check_conntrack, check_journal,
     check_wanted, check_configuration, check_manifest; /* state.c */
 check_run check_unit, check_networkd;                  /* boot.c */

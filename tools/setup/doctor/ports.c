@@ -4,6 +4,9 @@
  */
 #include "doctor.h"
 
+#include "../../../pool/address.h"
+#include "../resources/state.h"
+
 #include <arpa/inet.h>
 #include <stdlib.h>
 #include <string.h>
@@ -331,4 +334,83 @@ void check_low_ports(struct facts *facts, struct findings *findings)
         else if (lowest < EARLY_CLASH)
             ports_low(findings, &facts->ports[i]);
     }
+}
+
+/* ---- servers with two addresses ---- */
+
+/*
+ * Where a rule translates destinations to: "--to-destination 10.77.9.2:7000", "dnat to
+ * [fd00::1]:80". Return: whether it is one address; the port is 0 if it stays.
+ */
+static bool dnat_target(const char *rule, struct dest *to)
+{
+    static const char *const words[] = {"--to-destination ", "dnat to ", "dnat ip to ",
+                                        "dnat ip6 to "};
+    const char *at = NULL;
+    for (size_t i = 0; !at && i < sizeof(words) / sizeof(words[0]); i++)
+        at = strstr(rule, words[i]) ? strstr(rule, words[i]) + strlen(words[i]) : NULL;
+    if (!at)
+        return false;
+    bool bracket = *at == '[';
+    at += bracket;
+    size_t length = strspn(at, "0123456789abcdefABCDEF:.");
+    const char *end = at + length;
+    to->port = 0;
+    if (!bracket && memchr(at, '.', length)) { /* IPv4: what follows a ':' is the port */
+        length = strcspn(at, ": \n");
+        to->port = at[length] == ':' ? (uint16_t)strtoul(at + length + 1, NULL, 10) : 0;
+    } else if (bracket && end[0] == ']' && end[1] == ':') {
+        to->port = (uint16_t)strtoul(end + 2, NULL, 10);
+    }
+    return length && address_parse(at, length, to->addr);
+}
+
+/* Whether pods get ports towards it, and under one address only as far as the pool knows. */
+static bool alias_is_missing(const struct site *site, const struct dest *to)
+{
+    struct dest asked = *to, server;
+    struct policy_verdict verdict;
+    bool host = false;
+    for (size_t i = 0; i < site->hosts.count; i++)
+        host |= block_has(&site->hosts.item[i], to->addr);
+    if (!to->port && site->host_services.count)
+        asked.port = site->host_services.range[0].lo;
+    return host && policy_match(&site->config.policy, &asked, &verdict) &&
+           !policy_server(&site->config.policy, to, &server);
+}
+
+/* The rules are read, not tried: what address is translated stands, if at all, some chains away. */
+void check_aliases(struct facts *facts, struct findings *findings)
+{
+    const char *line, *at = facts_rules(facts);
+    size_t length, count = 0;
+    char first[400] = "", shown[80] = "";
+    struct dest to, other;
+    while ((line = state_line(&at, &length))) {
+        char rule[400];
+        snprintf(rule, sizeof(rule), "%.*s", (int)length, line);
+        if (!dnat_target(rule, &to) || !alias_is_missing(&facts->site, &to))
+            continue;
+        if (!count++) {
+            other = to;
+            snprintf(first, sizeof(first), "%s", rule + strspn(rule, " \t"));
+        }
+    }
+    if (!count)
+        return;
+    policy_alias_print(&other, shown, sizeof(shown));
+    struct finding *finding = finding_add(
+        findings, "alias-missing", SEVERITY_WARNING,
+        "connections to another address are translated to %s here%s, and no [alias NAME] says "
+        "so",
+        shown, count > 1 ? ", others to other hosts" : "");
+    finding_line(finding, "%s", first);
+    finding_why(finding,
+                "a pod that uses that address and one that uses the host's own can get the same "
+                "port, and the second connection is moved to another one");
+    finding_mend(finding,
+                 "fixport-setup discover --write, if it is a Service's; or a section [alias NAME] "
+                 "with server = "
+                 "%s and addresses = the other one; then fixport-setup apply",
+                 shown);
 }

@@ -74,10 +74,24 @@ static void print_rule(FILE *out, const struct policy *policy, const struct poli
     }
     portset_print(&rule->ports, buf, sizeof(buf));
     fprintf(out, "%sports = %s\n", rule->dest_count ? "\n" : "", buf);
+    if (rule->scope == POLICY_ADDRESS)
+        fprintf(out, "scope = address\n");
     if (rule->exhausted == POLICY_WAIT)
         fprintf(out, "when-exhausted = wait %ums\n", rule->wait_ms);
     else
         fprintf(out, "when-exhausted = %s\n", rule->exhausted == POLICY_PASS ? "pass" : "fail");
+}
+
+static void print_aliases(FILE *out, const struct policy *policy)
+{
+    char from[96], to[96];
+    for (uint32_t i = 0; i < policy->alias_count; i++) {
+        const struct policy_alias *alias = &policy->alias[i];
+        policy_alias_print(&alias->from, from, sizeof(from));
+        policy_alias_print(&alias->to, to, sizeof(to));
+        if (strcmp(from, to) != 0)
+            fprintf(out, "[alias %u]\nserver = %s\naddresses = %s\n", i + 1, to, from);
+    }
 }
 
 /* @lanes: 0: the usual number. */
@@ -91,6 +105,7 @@ static char *pool_print(const struct policy *policy, mode_t mode, gid_t group, u
         fprintf(out, "lanes = %u\n", lanes);
     for (uint32_t i = 0; i < policy->rule_count; i++)
         print_rule(out, policy, &policy->rule[i]);
+    print_aliases(out, policy);
     state_close(out);
     return state;
 }

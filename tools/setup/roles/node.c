@@ -380,6 +380,17 @@ static void note_translators(struct roles *roles)
                 devices[i]);
 }
 
+/* The pool's rules are read from the file by others too, who do not see the topology. */
+static void note_scope(struct roles *roles)
+{
+    if (roles->snat == SNAT_NONE && !roles->site->snat_given)
+        resources_note(
+            roles->resources,
+            "pods keep their own addresses on the way to hosts, as [snat] mode = none would "
+            "say: with that in the file each pod has all ports of [pool] to itself ([pool] "
+            "scope = address), without it they share them");
+}
+
 static int node_check(struct roles *roles)
 {
     char networks[400];
@@ -400,6 +411,7 @@ int node_want(struct roles *roles)
     if (node_check(roles) < 0 || node_routes(roles) < 0)
         return -1;
     note_translators(roles);
+    note_scope(roles);
     if (site_pool_ports(&roles->site->config.policy, &roles->site->config.slices, &ports) < 0)
         return role_refuse(roles, "[pool] and [rule] have more than %d ranges of ports together",
                            PORTRANGE_MAX);
