@@ -1076,7 +1076,7 @@ def test_json(test):
     test.tap.point(plan["topology"].startswith("one network, a gateway with one arm: "),
                    "it says which topology it is", plan["topology"])
     test.tap.equal([[word in note for note in plan["notes"]] for word in (
-        "has none of [gateway] address", "scope = address", "hosts and gateway should be applied first")],
+        "has none of [gateway] address", "hosts and gateway should be applied first", "scope = address")],
                    [[True, False, False], [False, True, False], [False, False, True]], "and has a list of notes")
     applied = json.loads(machine("apply", "--json").stdout)
     test.tap.equal(applied["result"], "applied", "apply --json")
