@@ -35,6 +35,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     policy_init(&policy);
     if (policy_add_rule(&policy, "one", "60001-60010", "10.0.0.0/8", NULL) != 0 ||
         policy_add_rule(&policy, "two", "60005-60030", NULL, NULL) != 0 ||
+        policy_add_alias(&policy, "10.1.2.3:80", "10.1.2.4:80", NULL) != 0 ||
         pool_create(path, &policy, &options) != 0 || pool_open(path, &pool, NULL) != 0)
         abort();
     good_size = layout_pool_size() + pool.shared_size;
@@ -71,13 +72,21 @@ static void use(struct pool *pool)
         return;
     struct lease_search search;
     struct lease lease;
-    uint32_t lane = (uint32_t)pool_lane_find(pool, &dest, true);
+    uint32_t lane = (uint32_t)pool_lane_find(pool, &verdict.server, true);
     lease_search_begin(&search, pool, &verdict, 3, lane, sys_now_ms());
+    search.last = 60003;
+    lease_crowd_ms(&search);
+    lease_next_ms(&search);
     for (int i = 0; i < 40 && lease_search_next(&search, &lease) == 0; i++) {
         if (!portset_has(&verdict.ports, lease.port))
             abort();
+        if (i % 2)
+            lease_hold(pool, &lease, sys_now_ms());
         lease_confirm(pool, &lease, sys_now_ms());
-        lease_refused(pool, &lease, sys_now_ms());
+        if (i % 3)
+            lease_refused(pool, &lease, sys_now_ms());
+        else
+            lease_return(pool, &lease, sys_now_ms());
         lease_hint(pool, 3, lane, lease.port);
     }
     lease_claim(&search, 60001, &lease);
