@@ -43,15 +43,20 @@ def in_netns(name, *argv):
     return ["nsenter", f"--net=/var/run/netns/{name}", *argv]
 
 
-def in_own_network():
+def in_own_network(user=False):
     """Starts the test again in a network namespace of its own, where that is allowed, so that what
-    other tests left behind (TIME_WAIT lasts a minute) does not matter."""
+    other tests left behind (TIME_WAIT lasts a minute) does not matter. @user: for an ordinary user in
+    a user namespace, as its root."""
     if os.environ.get("FIXPORT_TEST_OWN_NETWORK") == "1":
         return
     argv = [sys.executable, *sys.argv]
-    if can_make_netns():
+    how = ["unshare", "--net"]
+    if user and os.getuid() != 0:
+        how += ["--user", "--map-root-user"]
+    if can_make_netns() or (len(how) > 2 and subprocess.run([*how, "true"], capture_output=True,
+                                                            check=False).returncode == 0):
         os.environ["FIXPORT_TEST_OWN_NETWORK"] = "1"
-        argv = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *argv]
+        argv = [*how, "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *argv]
         os.execvp(argv[0], argv)
 
 
