@@ -168,8 +168,8 @@ def tell(tap, outcome, outcomes, lock):
     with lock:
         outcomes.append(outcome)
         name = f"agrees: {outcome.case.title()}, on a {outcome.case.role}"
-        if outcome.skipped:  # nothing that could be installed
-            tap.point(True, f"{name} # SKIP {outcome.skipped}")
+        if outcome.skipped:
+            tap.skip(name, outcome.skipped)
             return
         good = not outcome.failed and outcome.agrees() and not outcome.changed and \
             outcome.blames() is not False

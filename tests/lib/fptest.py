@@ -33,8 +33,9 @@ def environment(**more):
     return dict(clean, LD_PRELOAD=PRELOAD, **more)
 
 
-def can_make_netns():
-    return subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False).returncode == 0
+def can_make_netns(*options):
+    """@options: of unshare(1), besides --net."""
+    return subprocess.run(["unshare", "--net", *options, "true"], capture_output=True, check=False).returncode == 0
 
 
 def in_netns(name, *argv):
@@ -43,15 +44,16 @@ def in_netns(name, *argv):
     return ["nsenter", f"--net=/var/run/netns/{name}", *argv]
 
 
-def in_own_network():
+def in_own_network(user=False):
     """Starts the test again in a network namespace of its own, where that is allowed, so that what
-    other tests left behind (TIME_WAIT lasts a minute) does not matter."""
+    other tests left behind (TIME_WAIT lasts a minute) does not matter. @user: for an ordinary user in
+    a user namespace, as its root."""
     if os.environ.get("FIXPORT_TEST_OWN_NETWORK") == "1":
         return
-    argv = [sys.executable, *sys.argv]
-    if can_make_netns():
+    options = ["--user", "--map-root-user"] if user and os.getuid() != 0 else []
+    if can_make_netns(*options):
         os.environ["FIXPORT_TEST_OWN_NETWORK"] = "1"
-        argv = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *argv]
+        argv = ["unshare", "--net", *options, "sh", "-c", 'ip link set lo up && exec "$@"', "sh", sys.executable, *sys.argv]
         os.execvp(argv[0], argv)
 
 
@@ -89,7 +91,11 @@ class Tap:
         """A point that cannot be tried here."""
         if MUST_WORK:
             self.point(False, name, why)
-            return
+        else:
+            self.skip(name, why)
+
+    def skip(self, name, why):
+        """The same, where no package or privilege would help."""
         self.count += 1
         self._line(f"ok {self.count} - {name} # SKIP {why}")
 

@@ -166,10 +166,7 @@ def build_old(tap):
     git = ["git", "-c", f"safe.directory={SOURCE}", "-C", SOURCE]
     if not (SOURCE / ".git").exists() or subprocess.run([*git, "cat-file", "-e", OLD], capture_output=True,
                                                         check=False).returncode:
-        # No package or privilege brings it back: so this is a skip even where everything must work.
-        tap.count += 1
-        print(f"ok {tap.count} - upgrade from 0.1.0 # SKIP this is no clone of the whole repository, which has 0.1.0",
-              flush=True)
+        tap.skip("upgrade from 0.1.0", "this is no clone of the whole repository, which has 0.1.0")
         return None
     shutil.rmtree(tree, ignore_errors=True)
     (tree / "build").mkdir(parents=True)

@@ -254,6 +254,26 @@ Test(resources_file, symlinks_do_not_leave_the_root)
     free(state);
 }
 
+/* Others rename all the time, and the kernel then cannot vouch for a "..": openat2(2), EAGAIN. */
+Test(resources_file, renames_elsewhere_do_not_end_it)
+{
+    mkdir(inside("conf"), 0755);
+    cr_assert_eq(symlink("../conf", inside("up")), 0);
+    put("one", "", 0, 0600);
+    char *one = state_copy(inside("one")), *other = state_copy(inside("other"));
+    pid_t child = fork();
+    if (child == 0)
+        while (rename(one, other) == 0 && rename(other, one) == 0)
+            ;
+    setup_root = state_copy(scratch);
+    for (int i = 0; i < 10000; i++)
+        cr_expect_eq(strlen(setup_path("/up/x")), strlen("/dev/shm/conf/x"));
+    cr_assert_eq(kill(child, SIGKILL), 0);
+    cr_assert_eq(waitpid(child, NULL, 0), child);
+    free(one);
+    free(other);
+}
+
 /* How a process ends that looks up @path; Criterion's .exit_code would not let a test be skipped. */
 static int end_of_lookup(const char *path)
 {

@@ -27,6 +27,7 @@
 #endif
 
 #define PATH_ROOM (2 * PATH_MAX) /* for a root and a path; what is too long, open(2) says */
+#define LOOKUP_TRIES 100000 /* of a few microseconds each */
 #define FOLDER_FLAGS (O_PATH | O_DIRECTORY | O_CLOEXEC)
 
 const char *setup_root = "";
@@ -45,7 +46,13 @@ static int folder_lookup(int root, const char *folder)
         .flags = FOLDER_FLAGS,
         .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
     };
-    return (int)syscall(SYS_openat2, root, folder, &how, sizeof(how));
+    /* EAGAIN: something was renamed or mounted meanwhile, anywhere on the machine, so that the kernel
+     * cannot vouch for a ".."; a busy kubelet does that all the time. */
+    int found, tries = 0;
+    do
+        found = (int)syscall(SYS_openat2, root, folder, &how, sizeof(how));
+    while (found < 0 && errno == EAGAIN && ++tries < LOOKUP_TRIES);
+    return found;
 #else
     (void)root;
     (void)folder;
