@@ -212,14 +212,18 @@ void lack_give_back(struct attempt *attempt)
     const struct pool *pool = attempt->pool;
     uint64_t now = attempt->began;
     uint32_t ms = UINT32_MAX;
+    uint32_t generation =
+        atomic_load_explicit(&attempt->at->pool.header->generation, memory_order_relaxed);
+    /* A reload may have made addresses one server's: connections there have to be in its lane (move.c). */
+    bool moved = attempt->verdict.name && generation != attempt->netns->generation;
     if (pool->apart)
         return; /* to nobody */
-    if (lease_wanted(pool, attempt->netns->slot, now)) {
+    if (moved || lease_wanted(pool, attempt->netns->slot, now)) {
         ms = COMPARE_MS;
     } else if (atomic_load_explicit(&looked, memory_order_relaxed) != now) {
         atomic_store_explicit(&looked, now, memory_order_relaxed);
         ms = lease_crowd_ms(&attempt->search);
     }
-    if (ms != UINT32_MAX && comparison_due(attempt, now, ms))
-        reconcile(attempt, now);
+    if (ms != UINT32_MAX && comparison_due(attempt, now, ms) && reconcile(attempt, now))
+        attempt->netns->generation = generation;
 }
