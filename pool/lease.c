@@ -511,10 +511,16 @@ bool lease_follow(struct lease_search *search, const struct pool *before, struct
     uint64_t word = lease->word;
     uint64_t named = word_moved((uint64_t)search->owner << 40, WORD_USED, search->now);
     struct lease next = *lease;
-    if (same && at && atomic_compare_exchange_strong(at, &word, named))
+    if (same && at && atomic_compare_exchange_strong(at, &word, named)) {
         next.word = named;
-    else if (lease_claim(search, lease->port, &next) != 0)
-        return false;
+    } else if (lease_claim(search, lease->port, &next) != 0) {
+        /* A move has left that there for a connection of this namespace: perhaps for this one. */
+        at = pool_word(search->pool, search->lane, lease->port);
+        next.word = at ? atomic_load(at) : 0;
+        next.lane = search->lane;
+        if (word_owner(next.word) != (search->holder << 8 | WORD_NAME_UNKNOWN))
+            return false;
+    }
     if (!same)
         lease_let_go(before, lease, search->now);
     *lease = next;

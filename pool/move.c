@@ -2,25 +2,29 @@
 /*
  * What a change of aliases does to ports in use.
  *
- * A word lies in the lane of a server and says which holder uses a port, by which of the server's addresses.
- * If a reload makes an address another server's, or a server of its own, connections that are open would not
- * be seen by whoever takes a port towards what is now the same server; and a name would be another address'.
- * So the words go along:
+ * A word lies in the lane of a server and says which holder uses a port, by which of the server's
+ * addresses. If a reload makes an address another server's, or a server of its own, connections
+ * that are open would not be seen by whoever takes a port towards what is now the same server; and
+ * a name would be another address'. So the words go along:
  *
  *   1. before the new policy is published, words are copied to where they will be looked for;
  *   2. it is published (the generation);
- *   3. they are copied once more, because some were taken meanwhile by the old policy. Then the words left
- *      behind lose their name, and those that stay get the new one, if that is not ambiguous.
+ *   3. they are copied once more, because some were taken meanwhile by the old policy. Then the
+ * words left behind lose their name, and those that stay get the new one, if that is not ambiguous.
+ * A lane whose own address is another server's now is emptied: nobody looks there.
  *
- * Who takes a port by the old policy while that goes on looks at the generation after it is connected, and
- * follows (lease_follow()); what it took before the generation changed, step 3 sees. Who takes the same
- * port by the new policy between 2 and 3 finds at its lease_confirm() that it has lost the port.
+ * Who takes a port by the old policy while that goes on looks at the generation after it is
+ * connected, and follows (lease_follow()); what it took before the generation changed, step 3 sees.
+ * Who takes the same port by the new policy between 2 and 3 finds at its lease_confirm() that it
+ * has lost the port.
  *
- * What is left behind in the old lane, and copies of what is closed by now, the holder's next comparison
- * with the kernel clears away. A word whose name is not known, and any of a lane that several destinations
- * share, may be that of each address that moves: it is copied for all. Not found are connections of whole
- * addresses (aliases without a port) in such lanes, and those of rules with scope = address, whose words are not
- * in the pool: their namespaces take them in when they next connect (lack.c).
+ * What is left behind is kept as long as there is any connection from that port (lease.c), since
+ * what is open may be translated as it was. That and copies of what is closed by now the holder's
+ * next comparison with the kernel clears away. A word whose name is not known, and any of a lane
+ * that several destinations share, may be that of each address that moves: it is copied for all.
+ * Not found are connections of whole addresses (aliases without a port) in such lanes, and those of
+ * rules with scope = address, whose words are not in the pool: their namespaces take them in when
+ * they next connect (lack.c).
  */
 #include "move.h"
 #include "sys.h"
@@ -32,8 +36,8 @@
 /* What becomes of a lane's words with one name. */
 struct fate {
     uint32_t lane; /* the same, or another one to which they are copied */
-    uint8_t name; /* there */
-    bool known; /* else they may be of any of the lane's addresses */
+    uint8_t name;  /* there */
+    bool known;    /* else they may be of any of the lane's addresses */
 };
 
 struct move {
@@ -43,6 +47,7 @@ struct move {
     bool published;
     uint32_t lane; /* that is looked at */
     bool changes;
+    bool emptied; /* by the new policy nobody looks there, all goes to others */
     uint32_t target[2 * POLICY_ALIASES]; /* other lanes that words of it go to */
     uint32_t targets;
     struct fate fate[WORD_NAME_UNKNOWN + 1];
@@ -93,9 +98,11 @@ static void fate_set(struct move *move, const struct dest *server, const struct 
 static void fates_of_server(struct move *move, const struct dest *server)
 {
     struct dest to;
+    policy_server(move->after, server, &to);
+    move->emptied = dest_compare(&to, server) != 0;
     uint8_t own = policy_server(move->before, server, &to);
     if (dest_compare(&to, server) != 0)
-        return; /* it is left from a policy before */
+        return; /* it was emptied by a policy before */
     if (!own) {
         fate_set(move, server, server, 0);
         return;
@@ -136,16 +143,16 @@ static uint64_t word_named(uint64_t word, uint8_t name)
 /* How near it is to being had by others. */
 static int freedom(uint64_t word)
 {
-    static const int order[] = {[WORD_FREE] = 4, [WORD_USED] = 0, [WORD_LETGO] = 2,
-                                [WORD_RESTING] = 3, [WORD_CLOSING] = 1};
+    static const int order[] = {
+        [WORD_FREE] = 4, [WORD_USED] = 0, [WORD_LETGO] = 2, [WORD_RESTING] = 3, [WORD_CLOSING] = 1};
     return word_state(word) <= WORD_CLOSING ? order[word_state(word)] : 0;
 }
 
 /* What is to be where @there is and @word comes to. */
 static uint64_t word_joined(const struct move *move, uint64_t there, uint64_t word)
 {
-    bool late = move->published && word_state(there) == WORD_USED && word_when(there) >= move->since &&
-                word_when(word) <= word_when(there);
+    bool late = move->published && word_state(there) == WORD_USED &&
+                word_when(there) >= move->since && word_when(word) <= word_when(there);
     if (freedom(there) > freedom(word))
         return word;
     if (word_state(there) == WORD_RESTING && word_state(word) == WORD_RESTING)
@@ -178,12 +185,13 @@ static void word_go(const struct move *move, _Atomic uint64_t *at, uint16_t port
         word_copy(move, move->target[i], port, word_named(word, WORD_NAME_UNKNOWN));
     if (fate->lane != move->lane)
         word_copy(move, fate->lane, port, word_named(word, fate->name));
-    if (!move->published || !fate->known)
-        return;
-    uint8_t stays = fate->lane == move->lane ? fate->name : WORD_NAME_UNKNOWN;
-    for (int tries = 0; tries < MOVE_TRIES && (uint8_t)(word >> 40) == name && stays != name; tries++)
-        if (atomic_compare_exchange_strong(at, &word, word_named(word, stays)))
+    uint8_t stays = !fate->known ? name : fate->lane == move->lane ? fate->name : WORD_NAME_UNKNOWN;
+    for (int tries = 0; move->published && tries < MOVE_TRIES && (uint8_t)(word >> 40) == name;
+         tries++) {
+        uint64_t left = move->emptied ? 0 : word_named(word, stays);
+        if (left == word || atomic_compare_exchange_strong(at, &word, left))
             return;
+    }
 }
 
 static void lane_go(const struct move *move)
@@ -216,7 +224,7 @@ void pool_move(const struct pool *pool, const struct policy *before, const struc
     for (uint32_t lane = 0; aliases_differ(before, after) && lane < pool->lanes; lane++) {
         struct dest server = pool->lane[lane].dest; /* anybody's to write: its key proves it */
         move.lane = lane;
-        move.changes = false;
+        move.changes = move.emptied = false;
         move.targets = 0;
         for (unsigned i = 0; i <= WORD_NAME_UNKNOWN; i++)
             move.fate[i] = (struct fate){.lane = lane};
