@@ -356,6 +356,68 @@ Test(pool, another_name_of_the_server_has_to_wait_for_the_quarantine)
     pool_close(&pool);
 }
 
+/* What a lease was before says what the kernel may have there: put.c does not ask about what rests. */
+Test(pool, what_another_name_has_had_is_no_rest_of_ones_own)
+{
+    struct pool pool;
+    struct lease lease, all[20];
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    for (int i = 0; i < 20; i++)
+        cr_assert_neq(take_named(&pool, 0, 1, 5000, &all[i]), 0);
+    for (int i = 0; i < 20; i++) {
+        _Atomic uint64_t *word = pool_word(&pool, 2, all[i].port);
+        atomic_store(word, word_moved(atomic_load(word), WORD_RESTING, 6000));
+    }
+    cr_assert_neq(take_named(&pool, 0, 1, 6500, &lease), 0);
+    cr_expect_eq(lease.before, WORD_RESTING, "the same name's");
+    cr_assert_neq(take_named(&pool, 0, 2, 7500, &lease), 0);
+    cr_expect_eq(lease.before, WORD_FREE, "another name's of the same holder");
+    cr_assert_neq(take_named(&pool, 3, 1, 7500, &lease), 0);
+    cr_expect_eq(lease.before, WORD_FREE, "another holder's");
+    pool_close(&pool);
+}
+
+/* Sets so many words of a lane, from the @from-th port of 2,000 on. */
+static void set_words(struct pool *pool, int from, int count, uint64_t word)
+{
+    for (int i = from; i < from + count; i++)
+        atomic_store(pool_word(pool, 2, (uint16_t)(60001 + i)), word);
+}
+
+Test(pool, a_crowd_is_what_others_cannot_have_and_one_might_give_back)
+{
+    struct pool pool;
+    struct policy large;
+    struct lease_search search;
+    struct dest dest = dest_of(1, 80);
+    pool_retire(path);
+    policy_init(&large);
+    large.quarantine_ms = 1000;
+    cr_assert_eq(policy_add_rule(&large, "r", "60001-62000", "10.0.0.0/8", NULL), 0);
+    cr_assert_eq(pool_create(path, &large, &options), 0);
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    struct policy_verdict verdict = verdict_of(&pool, &dest);
+    lease_search_begin(&search, &pool, &verdict, 0, 2, 9000);
+    cr_expect_eq(lease_crowd_ms(&search), UINT32_MAX, "all are free");
+    set_words(&pool, 0, 2000, word_make(WORD_USED, 1, 8000));
+    cr_expect_eq(lease_crowd_ms(&search), UINT32_MAX, "nothing can be given back");
+    set_words(&pool, 0, 2000, word_make(WORD_LETGO, 2, 8000));
+    cr_expect_eq(lease_crowd_ms(&search), UINT32_MAX, "not by this holder");
+    set_words(&pool, 0, 100, word_make(WORD_LETGO, 1, 8000));
+    cr_expect_eq(lease_crowd_ms(&search), 250, "a few");
+    set_words(&pool, 0, 1000, word_make(WORD_LETGO, 1, 8000));
+    cr_expect_eq(lease_crowd_ms(&search), 40, "many");
+    set_words(&pool, 0, 1000, word_moved(1ull << 48 | 7ull << 40, WORD_CLOSING, 8000));
+    cr_expect_eq(lease_crowd_ms(&search), 40, "by whichever name");
+    set_words(&pool, 900, 1100, 0);
+    cr_expect_eq(lease_crowd_ms(&search), UINT32_MAX, "less than half is taken");
+    set_words(&pool, 900, 1100, word_make(WORD_RESTING, 2, 7900));
+    cr_expect_eq(lease_crowd_ms(&search), UINT32_MAX, "what has rested is anybody's");
+    set_words(&pool, 900, 1100, word_make(WORD_RESTING, 2, 8500));
+    cr_expect_neq(lease_crowd_ms(&search), UINT32_MAX, "what rests is not");
+    pool_close(&pool);
+}
+
 Test(pool, what_is_closing_is_tried_last)
 {
     struct pool pool;
