@@ -569,9 +569,10 @@ bool lease_wanted(const struct pool *pool, uint32_t slot, uint64_t now)
     return wanted > last && wanted <= now && age(now, last) >= GIVE_BACK_MS;
 }
 
-uint32_t lease_next_ms(const struct lease_search *search)
+uint32_t lease_next_ms(const struct lease_search *search, uint32_t *holder)
 {
     uint64_t next = UINT32_MAX;
+    *holder = 0;
     for (uint32_t i = 0; i < search->size; i++) {
         uint32_t follow;
         _Atomic uint64_t *at =
@@ -579,8 +580,10 @@ uint32_t lease_next_ms(const struct lease_search *search)
         uint64_t word = at ? atomic_load_explicit(at, memory_order_relaxed) : 0;
         uint64_t rested = age(search->now, word_when(word));
         if (word_state(word) == WORD_RESTING && rested < search->quarantine &&
-            search->quarantine - rested < next)
+            search->quarantine - rested < next) {
             next = search->quarantine - rested;
+            *holder = word_holder(word);
+        }
     }
     return (uint32_t)next;
 }

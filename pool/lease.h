@@ -153,9 +153,10 @@ uint32_t lease_crowd_ms(const struct lease_search *search);
 
 /**
  * lease_next_ms - when the first of the search's ports that rest is anybody's to take.
+ * @holder: slot + 1 of who has let go of it, unchecked; 0: not known.
  * Return: ms from the search's begin; UINT32_MAX: none rests. Looks at all of their words.
  */
-uint32_t lease_next_ms(const struct lease_search *search);
+uint32_t lease_next_ms(const struct lease_search *search, uint32_t *holder);
 
 /** lease_want - no port was left: ask the other namespaces to look what they can give back. */
 void lease_want(const struct pool *pool, uint64_t now);

@@ -278,8 +278,11 @@ const char *fault_text(void);
 /** shim_log - a line "fixport[PID] WHAT DEST PORT" to FIXPORT_LOG, if that is set. errno is kept. */
 void shim_log(const char *what, const struct dest *dest, uint32_t port);
 
-/** shim_log_next - the same, and in how many ms the first port is free; UINT32_MAX: not known. */
-void shim_log_next(const char *what, const struct dest *dest, uint32_t ms);
+/**
+ * shim_log_next - the same, and in how many ms the first port is free; UINT32_MAX: not known.
+ * @host: pool_holder.host of who has let go of it, anybody's to write; NULL: not known.
+ */
+void shim_log_next(const char *what, const struct dest *dest, uint32_t ms, const char host[64]);
 
 /** shim_logs - whether there is a log. */
 static inline bool shim_logs(void)

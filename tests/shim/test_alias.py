@@ -9,6 +9,8 @@ Needs root.
 import contextlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -246,6 +248,7 @@ class Site:
         network = self.stack.enter_context(Network(2))
         self.stack.callback(subprocess.run, [fptest.POOL_TOOL, "--pool", self.path, "remove", "--force"], check=True,
                             capture_output=True)
+        self.node, self.second = network.node, network.pods[1]
         self.server = self.talker(network.server, LISTEN)
         self.server.hear()
         self.server.ask(f"{self.first} {self.first + self.ports - 1}")
@@ -343,6 +346,31 @@ def check_storm(tap, folder, way, first):
                   f"{said} said, {came} came, {outside} outside, {reloads} reloads")
 
 
+def check_told(tap, folder, way, first):
+    """status says for whom the node's connection tracking holds the port that is free next."""
+    with Site(folder, first, 20, ALIAS) as site:
+        def told():
+            text = subprocess.run(fptest.in_netns(site.node, fptest.POOL_TOOL, "--pool", site.path, "status"), check=True,
+                                  text=True, capture_output=True).stdout
+            return [re.sub(r"free in \d+ s", "free in N s", line.strip()) for line in text.splitlines() if "first port" in line]
+        site.ask(0, "short 20")
+        subprocess.run([fptest.POOL_TOOL, "--pool", site.path, "reclaim"], check=True, capture_output=True)
+        host = os.uname().nodename
+        held = told()
+        subprocess.run(fptest.in_netns(site.node, "conntrack", "-F"), check=True, capture_output=True)
+        tap.equal((held, told()), ([f"first port free in N s, held by conntrack for {host}"],
+                                   [f"first port free in N s, let go of by {host}"]),
+                  f"status says that connection tracking holds a port, and for whom, {way}")
+        log = os.path.join(folder, "log")
+        refused = site.talker(site.second, DIAL, SERVER, env=fptest.environment(
+            FIXPORT_POOL=site.path, FIXPORT_ON_ERROR="fail", FIXPORT_LOG=log)).ask("hold 1")
+        with open(log, encoding="ascii") as file:
+            line = re.sub(r"free in \d+ s", "free in N s", file.read())
+        os.remove(log)
+        tap.point(refused == ["0", "1", "0"] and line.endswith(f" exhausted {SERVER} first port free in N s, let go of by {host}\n"),
+                  f"and the log, {way}", refused, line)
+
+
 def main():
     tap = fptest.Tap()
     if not fptest.can_make_netns() or subprocess.run(["nft", "--version"], capture_output=True,
@@ -358,6 +386,10 @@ def main():
             check_moves(tap, folder, way, first)
             check_names(tap, folder, way, first)
             check_storm(tap, folder, way, first)
+            if shutil.which("conntrack"):
+                check_told(tap, folder, way, first)
+            else:
+                tap.cannot("who holds a port", "conntrack(8) is not installed")
             tap.point(outside, f"without the alias some are, {way}: the test can see it",
                       f"{made} made; {came} came, {outside} outside")
     tap.end()
