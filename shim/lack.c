@@ -104,6 +104,17 @@ static enum port_answer forbidden(struct attempt *attempt)
     return answer;
 }
 
+static void log_lack(const struct attempt *attempt)
+{
+    const struct pool *pool = attempt->pool;
+    uint32_t holder;
+    if (!shim_logs())
+        return;
+    uint32_t ms = lease_next_ms(&attempt->search, &holder);
+    shim_log_next(attempt->ended == EINTR ? "interrupted" : "exhausted", &attempt->dest, ms,
+                  holder >= 1 && holder <= POOL_HOLDERS ? pool->holder[holder - 1].host : NULL);
+}
+
 enum port_answer lack_exhausted(struct attempt *attempt)
 {
     struct pool_counters *counters = attempt->pool->counters;
@@ -111,8 +122,7 @@ enum port_answer lack_exhausted(struct attempt *attempt)
     put_range_back(attempt);
     if (attempt->forbidden)
         return forbidden(attempt);
-    shim_log_next(attempt->ended == EINTR ? "interrupted" : "exhausted", &attempt->dest,
-                  shim_logs() ? lease_next_ms(&attempt->search) : UINT32_MAX);
+    log_lack(attempt);
     if (attempt->unknown)
         fault_note("NETLINK_SOCK_DIAG",
                    sys_may_not(attempt->unknown)
@@ -212,14 +222,18 @@ void lack_give_back(struct attempt *attempt)
     const struct pool *pool = attempt->pool;
     uint64_t now = attempt->began;
     uint32_t ms = UINT32_MAX;
+    uint32_t generation =
+        atomic_load_explicit(&attempt->at->pool.header->generation, memory_order_relaxed);
+    /* A reload may have made addresses one server's: connections there have to be in its lane (move.c). */
+    bool moved = attempt->verdict.name && generation != attempt->netns->generation;
     if (pool->apart)
         return; /* to nobody */
-    if (lease_wanted(pool, attempt->netns->slot, now)) {
+    if (moved || lease_wanted(pool, attempt->netns->slot, now)) {
         ms = COMPARE_MS;
     } else if (atomic_load_explicit(&looked, memory_order_relaxed) != now) {
         atomic_store_explicit(&looked, now, memory_order_relaxed);
         ms = lease_crowd_ms(&attempt->search);
     }
-    if (ms != UINT32_MAX && comparison_due(attempt, now, ms))
-        reconcile(attempt, now);
+    if (ms != UINT32_MAX && comparison_due(attempt, now, ms) && reconcile(attempt, now))
+        attempt->netns->generation = generation;
 }

@@ -204,3 +204,26 @@ const char *tracked_reclaim(const struct pool *pool, const bool unseen[POOL_HOLD
     free(list.lease);
     return why;
 }
+
+int tracked_holds(const struct policy *policy, const struct dest *server, uint16_t port)
+{
+    static const struct tracked_list nothing;
+    const int v4 = address_is_v4(server->addr);
+    char command[160], *line = NULL;
+    size_t room = 0;
+    int holds = 0;
+    /* Where an alias is of the other family, it is not asked about. */
+    snprintf(command, sizeof(command),
+             "exec 2>/dev/null; exec timeout 5 conntrack -L -f %s -p tcp --orig-port-src %u",
+             v4 ? "ipv4" : "ipv6", port);
+    FILE *answer = geteuid() == 0 ? popen(command, "re") : NULL;
+    while (answer && getline(&line, &room, answer) > 0) {
+        struct tracked_tuple tuple = {.port = 0};
+        if (!tracked_parse(&nothing, line, &tuple))
+            continue;
+        policy_server(policy, &tuple.to, &tuple.to);
+        holds |= tuple.port == port && dest_compare(&tuple.to, server) == 0;
+    }
+    free(line);
+    return !answer || pclose(answer) != 0 ? -1 : holds;
+}

@@ -16,4 +16,12 @@
 const char *tracked_reclaim(const struct pool *pool, const bool unseen[POOL_HOLDERS],
                             uint32_t quarantine, uint32_t unknown[POOL_HOLDERS]);
 
+/**
+ * tracked_holds - whether the node's connection tracking knows of a connection from a port to a
+ * server. To be called in the node's network namespace, with CAP_NET_ADMIN; it may take seconds.
+ * @server: as policy_server() has it.
+ * Return: 1: it does; 0: it does not; -1: it could not be asked.
+ */
+int tracked_holds(const struct policy *policy, const struct dest *server, uint16_t port);
+
 #endif
