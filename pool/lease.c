@@ -105,10 +105,10 @@
 #define HOLD_MS 500 /* a thread that waits for a processor is seldom away for longer */
 #define GIVE_BACK_MS 1000 /* the same on somebody else's behalf */
 #define RECENT_TRIES 64 /* attempts on ports let go a short while ago, in one pass */
-#define CROWD_SAMPLE 128 /* words, of a lane that may be crowded */
+#define CROWD_SAMPLE 64 /* words, of a lane that may be crowded */
 #define CROWD_MS 250 /* a namespace that has a crowded lane gives back what is over so often */
-#define CROWD_MANY_MS 40 /* the same if that may be half of the lane, or what is worth a dump: */
-#define CROWD_MANY 256 /* ports, at least: asked for one by one they cost as much */
+#define CROWD_MANY_MS 40 /* the same in a burst, if that may be half of the lane, or what is worth a dump: */
+#define CROWD_MANY 256 /* ports, at least */
 #define CROWD_MOST 512 /* ports, at most */
 #define WANTED_MS 2000 /* beyond the quarantine: a namespace that finds no port is heard so long */
 #define KEPT_MS 1000 /* no TIME_WAIT is tried for so long after the kernel has refused one */
@@ -588,7 +588,7 @@ uint32_t lease_next_ms(const struct lease_search *search, uint32_t *holder)
     return (uint32_t)next;
 }
 
-uint32_t lease_crowd_ms(const struct lease_search *search)
+uint32_t lease_crowd_ms(const struct lease_search *search, bool early)
 {
     uint32_t looks = search->size < CROWD_SAMPLE ? search->size : CROWD_SAMPLE;
     uint32_t taken = 0, over = 0;
@@ -603,6 +603,8 @@ uint32_t lease_crowd_ms(const struct lease_search *search)
     }
     if (2 * taken <= looks || !over)
         return UINT32_MAX;
+    if (!early)
+        return CROWD_MS;
     uint32_t many = search->size / 2;
     many = many < CROWD_MANY ? CROWD_MANY : many > CROWD_MOST ? CROWD_MOST : many;
     return (uint64_t)over * search->size >= (uint64_t)many * looks ? CROWD_MANY_MS : CROWD_MS;

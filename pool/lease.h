@@ -148,8 +148,9 @@ bool lease_reconcile_due(const struct pool *pool, uint32_t slot, uint64_t now, u
  * lease_crowd_ms - whether this namespace should see what it can give back, before anybody asks.
  * Return: UINT32_MAX: no, at least half of the search's ports are anybody's to take; else how many
  * ms the last comparison has to be ago. Looks at some of the words.
+ * @early: whether that may be less where much is over.
  */
-uint32_t lease_crowd_ms(const struct lease_search *search);
+uint32_t lease_crowd_ms(const struct lease_search *search, bool early);
 
 /**
  * lease_next_ms - when the first of the search's ports that rest is anybody's to take.

@@ -412,8 +412,10 @@ static bool must_share(const struct attempt *attempt)
 {
     if (attempt_has_bound(attempt))
         return attempt_is_kernels(attempt); /* others have shared early */
-    return attempt->search.size <= FEW_PORTS || attempt->lease.before != WORD_FREE ||
-           attempt->search.step > 8 || linger_expected();
+    if (attempt->search.size <= FEW_PORTS)
+        return true;
+    linger_look(attempt);
+    return attempt->lease.before != WORD_FREE || attempt->search.step > 8 || linger_expected();
 }
 
 /*
@@ -494,7 +496,6 @@ static int connected(struct attempt *attempt)
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
     remember(attempt, attempt->binding == BINDING_OURS ? HINT_LEASED_BOUND : HINT_LEASED);
     shim_log("connect", &attempt->dest, attempt->lease.port);
-    linger_look(attempt);
     lack_give_back(attempt);
     return 0;
 }
