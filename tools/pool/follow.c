@@ -2,13 +2,14 @@
 /*
  * fixport-pool reclaim --every: the helper of a node, which stays.
  *
- * Twice a second it looks whether there is something to do: a holder that has died; a rule of whose ports
- * more than half are taken towards a destination, not all of them in use: then somebody may soon find
- * none, and what can be had is made so within about a second. Else what is let go or rests can wait for
- * SECONDS. That look costs some hundred us. However much there is to do, it rests for longer than it works.
+ * Twice a second it looks whether there is something to do: a holder that has died; a rule of whose
+ * ports more than half are taken towards a destination, not all of them in use: then somebody may
+ * soon find none, and what can be had is made so within about a second. Else what is let go or
+ * rests can wait for SECONDS. That look costs some hundred us. However much there is to do, it
+ * rests for longer than it works.
  *
- * Each look is a child's: whoever may write the shares can also truncate them, and who has them mapped then
- * is ended by SIGBUS. What it says is passed on if it is not what the last one said.
+ * Each look is a child's: whoever may write the shares can also truncate them, and who has them
+ * mapped then is ended by SIGBUS. What it says is passed on if it is not what the last one said.
  */
 #include "cmd.h"
 #include "tracked.h"
@@ -25,9 +26,9 @@
 
 #define FOLLOW_MS 500
 #define FOLLOW_SHORT_MS 1000 /* between looks that are in a hurry */
-#define FOLLOW_REST 20 /* times as long as it has worked */
-#define FOLLOW_SAID 4096 /* bytes of what a look says; there is no more of it */
-#define FOLLOW_NOTHING 9 /* exit status of a child that found nothing to do */
+#define FOLLOW_REST 20       /* times as long as it has worked */
+#define FOLLOW_SAID 4096     /* bytes of what a look says; there is no more of it */
+#define FOLLOW_NOTHING 9     /* exit status of a child that found nothing to do */
 
 struct follow {
     const struct pool_request *request;
@@ -66,8 +67,8 @@ static int follow_child(const struct follow *follow)
     if (error)
         return say_pool_error(path, error);
     uint64_t since = sys_now_ms() - follow->looked;
-    enum tracked_need need = any_is_dead(&pool, fd) ? TRACKED_SHORT
-                                                    : tracked_need(&pool, policy.quarantine_ms);
+    enum tracked_need need =
+        any_is_dead(&pool, fd) ? TRACKED_SHORT : tracked_need(&pool, policy.quarantine_ms);
     uint64_t apart = need == TRACKED_SHORT ? FOLLOW_SHORT_MS : 1000ull * follow->request->every;
     pool_close(&pool);
     close(fd);
@@ -100,7 +101,8 @@ static uint64_t follow_turn(struct follow *follow)
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         signal(SIGTERM, SIG_DFL);
         signal(SIGINT, SIG_DFL);
-        if (getppid() != self || dup2(pipes[1], STDOUT_FILENO) < 0 || dup2(pipes[1], STDERR_FILENO) < 0)
+        if (getppid() != self || dup2(pipes[1], STDOUT_FILENO) < 0 ||
+            dup2(pipes[1], STDERR_FILENO) < 0)
             _exit(EXIT_FAILED);
         say_limit(POOL_COMMAND_S);
         status = follow_child(follow);
@@ -108,7 +110,7 @@ static uint64_t follow_turn(struct follow *follow)
         _exit(status);
     }
     close(pipes[1]);
-    for (ssize_t n = child < 0 ? 0 : 1; n > 0 && got < sizeof(said) - 1; got += n > 0 ? (size_t)n : 0)
+    for (ssize_t n = child < 0 ? 0 : 1; n > 0 && got<sizeof(said) - 1; got += n> 0 ? (size_t)n : 0)
         n = read(pipes[0], said + got, sizeof(said) - 1 - got);
     close(pipes[0]);
     said[got] = '\0';

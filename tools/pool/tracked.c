@@ -1,36 +1,39 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the node's connection tracking says of leases. Entering a namespace takes a great deal (SYS_ADMIN,
- * hostPID); asking connection tracking takes NET_ADMIN in the node's network, and it sees all pods.
+ * What the node's connection tracking says of leases. Entering a namespace takes a great deal
+ * (SYS_ADMIN, hostPID); asking connection tracking takes NET_ADMIN in the node's network, and it
+ * sees all pods.
  *
  * Two questions are asked, and both are answered by entries that are there. That there is no entry
  * proves nothing: the packets may go another way (NOTRACK, eBPF, a bridge), or a connection that a
  * forked child has still was silent for longer than entries live.
  *
- * Has the connection ended? Asked of leases whose namespace cannot be entered. Such a lease is over if
+ * Has the connection ended? Asked of leases whose namespace cannot be entered. Such a lease is over
+ * if
  *
  *   - it was let go, and its word is the same before and after the question;
- *   - there are entries with its port and its destination, all of one source address, because others
- *     than the pool's programs may use that port, too;
- *   - and all of them are in TIME_WAIT (both have closed) or CLOSE (a reset), since it was let go: an
- *     older entry is of a connection before. (A new one makes another entry of it, if it is tracked.)
+ *   - there are entries with its port and its destination, all of one source address, because
+ * others than the pool's programs may use that port, too;
+ *   - and all of them are in TIME_WAIT (both have closed) or CLOSE (a reset), since it was let go:
+ * an older entry is of a connection before. (A new one makes another entry of it, if it is
+ * tracked.)
  *
  * Then it rests. What the quarantine waits for is that the node forgets the connection, because
  * another pod with that port would be moved to another one as long as it remembers. So the second
- * question: is it forgotten? Asked of all leases that rest, whose namespace has said, or whose holder's
- * death, that nobody has a connection there. If all entries of such a lease are in TIME_WAIT or CLOSE, and
- * all show that this node translates their source, which is why they are in the way, they are told to
- * expire within a second. When they have, the port is anybody's.
+ * question: is it forgotten? Asked of all leases that rest, whose namespace has said, or whose
+ * holder's death, that nobody has a connection there. If all entries of such a lease are in
+ * TIME_WAIT or CLOSE, and all show that this node translates their source, which is why they are in
+ * the way, they are told to expire within a second. When they have, the port is anybody's.
  *
- * Nothing is deleted. Others may have the same port, and even the same address: a new pod the one of a
- * pod that has ended, or a program without the library. An entry is left alone unless it has ended;
- * and if somebody connects in the moment before it is told to expire, so that it is told to an entry that
- * lives, then that is seen at once, because it is read again afterwards, and it gets back the time that
- * entries in its state have. Each packet gives it that, too.
+ * Nothing is deleted. Others may have the same port, and even the same address: a new pod the one
+ * of a pod that has ended, or a program without the library. An entry is left alone unless it has
+ * ended; and if somebody connects in the moment before it is told to expire, so that it is told to
+ * an entry that lives, then that is seen at once, because it is read again afterwards, and it gets
+ * back the time that entries in its state have. Each packet gives it that, too.
  *
  * Entries in TIME_WAIT live for two minutes, those in CLOSE for ten seconds: who asks less often
- * misses some, and these leases stay as they are. Entries of other zones are taken for alive. Lanes that
- * several destinations share are left alone.
+ * misses some, and these leases stay as they are. Entries of other zones are taken for alive. Lanes
+ * that several destinations share are left alone.
  */
 #include "cmd.h"
 
@@ -47,11 +50,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TRACKED_MAX (1u << 20) /* leases at a time: the words are anybody's to write */
-#define TRACKED_SLACK_MS 5000 /* between the letting go and the last packet, and in asking */
-#define TRACKED_EXPIRE_S 1 /* the least that can be said, but for at once */
+#define TRACKED_MAX (1u << 20)  /* leases at a time: the words are anybody's to write */
+#define TRACKED_SLACK_MS 5000   /* between the letting go and the last packet, and in asking */
+#define TRACKED_EXPIRE_S 1      /* the least that can be said, but for at once */
 #define TRACKED_EXPIRED_MS 1050 /* then it has: ticks are coarse */
-#define TRACKED_ANSWER_S 10 /* at most, for each part of an answer */
+#define TRACKED_ANSWER_S 10     /* at most, for each part of an answer */
 
 enum seen { SEEN_NOTHING, SEEN_OVER, SEEN_ALIVE, SEEN_VAGUE /* whose it is, or when it ended */ };
 
@@ -59,9 +62,9 @@ struct tracked_lease {
     uint64_t word;
     uint32_t lane;
     uint16_t port;
-    uint8_t seen; /* enum seen */
-    bool kept; /* by an entry that nobody told to expire: it must not be freed */
-    bool expiring; /* all of its entries have been told to */
+    uint8_t seen;     /* enum seen */
+    bool kept;        /* by an entry that nobody told to expire: it must not be freed */
+    bool expiring;    /* all of its entries have been told to */
     uint8_t from[16]; /* the source address of its entries */
 };
 
@@ -69,8 +72,8 @@ struct tracked_lease {
 struct tracked_entry {
     uint8_t from[16], to[16], back[16]; /* back: where answers go to */
     uint16_t port, to_port, back_port;
-    uint8_t state; /* enum tcp_conntrack; NONE: it is offloaded, and alive */
-    uint32_t left; /* s */
+    uint8_t state;  /* enum tcp_conntrack; NONE: it is offloaded, and alive */
+    uint32_t left;  /* s */
     bool elsewhere; /* in another zone */
     uint32_t lease; /* index, see tracked_list.entry */
 };
@@ -82,10 +85,11 @@ struct tracked_list {
     struct tracked_entry *entry; /* those that could be told to expire */
     size_t entries, entry_room;
     uint64_t asked; /* sys_now_ms() before */
-    unsigned timeout[TCP_CONNTRACK_MAX]; /* how long an entry in that state lives, in s; 0: not known */
+    unsigned
+        timeout[TCP_CONNTRACK_MAX]; /* how long an entry in that state lives, in s; 0: not known */
     struct mnl_socket *socket;
     uint32_t sequence;
-    bool again; /* asking for the second time */
+    bool again;  /* asking for the second time */
     bool failed; /* no memory */
 };
 
@@ -181,7 +185,8 @@ enum tracked_need tracked_need(const struct pool *pool, uint32_t quarantine)
         if (!lanes.loose[lane])
             continue;
         need = TRACKED_SOME;
-        if (pool_match(pool, &dest, &verdict) && 2 * lanes.taken[lane] > portset_size(&verdict.ports))
+        if (pool_match(pool, &dest, &verdict) &&
+            2 * lanes.taken[lane] > portset_size(&verdict.ports))
             return TRACKED_SHORT;
     }
     return need;
@@ -198,7 +203,8 @@ static bool tracked_collect(void *arg, uint64_t word, uint32_t lane, uint16_t po
     struct tracked_list *list = wanted->list;
     uint32_t slot = word_holder(word) - 1;
     bool let_go = word_state(word) == WORD_LETGO || word_state(word) == WORD_CLOSING;
-    if (word_state(word) != WORD_RESTING && !(let_go && slot < POOL_HOLDERS && wanted->unseen[slot]))
+    if (word_state(word) != WORD_RESTING &&
+        !(let_go && slot < POOL_HOLDERS && wanted->unseen[slot]))
         return true;
     if (list->count == TRACKED_MAX)
         return false;
@@ -243,9 +249,11 @@ static unsigned tuple_take(const struct nlattr *tuple, uint8_t from[16], uint8_t
 {
     const struct nlattr *part, *attr;
     unsigned protocol = 0;
-    mnl_attr_for_each_nested(part, tuple) {
+    mnl_attr_for_each_nested(part, tuple)
+    {
         unsigned type = mnl_attr_get_type(part);
-        mnl_attr_for_each_nested(attr, part) {
+        mnl_attr_for_each_nested(attr, part)
+        {
             unsigned what = mnl_attr_get_type(attr);
             if (type == CTA_TUPLE_IP && (what == CTA_IP_V4_SRC || what == CTA_IP_V6_SRC))
                 address_take(attr, from);
@@ -266,12 +274,12 @@ static uint8_t state_take(const struct nlattr *info)
 {
     const struct nlattr *part, *attr;
     uint8_t state = TCP_CONNTRACK_NONE;
-    mnl_attr_for_each_nested(part, info) {
+    mnl_attr_for_each_nested(part, info)
+    {
         if (mnl_attr_get_type(part) != CTA_PROTOINFO_TCP)
             continue;
-        mnl_attr_for_each_nested(attr, part)
-            if (mnl_attr_get_type(attr) == CTA_PROTOINFO_TCP_STATE)
-                state = (uint8_t)number_take(attr);
+        mnl_attr_for_each_nested(attr, part) if (mnl_attr_get_type(attr) == CTA_PROTOINFO_TCP_STATE)
+            state = (uint8_t)number_take(attr);
     }
     return state < TCP_CONNTRACK_MAX ? state : TCP_CONNTRACK_NONE;
 }
@@ -284,7 +292,8 @@ static bool entry_take(const struct nlmsghdr *message, struct tracked_entry *ent
     uint16_t server_port;
     unsigned protocol = 0;
     *entry = (struct tracked_entry){.left = UINT32_MAX};
-    mnl_attr_for_each(attr, message, sizeof(struct nfgenmsg)) {
+    mnl_attr_for_each(attr, message, sizeof(struct nfgenmsg))
+    {
         switch (mnl_attr_get_type(attr)) {
         case CTA_TUPLE_ORIG:
             protocol = tuple_take(attr, entry->from, entry->to, &entry->port, &entry->to_port);
@@ -345,7 +354,8 @@ static void message_tuple(struct nlmsghdr *message, const struct tracked_entry *
 }
 
 /* Sends it, and has the answers @taken, if there are any. Return: 0 or -errno. */
-static int message_send(struct tracked_list *list, struct nlmsghdr *message, mnl_cb_t taken, void *arg)
+static int message_send(struct tracked_list *list, struct nlmsghdr *message, mnl_cb_t taken,
+                        void *arg)
 {
     char buffer[32768];
     unsigned port = mnl_socket_get_portid(list->socket);
@@ -371,11 +381,12 @@ static int entry_read(const struct nlmsghdr *message, void *entry)
 }
 
 /* Return: 0; -ENOENT: there is none any more; -errno. */
-static int entry_expires(struct tracked_list *list, const struct tracked_entry *entry, uint32_t seconds)
+static int entry_expires(struct tracked_list *list, const struct tracked_entry *entry,
+                         uint32_t seconds)
 {
     char buffer[512];
-    struct nlmsghdr *message = message_begin(list, buffer, IPCTNL_MSG_CT_NEW, NLM_F_ACK,
-                                             address_is_v4(entry->from));
+    struct nlmsghdr *message =
+        message_begin(list, buffer, IPCTNL_MSG_CT_NEW, NLM_F_ACK, address_is_v4(entry->from));
     message_tuple(message, entry);
     mnl_attr_put_u32(message, CTA_TIMEOUT, htonl(seconds));
     return message_send(list, message, NULL, NULL);
@@ -392,8 +403,8 @@ static bool entry_forget(struct tracked_list *list, const struct tracked_entry *
     int error = entry_expires(list, entry, TRACKED_EXPIRE_S);
     if (error)
         return error == -ENOENT;
-    struct nlmsghdr *message = message_begin(list, buffer, IPCTNL_MSG_CT_GET, NLM_F_ACK,
-                                             address_is_v4(entry->from));
+    struct nlmsghdr *message =
+        message_begin(list, buffer, IPCTNL_MSG_CT_GET, NLM_F_ACK, address_is_v4(entry->from));
     message_tuple(message, entry);
     error = message_send(list, message, entry_read, &now);
     if (error)
@@ -469,13 +480,14 @@ static int tracked_take(const struct nlmsghdr *message, void *arg)
 static const char *tracked_ask(struct tracked_list *list)
 {
     char buffer[512];
-    int error = message_send(list, message_begin(list, buffer, IPCTNL_MSG_CT_GET, NLM_F_DUMP, false),
-                             tracked_take, list);
-    return list->failed        ? "not enough memory"
-           : error == -EPERM   ? "that takes CAP_NET_ADMIN"
-           : error == -EAGAIN  ? "the kernel did not answer in 10 s"
-           : error             ? strerror(-error)
-                               : NULL;
+    int error =
+        message_send(list, message_begin(list, buffer, IPCTNL_MSG_CT_GET, NLM_F_DUMP, false),
+                     tracked_take, list);
+    return list->failed       ? "not enough memory"
+           : error == -EPERM  ? "that takes CAP_NET_ADMIN"
+           : error == -EAGAIN ? "the kernel did not answer in 10 s"
+           : error            ? strerror(-error)
+                              : NULL;
 }
 
 static const char *tracked_open(struct tracked_list *list)
@@ -489,19 +501,22 @@ static const char *tracked_open(struct tracked_list *list)
 }
 
 /* What has ended rests from now on. */
-static void tracked_rest(struct tracked_list *list, uint32_t quarantine, struct tracked_result *result)
+static void tracked_rest(struct tracked_list *list, uint32_t quarantine,
+                         struct tracked_result *result)
 {
     uint64_t now = sys_now_ms();
     for (size_t i = 0; i < list->count; i++) {
         struct tracked_lease *lease = &list->lease[i];
         if (word_state(lease->word) == WORD_RESTING)
             continue;
-        if (lease->seen == SEEN_OVER && lease_over(list->pool, lease->lane, lease->port, lease->word, now)) {
+        if (lease->seen == SEEN_OVER &&
+            lease_over(list->pool, lease->lane, lease->port, lease->word, now)) {
             lease->word = word_moved(lease->word, WORD_RESTING, now);
             continue;
         }
         lease->kept = true;
-        if (lease->seen != SEEN_OVER && lease->seen != SEEN_ALIVE && now - word_when(lease->word) > quarantine)
+        if (lease->seen != SEEN_OVER && lease->seen != SEEN_ALIVE &&
+            now - word_when(lease->word) > quarantine)
             result->unknown[word_holder(lease->word) - 1]++;
     }
 }
@@ -538,12 +553,15 @@ const char *tracked_reclaim(const struct pool *pool, const bool unseen[POOL_HOLD
             tracked_rest(&list, quarantine, result);
     }
     if (!why && list.count && tracked_forget(&list)) {
-        nanosleep(&(struct timespec){TRACKED_EXPIRED_MS / 1000, TRACKED_EXPIRED_MS % 1000 * 1000000L}, NULL);
+        nanosleep(
+            &(struct timespec){TRACKED_EXPIRED_MS / 1000, TRACKED_EXPIRED_MS % 1000 * 1000000L},
+            NULL);
         list.again = true;
         if (!tracked_ask(&list))
             for (struct tracked_lease *lease = list.lease; lease < list.lease + list.count; lease++)
-                result->freed += lease->expiring && !lease->kept &&
-                                 lease_free(pool, lease->lane, lease->port, lease->word, quarantine);
+                result->freed +=
+                    lease->expiring && !lease->kept &&
+                    lease_free(pool, lease->lane, lease->port, lease->word, quarantine);
     }
     if (list.socket)
         mnl_socket_close(list.socket);

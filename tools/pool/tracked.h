@@ -7,16 +7,16 @@
 
 /* What came of it. Is added to. */
 struct tracked_result {
-    uint32_t freed; /* ports that were in quarantine, and are anybody's now */
-    uint32_t unknown[POOL_HOLDERS]; /* by slot: let go for longer than the quarantine, and it does not
-                                     * know what became of them */
+    uint32_t freed;                 /* ports that were in quarantine, and are anybody's now */
+    uint32_t unknown[POOL_HOLDERS]; /* by slot: let go for longer than the quarantine, and it does
+                                     * not know what became of them */
 };
 
 /**
- * tracked_reclaim - have the leases rest that were let go and that the node's connection tracking has
- * seen end; and free those that rest, as soon as it has forgotten them, which this sees to. Takes more
- * than a second if there is something to forget. To be called in the node's network namespace, with
- * CAP_NET_ADMIN.
+ * tracked_reclaim - have the leases rest that were let go and that the node's connection tracking
+ * has seen end; and free those that rest, as soon as it has forgotten them, which this sees to.
+ * Takes more than a second if there is something to forget. To be called in the node's network
+ * namespace, with CAP_NET_ADMIN.
  * @unseen: the holders, by slot, of whose leases those are meant that were let go.
  * @quarantine: of the pool's policy, in ms.
  * Return: NULL; or why it could not be asked, and then nothing is changed.
@@ -27,8 +27,8 @@ const char *tracked_reclaim(const struct pool *pool, const bool unseen[POOL_HOLD
 /* What a look at connection tracking, or at namespaces, could be good for. */
 enum tracked_need {
     TRACKED_NOTHING, /* all leases are in use, as far as is known */
-    TRACKED_SOME, /* some were let go, or rest */
-    TRACKED_SHORT, /* and more than half of a rule's ports are taken towards some destination */
+    TRACKED_SOME,    /* some were let go, or rest */
+    TRACKED_SHORT,   /* and more than half of a rule's ports are taken towards some destination */
 };
 
 /** tracked_need - look through the words. @quarantine: as above. */
