@@ -50,7 +50,8 @@
  *
  * The quarantine is there for what comes after the kernel of the namespace: conntrack on the node
  * and firewalls keep a closed connection's entry for two minutes, and would move another pod that
- * comes with the same port. The same namespace may reopen it at once.
+ * comes with the same port. The same namespace may reopen it at once. Who can ask the node's connection
+ * tracking, and sees that it has forgotten a connection, need not wait (lease_free(), tools/pool/tracked.c).
  *
  * The order of taking: from the lane's hand on, which goes round the range as a clock's does, so that
  * what lies before it was used longest ago. Where it stands at first is a secret of the lane
@@ -441,19 +442,23 @@ static uint32_t waiting_bit(uint32_t holder)
 }
 
 /*
- * Wakes who of that namespace waits for a port of the lane. The flag is cleared by whoever finds
+ * Wakes who of those namespaces waits for a port of the lane. The flag is cleared by whoever finds
  * nobody: a waiter that was killed costs one vain call, and one on its way into the kernel sees the
  * counter changed.
  */
-static void lane_released(const struct pool *pool, uint32_t lane, uint32_t holder)
+static void lane_wake(const struct pool *pool, uint32_t lane, uint32_t bits)
 {
     struct pool_lane *at = &pool->lane[lane];
-    uint32_t bit = waiting_bit(holder);
-    if (!(atomic_load(&at->waiting) & bit))
+    if (!(atomic_load(&at->waiting) & bits))
         return;
     atomic_fetch_add(&at->released, 1);
-    if (SYS(futex, &at->released, FUTEX_WAKE_BITSET, INT_MAX, NULL, NULL, bit) == 0)
-        atomic_fetch_and(&at->waiting, ~bit);
+    if (SYS(futex, &at->released, FUTEX_WAKE_BITSET, INT_MAX, NULL, NULL, bits) == 0)
+        atomic_fetch_and(&at->waiting, ~bits);
+}
+
+static void lane_released(const struct pool *pool, uint32_t lane, uint32_t holder)
+{
+    lane_wake(pool, lane, waiting_bit(holder));
 }
 
 void lease_let_go(const struct pool *pool, const struct lease *lease, uint64_t now)
@@ -483,6 +488,17 @@ bool lease_over(const struct pool *pool, uint32_t lane, uint16_t port, uint64_t 
         return false;
     atomic_fetch_add_explicit(&pool->counters->reclaimed, 1, memory_order_relaxed);
     lane_released(pool, lane, holder);
+    return true;
+}
+
+bool lease_free(const struct pool *pool, uint32_t lane, uint16_t port, uint64_t word, uint32_t quarantine)
+{
+    _Atomic uint64_t *at = pool_word(pool, lane, port);
+    uint64_t now = sys_now_ms();
+    uint64_t rested = word_moved(word, WORD_RESTING, now > quarantine ? now - quarantine : 0);
+    if (!at || word_state(word) != WORD_RESTING || !atomic_compare_exchange_strong(at, &word, rested))
+        return false;
+    lane_wake(pool, lane, UINT32_MAX);
     return true;
 }
 

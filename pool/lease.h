@@ -99,6 +99,13 @@ void lease_let_go(const struct pool *pool, const struct lease *lease, uint64_t n
  */
 bool lease_over(const struct pool *pool, uint32_t lane, uint16_t port, uint64_t word, uint64_t now);
 
+/**
+ * lease_free - the network has forgotten the connection of a lease that rests: it is anybody's now.
+ * @word: the lease's as it was before that was seen, as above. @quarantine: of the pool's policy, in ms.
+ * Return: whether it is. For the tools.
+ */
+bool lease_free(const struct pool *pool, uint32_t lane, uint16_t port, uint64_t word, uint32_t quarantine);
+
 /** lease_hint - as lease_let_go() for a lease of @slot known by lane and port only. */
 void lease_hint(const struct pool *pool, uint32_t slot, uint32_t lane, uint16_t port);
 
