@@ -574,3 +574,38 @@ const char *tracked_reclaim(const struct pool *pool, const bool unseen[POOL_HOLD
     free(list.lease);
     return why;
 }
+
+struct tracked_question {
+    const struct policy *policy;
+    const struct dest *server;
+    uint16_t port;
+    int holds;
+};
+
+static int tracked_is_it(const struct nlmsghdr *message, void *arg)
+{
+    struct tracked_question *question = arg;
+    struct tracked_entry entry;
+    if (!entry_take(message, &entry) || entry.port != question->port)
+        return MNL_CB_OK;
+    struct dest to = {.port = entry.to_port};
+    memcpy(to.addr, entry.to, sizeof(to.addr));
+    policy_server(question->policy, &to, &to);
+    question->holds |= dest_compare(&to, question->server) == 0;
+    return MNL_CB_OK;
+}
+
+int tracked_holds(const struct policy *policy, const struct dest *server, uint16_t port)
+{
+    struct tracked_question question = {.policy = policy, .server = server, .port = port};
+    struct tracked_list list = {.count = 0};
+    char buffer[512];
+    tracked_timeouts(&list);
+    bool asked =
+        list.timeout[TCP_CONNTRACK_TIME_WAIT] && !tracked_open(&list) &&
+        !message_send(&list, message_begin(&list, buffer, IPCTNL_MSG_CT_GET, NLM_F_DUMP, false),
+                      tracked_is_it, &question);
+    if (list.socket)
+        mnl_socket_close(list.socket);
+    return asked ? question.holds : -1;
+}
