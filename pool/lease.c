@@ -106,10 +106,10 @@
 #define HOLD_MS 500 /* a thread that waits for a processor is seldom away for longer */
 #define GIVE_BACK_MS 1000 /* the same on somebody else's behalf */
 #define RECENT_TRIES 64 /* attempts on ports let go a short while ago, in one pass */
-#define CROWD_SAMPLE 128 /* words, of a lane that may be crowded */
+#define CROWD_SAMPLE 64 /* words, of a lane that may be crowded */
 #define CROWD_MS 250 /* a namespace that has a crowded lane gives back what is over so often */
-#define CROWD_MANY_MS 40 /* the same if that may be half of the lane, or what is worth a dump: */
-#define CROWD_MANY 256 /* ports, at least: asked for one by one they cost as much */
+#define CROWD_MANY_MS 40 /* the same in a burst, if that may be half of the lane, or what is worth a dump: */
+#define CROWD_MANY 256 /* ports, at least */
 #define CROWD_MOST 512 /* ports, at most */
 #define WANTED_MS 2000 /* beyond the quarantine: a namespace that finds no port is heard so long */
 #define KEPT_MS 1000 /* no TIME_WAIT is tried for so long after the kernel has refused one */
@@ -520,6 +520,29 @@ bool lease_confirm(const struct pool *pool, struct lease *lease, uint64_t now)
     return true;
 }
 
+bool lease_follow(struct lease_search *search, const struct pool *before, struct lease *lease)
+{
+    bool same = before == search->pool && lease->lane == search->lane;
+    _Atomic uint64_t *at = pool_word(before, lease->lane, lease->port);
+    uint64_t word = lease->word;
+    uint64_t named = word_moved((uint64_t)search->owner << 40, WORD_USED, search->now);
+    struct lease next = *lease;
+    if (same && at && atomic_compare_exchange_strong(at, &word, named)) {
+        next.word = named;
+    } else if (lease_claim(search, lease->port, &next) != 0) {
+        /* A move has left that there for a connection of this namespace: perhaps for this one. */
+        at = pool_word(search->pool, search->lane, lease->port);
+        next.word = at ? atomic_load(at) : 0;
+        next.lane = search->lane;
+        if (word_owner(next.word) != (search->holder << 8 | WORD_NAME_UNKNOWN))
+            return false;
+    }
+    if (!same)
+        lease_let_go(before, lease, search->now);
+    *lease = next;
+    return true;
+}
+
 uint32_t lease_wait_begin(const struct pool *pool, uint32_t slot, uint32_t lane)
 {
     atomic_fetch_or(&pool->lane[lane].waiting, waiting_bit(slot + 1));
@@ -562,9 +585,10 @@ bool lease_wanted(const struct pool *pool, uint32_t slot, uint64_t now)
     return wanted > last && wanted <= now && age(now, last) >= GIVE_BACK_MS;
 }
 
-uint32_t lease_next_ms(const struct lease_search *search)
+uint32_t lease_next_ms(const struct lease_search *search, uint32_t *holder)
 {
     uint64_t next = UINT32_MAX;
+    *holder = 0;
     for (uint32_t i = 0; i < search->size; i++) {
         uint32_t follow;
         _Atomic uint64_t *at =
@@ -572,13 +596,15 @@ uint32_t lease_next_ms(const struct lease_search *search)
         uint64_t word = at ? atomic_load_explicit(at, memory_order_relaxed) : 0;
         uint64_t rested = age(search->now, word_when(word));
         if (word_state(word) == WORD_RESTING && rested < search->quarantine &&
-            search->quarantine - rested < next)
+            search->quarantine - rested < next) {
             next = search->quarantine - rested;
+            *holder = word_holder(word);
+        }
     }
     return (uint32_t)next;
 }
 
-uint32_t lease_crowd_ms(const struct lease_search *search)
+uint32_t lease_crowd_ms(const struct lease_search *search, bool early)
 {
     uint32_t looks = search->size < CROWD_SAMPLE ? search->size : CROWD_SAMPLE;
     uint32_t taken = 0, over = 0;
@@ -593,6 +619,8 @@ uint32_t lease_crowd_ms(const struct lease_search *search)
     }
     if (2 * taken <= looks || !over)
         return UINT32_MAX;
+    if (!early)
+        return CROWD_MS;
     uint32_t many = search->size / 2;
     many = many < CROWD_MANY ? CROWD_MANY : many > CROWD_MOST ? CROWD_MOST : many;
     return (uint64_t)over * search->size >= (uint64_t)many * looks ? CROWD_MANY_MS : CROWD_MS;
@@ -605,6 +633,8 @@ struct truth {
     uint8_t *closing; /* the same: one that is closing */
     uint8_t *gone; /* the same: a TIME_WAIT */
     uint8_t *any; /* by place, port: in use whatever the destination (listening, bound) */
+    uint8_t *open; /* the same: not a TIME_WAIT */
+    uint8_t *name; /* a byte for each word: of the server's, as in words; 0: it has one; NULL: all have */
     char *buffer;
     size_t size; /* bytes of the mapping that all share */
 };
@@ -613,7 +643,8 @@ static int truth_begin(struct truth *truth, const struct pool *pool)
 {
     size_t any = (size_t)pool->places * POOL_PAGE_PORTS / 8;
     size_t all = any * pool->lanes;
-    size_t size = SOCKDIAG_BUFFER + any + 3 * all;
+    size_t name = pool_policy_now(pool)->alias_count ? 8 * all : 0;
+    size_t size = SOCKDIAG_BUFFER + 2 * any + 3 * all + name;
     long at = SYS(mmap, NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (at < 0 && at > -4096)
         return pool_map_error(at);
@@ -624,6 +655,8 @@ static int truth_begin(struct truth *truth, const struct pool *pool)
                             .live = (uint8_t *)base + SOCKDIAG_BUFFER + any,
                             .closing = (uint8_t *)base + SOCKDIAG_BUFFER + any + all,
                             .gone = (uint8_t *)base + SOCKDIAG_BUFFER + any + 2 * all,
+                            .open = (uint8_t *)base + SOCKDIAG_BUFFER + any + 3 * all,
+                            .name = name ? (uint8_t *)base + SOCKDIAG_BUFFER + 2 * any + 3 * all : NULL,
                             .size = size};
     return 0;
 }
@@ -647,11 +680,12 @@ static bool get_bit(const uint8_t *bits, size_t index)
  * The lane of a connection. One that a rule matches gets a lane if it has none; but not those of a
  * server on a port of the range: every client would be a destination. A dump begins with listeners.
  */
-static int truth_lane(const struct truth *truth, const struct sockdiag_socket *socket, size_t port)
+static int truth_lane(const struct truth *truth, const struct sockdiag_socket *socket, size_t port,
+                      uint8_t *name)
 {
     struct policy_verdict verdict;
     struct dest server;
-    policy_server(pool_policy_now(truth->pool), &socket->peer, &server);
+    *name = policy_server(pool_policy_now(truth->pool), &socket->peer, &server);
     int lane = pool_lane_find(truth->pool, &server, false);
     if (lane != -ENOENT || sockdiag_is_closing(socket->state) || socket->state == TCP_TIME_WAIT ||
         get_bit(truth->any, port) ||
@@ -674,10 +708,17 @@ static void truth_add(const struct sockdiag_socket *socket, void *arg)
         set_bit(truth->any, place * POOL_PAGE_PORTS + offset);
         return;
     }
-    int lane = truth_lane(truth, socket, place * POOL_PAGE_PORTS + offset);
-    if (lane >= 0)
-        set_bit(bits_for(truth, socket->state),
-                ((size_t)place * pool->lanes + (uint32_t)lane) * POOL_PAGE_PORTS + offset);
+    if (socket->state != TCP_TIME_WAIT)
+        set_bit(truth->open, place * POOL_PAGE_PORTS + offset);
+    uint8_t name;
+    int lane = truth_lane(truth, socket, place * POOL_PAGE_PORTS + offset, &name);
+    if (lane < 0)
+        return;
+    size_t index = ((size_t)place * pool->lanes + (uint32_t)lane) * POOL_PAGE_PORTS + offset;
+    uint8_t *bits = bits_for(truth, socket->state);
+    if (bits == truth->live && truth->name)
+        truth->name[index] = get_bit(bits, index) && truth->name[index] != name ? WORD_NAME_UNKNOWN : name;
+    set_bit(bits, index);
 }
 
 /* What a word becomes that has no socket, or only a TIME_WAIT; the same word if nothing. */
@@ -697,12 +738,17 @@ static uint64_t word_seen(uint64_t word, enum word_state state)
     return word_state(word) == state ? word : word_moved(word, state, sys_now_ms());
 }
 
+/*
+ * What a move has left in a server's lane (move.c) may be that of a connection which something translates to the
+ * server still, because it is older than the move: kept while there is any from that port.
+ */
 static uint64_t word_judged(const struct truth *truth, uint64_t word, size_t index, size_t port,
                             uint64_t began)
 {
     if (word_is_held(word))
         return word;
-    if (get_bit(truth->live, index) || get_bit(truth->any, port))
+    bool left = (word_owner(word) & 0xff) == WORD_NAME_UNKNOWN && get_bit(truth->open, port);
+    if (left || get_bit(truth->live, index) || get_bit(truth->any, port))
         return word_seen(word, WORD_USED);
     if (get_bit(truth->closing, index))
         return word_seen(word, WORD_CLOSING);
@@ -717,15 +763,12 @@ static bool state_is_freer(enum word_state state, enum word_state other)
     return state <= WORD_CLOSING && other <= WORD_CLOSING && order[state] > order[other];
 }
 
-/*
- * A word that is nobody's becomes the holder's if its namespace has a connection there. If the server may
- * have several names, by which of them is not kept.
- */
+/* A word that is nobody's becomes the holder's if its namespace has a connection there. */
 static void word_adopt(const struct truth *truth, _Atomic uint64_t *at, uint64_t word, size_t index,
                        uint32_t holder)
 {
     bool nobodys = word_state(word) == WORD_FREE || word_state(word) == WORD_RESTING;
-    uint32_t name = pool_policy_now(truth->pool)->alias_count ? WORD_NAME_UNKNOWN : 0;
+    uint32_t name = truth->name && get_bit(truth->live, index) ? truth->name[index] : 0;
     uint64_t owner = (uint64_t)(holder << 8 | name) << 40;
     if (nobodys && get_bit(truth->live, index))
         atomic_compare_exchange_strong(at, &word, word_moved(owner, WORD_USED, sys_now_ms()));

@@ -117,6 +117,14 @@ void lease_hint(const struct pool *pool, uint32_t slot, uint32_t lane, uint16_t 
 bool lease_confirm(const struct pool *pool, struct lease *lease, uint64_t now);
 
 /**
+ * lease_follow - after lease_confirm(), where the policy has changed since the search: keep the port by the
+ * new one, perhaps in another lane.
+ * @search: by the new policy; nothing was taken yet. @before: the pool that @lease is of.
+ * Return: whether the port is this namespace's; @lease is the new one then.
+ */
+bool lease_follow(struct lease_search *search, const struct pool *before, struct lease *lease);
+
+/**
  * lease_wait_begin - announce a waiter of @slot's namespace, before the last search.
  * Return: lease_wait()'s @seen.
  */
@@ -147,14 +155,16 @@ bool lease_reconcile_due(const struct pool *pool, uint32_t slot, uint64_t now, u
  * lease_crowd_ms - whether this namespace should see what it can give back, before anybody asks.
  * Return: UINT32_MAX: no, at least half of the search's ports are anybody's to take; else how many
  * ms the last comparison has to be ago. Looks at some of the words.
+ * @early: whether that may be less where much is over.
  */
-uint32_t lease_crowd_ms(const struct lease_search *search);
+uint32_t lease_crowd_ms(const struct lease_search *search, bool early);
 
 /**
  * lease_next_ms - when the first of the search's ports that rest is anybody's to take.
+ * @holder: slot + 1 of who has let go of it, unchecked; 0: not known.
  * Return: ms from the search's begin; UINT32_MAX: none rests. Looks at all of their words.
  */
-uint32_t lease_next_ms(const struct lease_search *search);
+uint32_t lease_next_ms(const struct lease_search *search, uint32_t *holder);
 
 /** lease_want - no port was left: ask the other namespaces to look what they can give back. */
 void lease_want(const struct pool *pool, uint64_t now);

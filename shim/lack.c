@@ -16,6 +16,9 @@
 #define BUDGET_EVERY 16    /* refusals: a look at the clock is a system call */
 #define COMPARE_MS 100     /* at most so often, whatever the pool says of the last time */
 #define COMPARE_TIMES 3    /* in one connect that does not wait */
+#define CROWD_LOOK_MS 20   /* between two looks at how crowded a lane is */
+#define CROWD_PRICE_MS 1000 /* on the long run one early comparison comes in so long a time, */
+#define CROWD_CREDIT_MS 3000 /* but a burst may have those that it has not made before */
 
 /*
  * Compares the namespace's leases with its sockets, if this thread can see them. Return: whether
@@ -104,6 +107,17 @@ static enum port_answer forbidden(struct attempt *attempt)
     return answer;
 }
 
+static void log_lack(const struct attempt *attempt)
+{
+    const struct pool *pool = attempt->pool;
+    uint32_t holder;
+    if (!shim_logs())
+        return;
+    uint32_t ms = lease_next_ms(&attempt->search, &holder);
+    shim_log_next(attempt->ended == EINTR ? "interrupted" : "exhausted", &attempt->dest, ms,
+                  holder >= 1 && holder <= POOL_HOLDERS ? pool->holder[holder - 1].host : NULL);
+}
+
 enum port_answer lack_exhausted(struct attempt *attempt)
 {
     struct pool_counters *counters = attempt->pool->counters;
@@ -111,8 +125,7 @@ enum port_answer lack_exhausted(struct attempt *attempt)
     put_range_back(attempt);
     if (attempt->forbidden)
         return forbidden(attempt);
-    shim_log_next(attempt->ended == EINTR ? "interrupted" : "exhausted", &attempt->dest,
-                  shim_logs() ? lease_next_ms(&attempt->search) : UINT32_MAX);
+    log_lack(attempt);
     if (attempt->unknown)
         fault_note("NETLINK_SOCK_DIAG",
                    sys_may_not(attempt->unknown)
@@ -206,20 +219,38 @@ enum port_answer lack_next(struct attempt *attempt)
     return answer;
 }
 
+/*
+ * Nobody has asked yet, but the lane is crowded. A namespace that falls idle shall have given back what
+ * was over, so the first comparisons come early; one that goes on makes some in a second, however many
+ * connections it has.
+ */
+static void give_back_early(struct attempt *attempt, uint64_t now)
+{
+    static _Atomic uint64_t looked, paid; /* ms; the second may lie ahead */
+    uint64_t before = atomic_load_explicit(&paid, memory_order_relaxed);
+    if (now - atomic_load_explicit(&looked, memory_order_relaxed) < CROWD_LOOK_MS)
+        return;
+    atomic_store_explicit(&looked, now, memory_order_relaxed);
+    uint32_t ms = lease_crowd_ms(&attempt->search, before <= now + CROWD_CREDIT_MS);
+    if (ms == UINT32_MAX || !comparison_due(attempt, now, ms))
+        return;
+    before = before > now ? before : now;
+    atomic_store_explicit(&paid, before + CROWD_PRICE_MS, memory_order_relaxed);
+    reconcile(attempt, now);
+}
+
 void lack_give_back(struct attempt *attempt)
 {
-    static _Atomic uint64_t looked; /* at how crowded lanes are: once a tick */
     const struct pool *pool = attempt->pool;
     uint64_t now = attempt->began;
-    uint32_t ms = UINT32_MAX;
+    uint32_t generation =
+        atomic_load_explicit(&attempt->at->pool.header->generation, memory_order_relaxed);
+    /* A reload may have made addresses one server's: connections there have to be in its lane (move.c). */
+    bool moved = attempt->verdict.name && generation != attempt->netns->generation;
     if (pool->apart)
         return; /* to nobody */
-    if (lease_wanted(pool, attempt->netns->slot, now)) {
-        ms = COMPARE_MS;
-    } else if (atomic_load_explicit(&looked, memory_order_relaxed) != now) {
-        atomic_store_explicit(&looked, now, memory_order_relaxed);
-        ms = lease_crowd_ms(&attempt->search);
-    }
-    if (ms != UINT32_MAX && comparison_due(attempt, now, ms))
-        reconcile(attempt, now);
+    if (!moved && !lease_wanted(pool, attempt->netns->slot, now))
+        give_back_early(attempt, now);
+    else if (comparison_due(attempt, now, COMPARE_MS) && reconcile(attempt, now))
+        attempt->netns->generation = generation;
 }

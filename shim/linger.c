@@ -4,7 +4,7 @@
  * for being replaced (port.c), which is a system call. That is found out from connect(), never from
  * close(): a program that has sandboxed itself may be killed for what it never asked itself.
  *
- * So one connection in 16, and later in 64, is remembered, and a later connect that sees that it
+ * So one connection in 16, and later in 256, is remembered, and a later connect that sees that it
  * was closed asks the kernel what is left of it. Who closes second, or by a reset, leaves no
  * TIME_WAIT. That is believed after four such in a row, and until one that is not.
  */
@@ -14,7 +14,7 @@
 #include <netinet/tcp.h>
 
 #define LOOK_EVERY 16u
-#define LOOK_SELDOM 64u /* once SETTLED connects have agreed */
+#define LOOK_SELDOM 256u /* once SETTLED connects have agreed */
 #define SETTLED 256u
 #define BELIEVE_AFTER 4u
 

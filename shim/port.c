@@ -414,8 +414,10 @@ static bool must_share(const struct attempt *attempt)
 {
     if (attempt_has_bound(attempt))
         return attempt_is_kernels(attempt); /* others have shared early */
-    return attempt->search.size <= FEW_PORTS || attempt->lease.before != WORD_FREE ||
-           attempt->search.step > 8 || linger_expected();
+    if (attempt->search.size <= FEW_PORTS)
+        return true;
+    linger_look(attempt);
+    return attempt->lease.before != WORD_FREE || attempt->search.step > 8 || linger_expected();
 }
 
 /*
@@ -460,12 +462,35 @@ static int lost(struct attempt *attempt)
     return -1;
 }
 
+/*
+ * Whether the port is this namespace's, now that the kernel shows the connection. A reload may have made
+ * the address another server's since the search (move.c).
+ */
+static bool keep_lease(struct attempt *attempt)
+{
+    struct policy_verdict now;
+    const struct pool *before = attempt->pool;
+    bool kept = lease_confirm(attempt->pool, &attempt->lease, attempt->began);
+    if (attempt->verdict.generation == atomic_load(&attempt->at->pool.header->generation) ||
+        !pool_match(&attempt->at->pool, &attempt->dest, &now) ||
+        (now.name == attempt->verdict.name &&
+         dest_compare(&now.server, &attempt->verdict.server) == 0))
+        return kept;
+    attempt->verdict = now;
+    if (!find_lane(attempt)) {
+        attempt->pool = before;
+        return kept;
+    }
+    search_begin(attempt, attempt->began);
+    return lease_follow(&attempt->search, before, &attempt->lease);
+}
+
 static int connected(struct attempt *attempt)
 {
     uint16_t other = port_in_doubt(attempt);
     if (other)
         return other_port(attempt, other);
-    if (!lease_confirm(attempt->pool, &attempt->lease, attempt->began))
+    if (!keep_lease(attempt))
         return lost(attempt);
     if (attempt->range)
         put_range_back(attempt);
@@ -473,7 +498,6 @@ static int connected(struct attempt *attempt)
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
     remember(attempt, attempt->binding == BINDING_OURS ? HINT_LEASED_BOUND : HINT_LEASED);
     shim_log("connect", &attempt->dest, attempt->lease.port);
-    linger_look(attempt);
     lack_give_back(attempt);
     return 0;
 }

@@ -101,6 +101,7 @@ struct shim_netns {
     _Atomic uint32_t local; /* net.ipv4.ip_local_port_range: lo | hi << 16; 0: not read yet */
     _Atomic uint32_t stamps; /* second << 1 | net.ipv4.tcp_timestamps is 0, as it was read then */
     _Atomic uint64_t compared; /* ms: when it was last compared with the kernel by this process */
+    _Atomic uint32_t generation; /* of the policy, when its connections were last compared, or it joined */
     _Atomic uint32_t lingers; /* the last port that was used again had a TIME_WAIT on it */
     _Atomic uintptr_t memory; /* of what follows: pool.shared_size bytes; 0: there is none yet */
     struct pool apart; /* for rules with scope = address; immutable once memory is set */
@@ -277,8 +278,11 @@ const char *fault_text(void);
 /** shim_log - a line "fixport[PID] WHAT DEST PORT" to FIXPORT_LOG, if that is set. errno is kept. */
 void shim_log(const char *what, const struct dest *dest, uint32_t port);
 
-/** shim_log_next - the same, and in how many ms the first port is free; UINT32_MAX: not known. */
-void shim_log_next(const char *what, const struct dest *dest, uint32_t ms);
+/**
+ * shim_log_next - the same, and in how many ms the first port is free; UINT32_MAX: not known.
+ * @host: pool_holder.host of who has let go of it, anybody's to write; NULL: not known.
+ */
+void shim_log_next(const char *what, const struct dest *dest, uint32_t ms, const char host[64]);
 
 /** shim_logs - whether there is a log. */
 static inline bool shim_logs(void)

@@ -155,7 +155,7 @@ def apart(found, reserved):
     """Each in a network of its own: what is in TIME_WAIT for a minute, of one way or of a server on a port
     of the kernel's choice, may have one of the few ports that the next counts on."""
     for ground in found:
-        new_network()
+        fptest.new_network(*SETTINGS)
         if reserved and "no IP_LOCAL_PORT_RANGE" in ground[0]:
             with open(RESERVED, "w", encoding="ascii") as file:
                 file.write(",".join(ground[2:4]))
@@ -164,21 +164,6 @@ def apart(found, reserved):
 
 def has_networks():
     return os.environ.get("FIXPORT_TEST_OWN_NETWORK") == "1" and os.access(LOCAL_RANGE, os.W_OK)
-
-
-def new_network():
-    """A network namespace with the settings of the present one."""
-    kept = {}
-    for path in SETTINGS:
-        with open(path, encoding="ascii") as file:
-            kept[path] = file.read()
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(0x40000000) != 0:  # CLONE_NEWNET
-        raise OSError(ctypes.get_errno(), "unshare")
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    for path, value in kept.items():
-        with open(path, "w", encoding="ascii") as file:
-            file.write(value)
 
 
 # ---- the choice can be made again ----

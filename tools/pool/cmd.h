@@ -128,6 +128,7 @@ struct tally_lane {
 struct tally_rest {
     uint32_t next_ms; /* until the first of those that rest is anybody's; UINT32_MAX: none rests */
     uint32_t holder; /* that had it: slot + 1, unchecked; 0: nobody known */
+    uint16_t port;
     uint32_t recent; /* let go of in the last TALLY_RECENT_MS */
 };
 

@@ -569,3 +569,37 @@ const char *tracked_reclaim(const struct pool *pool, const bool unseen[POOL_HOLD
     free(list.lease);
     return why;
 }
+
+struct tracked_hold {
+    const struct policy *policy;
+    const struct dest *server;
+    uint16_t port;
+    bool holds;
+};
+
+static int hold_take(const struct nlmsghdr *message, void *arg)
+{
+    struct tracked_hold *hold = arg;
+    struct tracked_entry entry;
+    if (!entry_take(message, &entry) || entry.port != hold->port)
+        return MNL_CB_OK;
+    struct dest to = {.port = entry.to_port};
+    memcpy(to.addr, entry.to, sizeof(to.addr));
+    policy_server(hold->policy, &to, &to);
+    hold->holds |= dest_compare(&to, hold->server) == 0;
+    return MNL_CB_OK;
+}
+
+int tracked_holds(const struct policy *policy, const struct dest *server, uint16_t port)
+{
+    char buffer[512];
+    struct tracked_list list = {.count = 0};
+    struct tracked_hold hold = {.policy = policy, .server = server, .port = port};
+    bool asked = !tracked_open(&list) &&
+                 message_send(&list,
+                              message_begin(&list, buffer, IPCTNL_MSG_CT_GET, NLM_F_DUMP, false),
+                              hold_take, &hold) == 0;
+    if (list.socket)
+        mnl_socket_close(list.socket);
+    return asked ? hold.holds : -1;
+}

@@ -34,4 +34,12 @@ enum tracked_need {
 /** tracked_need - look through the words. @quarantine: as above. */
 enum tracked_need tracked_need(const struct pool *pool, uint32_t quarantine);
 
+/**
+ * tracked_holds - whether the node's connection tracking knows of a connection from a port to a
+ * server. To be called in the node's network namespace, with CAP_NET_ADMIN; it may take seconds.
+ * @server: as policy_server() has it.
+ * Return: 1: it does; 0: it does not; -1: it could not be asked.
+ */
+int tracked_holds(const struct policy *policy, const struct dest *server, uint16_t port);
+
 #endif
