@@ -268,7 +268,7 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
         return port_faulty(true);
     attempt->by_bind = hint_is_bound(hint);
     attempt->name_length = 0;
-    attempt->set = attempt->fresh ? hint.netns : SET_REUSE | SET_RANGE;
+    attempt->set = attempt->fresh ? hint.netns : SET_REUSE | SET_RANGE | SET_ROUTE;
     if (!attempt->fresh)
         release_any(attempt);
     answer = confine(attempt);
