@@ -10,6 +10,7 @@
  * any other is one that a pod can hold the lock of, for ever.
  */
 #include "layout_size.h"
+#include "move.h"
 #include "pool.h"
 #include "sys.h"
 #include "text.h"
@@ -386,11 +387,17 @@ static int policy_write(int fd, const struct pool *pool, const struct policy *po
                         const uint8_t pagemap[POOL_PORT_PAGES])
 {
     uint32_t next = atomic_load(&pool->header->generation) + 1;
+    uint64_t since = sys_now_ms();
+    const struct policy *before = pool->policy[(next - 1) & 1];
     int result = write_all(fd, policy, sizeof(*policy), layout_policy(next & 1));
     if (!result)
         result = write_all(fd, pagemap, POOL_PORT_PAGES, offsetof(struct pool_header, pagemap));
     if (!result)
+        pool_move(pool, before, policy, since, false);
+    if (!result)
         result = write_all(fd, &next, sizeof(next), offsetof(struct pool_header, generation));
+    if (!result)
+        pool_move(pool, before, policy, since, true);
     return result;
 }
 

@@ -20,7 +20,8 @@
  *
  * A word gives one holder (a network namespace) the sole right to use that port towards the
  * lane's destinations. The name is 0, but for a server with several addresses (aliases, policy.h): there
- * it is the one that the holder uses, and the right is towards that one only. All zeros is a free word, so new shares need no initialising.
+ * it is the one that the holder uses, and the right is towards that one only; or it is not known which.
+ * All zeros is a free word, so new shares need no initialising.
  *
  * Word blocks. The port space is cut into 128 pages of 512 ports. Only pages that the policy
  * touches have words: pagemap gives each its place. words[(place * lanes + lane) * 512 + port % 512].

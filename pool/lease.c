@@ -50,7 +50,8 @@
  *
  * The quarantine is there for what comes after the kernel of the namespace: conntrack on the node
  * and firewalls keep a closed connection's entry for two minutes, and would move another pod that
- * comes with the same port. The same namespace may reopen it at once.
+ * comes with the same port. The same namespace may reopen it at once. Who can ask the node's connection
+ * tracking, and sees that it has forgotten a connection, need not wait (lease_free(), tools/pool/tracked.c).
  *
  * The order of taking: from the lane's hand on, which goes round the range as a clock's does, so that
  * what lies before it was used longest ago. Where it stands at first is a secret of the lane
@@ -456,19 +457,23 @@ static uint32_t waiting_bit(uint32_t holder)
 }
 
 /*
- * Wakes who of that namespace waits for a port of the lane. The flag is cleared by whoever finds
+ * Wakes who of those namespaces waits for a port of the lane. The flag is cleared by whoever finds
  * nobody: a waiter that was killed costs one vain call, and one on its way into the kernel sees the
  * counter changed.
  */
-static void lane_released(const struct pool *pool, uint32_t lane, uint32_t holder)
+static void lane_wake(const struct pool *pool, uint32_t lane, uint32_t bits)
 {
     struct pool_lane *at = &pool->lane[lane];
-    uint32_t bit = waiting_bit(holder);
-    if (!(atomic_load(&at->waiting) & bit))
+    if (!(atomic_load(&at->waiting) & bits))
         return;
     atomic_fetch_add(&at->released, 1);
-    if (SYS(futex, &at->released, FUTEX_WAKE_BITSET, INT_MAX, NULL, NULL, bit) == 0)
-        atomic_fetch_and(&at->waiting, ~bit);
+    if (SYS(futex, &at->released, FUTEX_WAKE_BITSET, INT_MAX, NULL, NULL, bits) == 0)
+        atomic_fetch_and(&at->waiting, ~bits);
+}
+
+static void lane_released(const struct pool *pool, uint32_t lane, uint32_t holder)
+{
+    lane_wake(pool, lane, waiting_bit(holder));
 }
 
 void lease_let_go(const struct pool *pool, const struct lease *lease, uint64_t now)
@@ -502,6 +507,17 @@ bool lease_over(const struct pool *pool, uint32_t lane, uint16_t port, uint64_t 
     return true;
 }
 
+bool lease_free(const struct pool *pool, uint32_t lane, uint16_t port, uint64_t word, uint32_t quarantine)
+{
+    _Atomic uint64_t *at = pool_word(pool, lane, port);
+    uint64_t now = sys_now_ms();
+    uint64_t rested = word_moved(word, WORD_RESTING, now > quarantine ? now - quarantine : 0);
+    if (!at || word_state(word) != WORD_RESTING || !atomic_compare_exchange_strong(at, &word, rested))
+        return false;
+    lane_wake(pool, lane, UINT32_MAX);
+    return true;
+}
+
 bool lease_confirm(const struct pool *pool, struct lease *lease, uint64_t now)
 {
     _Atomic uint64_t *at = pool_word(pool, lease->lane, lease->port);
@@ -517,6 +533,29 @@ bool lease_confirm(const struct pool *pool, struct lease *lease, uint64_t now)
             lease->held = false;
         }
     }
+    return true;
+}
+
+bool lease_follow(struct lease_search *search, const struct pool *before, struct lease *lease)
+{
+    bool same = before == search->pool && lease->lane == search->lane;
+    _Atomic uint64_t *at = pool_word(before, lease->lane, lease->port);
+    uint64_t word = lease->word;
+    uint64_t named = word_moved((uint64_t)search->owner << 40, WORD_USED, search->now);
+    struct lease next = *lease;
+    if (same && at && atomic_compare_exchange_strong(at, &word, named)) {
+        next.word = named;
+    } else if (lease_claim(search, lease->port, &next) != 0) {
+        /* A move has left that there for a connection of this namespace: perhaps for this one. */
+        at = pool_word(search->pool, search->lane, lease->port);
+        next.word = at ? atomic_load(at) : 0;
+        next.lane = search->lane;
+        if (word_owner(next.word) != (search->holder << 8 | WORD_NAME_UNKNOWN))
+            return false;
+    }
+    if (!same)
+        lease_let_go(before, lease, search->now);
+    *lease = next;
     return true;
 }
 
@@ -562,9 +601,10 @@ bool lease_wanted(const struct pool *pool, uint32_t slot, uint64_t now)
     return wanted > last && wanted <= now && age(now, last) >= GIVE_BACK_MS;
 }
 
-uint32_t lease_next_ms(const struct lease_search *search)
+uint32_t lease_next_ms(const struct lease_search *search, uint32_t *holder)
 {
     uint64_t next = UINT32_MAX;
+    *holder = 0;
     for (uint32_t i = 0; i < search->size; i++) {
         uint32_t follow;
         _Atomic uint64_t *at =
@@ -572,8 +612,10 @@ uint32_t lease_next_ms(const struct lease_search *search)
         uint64_t word = at ? atomic_load_explicit(at, memory_order_relaxed) : 0;
         uint64_t rested = age(search->now, word_when(word));
         if (word_state(word) == WORD_RESTING && rested < search->quarantine &&
-            search->quarantine - rested < next)
+            search->quarantine - rested < next) {
             next = search->quarantine - rested;
+            *holder = word_holder(word);
+        }
     }
     return (uint32_t)next;
 }
@@ -607,6 +649,8 @@ struct truth {
     uint8_t *closing; /* the same: one that is closing */
     uint8_t *gone; /* the same: a TIME_WAIT */
     uint8_t *any; /* by place, port: in use whatever the destination (listening, bound) */
+    uint8_t *open; /* the same: not a TIME_WAIT */
+    uint8_t *name; /* a byte for each word: of the server's, as in words; 0: it has one; NULL: all have */
     char *buffer;
     size_t size; /* bytes of the mapping that all share */
 };
@@ -615,7 +659,8 @@ static int truth_begin(struct truth *truth, const struct pool *pool)
 {
     size_t any = (size_t)pool->places * POOL_PAGE_PORTS / 8;
     size_t all = any * pool->lanes;
-    size_t size = SOCKDIAG_BUFFER + any + 3 * all;
+    size_t name = pool_policy_now(pool)->alias_count ? 8 * all : 0;
+    size_t size = SOCKDIAG_BUFFER + 2 * any + 3 * all + name;
     long at = SYS(mmap, NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (at < 0 && at > -4096)
         return pool_map_error(at);
@@ -626,6 +671,8 @@ static int truth_begin(struct truth *truth, const struct pool *pool)
                             .live = (uint8_t *)base + SOCKDIAG_BUFFER + any,
                             .closing = (uint8_t *)base + SOCKDIAG_BUFFER + any + all,
                             .gone = (uint8_t *)base + SOCKDIAG_BUFFER + any + 2 * all,
+                            .open = (uint8_t *)base + SOCKDIAG_BUFFER + any + 3 * all,
+                            .name = name ? (uint8_t *)base + SOCKDIAG_BUFFER + 2 * any + 3 * all : NULL,
                             .size = size};
     return 0;
 }
@@ -649,11 +696,12 @@ static bool get_bit(const uint8_t *bits, size_t index)
  * The lane of a connection. One that a rule matches gets a lane if it has none; but not those of a
  * server on a port of the range: every client would be a destination. A dump begins with listeners.
  */
-static int truth_lane(const struct truth *truth, const struct sockdiag_socket *socket, size_t port)
+static int truth_lane(const struct truth *truth, const struct sockdiag_socket *socket, size_t port,
+                      uint8_t *name)
 {
     struct policy_verdict verdict;
     struct dest server;
-    policy_server(pool_policy_now(truth->pool), &socket->peer, &server);
+    *name = policy_server(pool_policy_now(truth->pool), &socket->peer, &server);
     int lane = pool_lane_find(truth->pool, &server, false);
     if (lane != -ENOENT || sockdiag_is_closing(socket->state) || socket->state == TCP_TIME_WAIT ||
         get_bit(truth->any, port) ||
@@ -676,10 +724,17 @@ static void truth_add(const struct sockdiag_socket *socket, void *arg)
         set_bit(truth->any, place * POOL_PAGE_PORTS + offset);
         return;
     }
-    int lane = truth_lane(truth, socket, place * POOL_PAGE_PORTS + offset);
-    if (lane >= 0)
-        set_bit(bits_for(truth, socket->state),
-                ((size_t)place * pool->lanes + (uint32_t)lane) * POOL_PAGE_PORTS + offset);
+    if (socket->state != TCP_TIME_WAIT)
+        set_bit(truth->open, place * POOL_PAGE_PORTS + offset);
+    uint8_t name;
+    int lane = truth_lane(truth, socket, place * POOL_PAGE_PORTS + offset, &name);
+    if (lane < 0)
+        return;
+    size_t index = ((size_t)place * pool->lanes + (uint32_t)lane) * POOL_PAGE_PORTS + offset;
+    uint8_t *bits = bits_for(truth, socket->state);
+    if (bits == truth->live && truth->name)
+        truth->name[index] = get_bit(bits, index) && truth->name[index] != name ? WORD_NAME_UNKNOWN : name;
+    set_bit(bits, index);
 }
 
 /* What a word becomes that has no socket, or only a TIME_WAIT; the same word if nothing. */
@@ -699,12 +754,17 @@ static uint64_t word_seen(uint64_t word, enum word_state state)
     return word_state(word) == state ? word : word_moved(word, state, sys_now_ms());
 }
 
+/*
+ * What a move has left in a server's lane (move.c) may be that of a connection which something translates to the
+ * server still, because it is older than the move: kept while there is any from that port.
+ */
 static uint64_t word_judged(const struct truth *truth, uint64_t word, size_t index, size_t port,
                             uint64_t began)
 {
     if (word_is_held(word, sys_now_ms()))
         return word;
-    if (get_bit(truth->live, index) || get_bit(truth->any, port))
+    bool left = (word_owner(word) & 0xff) == WORD_NAME_UNKNOWN && get_bit(truth->open, port);
+    if (left || get_bit(truth->live, index) || get_bit(truth->any, port))
         return word_seen(word, WORD_USED);
     if (get_bit(truth->closing, index))
         return word_seen(word, WORD_CLOSING);
@@ -719,15 +779,12 @@ static bool state_is_freer(enum word_state state, enum word_state other)
     return state <= WORD_CLOSING && other <= WORD_CLOSING && order[state] > order[other];
 }
 
-/*
- * A word that is nobody's becomes the holder's if its namespace has a connection there. If the server may
- * have several names, by which of them is not kept.
- */
+/* A word that is nobody's becomes the holder's if its namespace has a connection there. */
 static void word_adopt(const struct truth *truth, _Atomic uint64_t *at, uint64_t word, size_t index,
                        uint32_t holder)
 {
     bool nobodys = word_state(word) == WORD_FREE || word_state(word) == WORD_RESTING;
-    uint32_t name = pool_policy_now(truth->pool)->alias_count ? WORD_NAME_UNKNOWN : 0;
+    uint32_t name = truth->name && get_bit(truth->live, index) ? truth->name[index] : 0;
     uint64_t owner = (uint64_t)(holder << 8 | name) << 40;
     if (nobodys && get_bit(truth->live, index))
         atomic_compare_exchange_strong(at, &word, word_moved(owner, WORD_USED, sys_now_ms()));

@@ -109,6 +109,13 @@ void lease_let_go(const struct pool *pool, const struct lease *lease, uint64_t n
  */
 bool lease_over(const struct pool *pool, uint32_t lane, uint16_t port, uint64_t word, uint64_t now);
 
+/**
+ * lease_free - the network has forgotten the connection of a lease that rests: it is anybody's now.
+ * @word: the lease's as it was before that was seen, as above. @quarantine: of the pool's policy, in ms.
+ * Return: whether it is. For the tools.
+ */
+bool lease_free(const struct pool *pool, uint32_t lane, uint16_t port, uint64_t word, uint32_t quarantine);
+
 /** lease_hint - as lease_let_go() for a lease of @slot known by lane and port only. */
 void lease_hint(const struct pool *pool, uint32_t slot, uint32_t lane, uint16_t port);
 
@@ -118,6 +125,14 @@ void lease_hint(const struct pool *pool, uint32_t slot, uint32_t lane, uint16_t 
  * while this thread was stopped between taking and connecting, and the connection must not stay.
  */
 bool lease_confirm(const struct pool *pool, struct lease *lease, uint64_t now);
+
+/**
+ * lease_follow - after lease_confirm(), where the policy has changed since the search: keep the port by the
+ * new one, perhaps in another lane.
+ * @search: by the new policy; nothing was taken yet. @before: the pool that @lease is of.
+ * Return: whether the port is this namespace's; @lease is the new one then.
+ */
+bool lease_follow(struct lease_search *search, const struct pool *before, struct lease *lease);
 
 /**
  * lease_wait_begin - announce a waiter of @slot's namespace, before the last search.
@@ -159,9 +174,10 @@ uint32_t lease_crowd_ms(const struct lease_search *search, bool early);
 
 /**
  * lease_next_ms - when the first of the search's ports that rest is anybody's to take.
+ * @holder: slot + 1 of who has let go of it, unchecked; 0: not known.
  * Return: ms from the search's begin; UINT32_MAX: none rests. Looks at all of their words.
  */
-uint32_t lease_next_ms(const struct lease_search *search);
+uint32_t lease_next_ms(const struct lease_search *search, uint32_t *holder);
 
 /** lease_want - no port was left: ask the other namespaces to look what they can give back. */
 void lease_want(const struct pool *pool, uint64_t now);

@@ -343,7 +343,7 @@ static uint64_t big_endian(const uint8_t bytes[8])
     return value;
 }
 
-static int dest_compare(const struct dest *one, const struct dest *other)
+int dest_compare(const struct dest *one, const struct dest *other)
 {
     for (size_t i = 0; i < sizeof(one->addr); i += 8) {
         uint64_t a = big_endian(one->addr + i), b = big_endian(other->addr + i);
@@ -375,7 +375,7 @@ static uint8_t alias_find(const struct policy *policy, const struct dest *from, 
         dest_compare(&policy->alias[at].from, from) != 0)
         return 0;
     *to = policy->alias[at].to;
-    return (uint8_t)(at + 1);
+    return policy->alias[at].name;
 }
 
 /* Most destinations are no alias, and one search says so: all of an address are neighbours. */
@@ -397,6 +397,49 @@ uint8_t policy_server(const struct policy *policy, const struct dest *dest, stru
     return name;
 }
 
+bool policy_address(const struct policy *policy, const struct dest *server, uint8_t name,
+                    struct dest *address)
+{
+    struct dest found;
+    for (uint32_t i = 0; i < policy->alias_count && i < POLICY_ALIASES; i++) {
+        if (policy->alias[i].name != name ||
+            (policy->alias[i].to.port && policy->alias[i].to.port != server->port))
+            continue;
+        *address = policy->alias[i].from;
+        address->port = address->port ? address->port : server->port;
+        policy_server(policy, address, &found);
+        if (dest_compare(&found, server) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* FNV-1a (Fowler, Noll, Vo). */
+static uint8_t alias_hash(const struct dest *from)
+{
+    uint32_t hash = 0x811c9dc5u;
+    for (size_t i = 0; i < sizeof(from->addr); i++)
+        hash = (hash ^ from->addr[i]) * 0x01000193u;
+    hash = (hash ^ from->port >> 8) * 0x01000193u;
+    hash = (hash ^ (from->port & 0xff)) * 0x01000193u;
+    return (uint8_t)((hash ^ hash >> 16) % POLICY_NAMES);
+}
+
+/* No server has as many addresses as there are names. */
+static void aliases_name(struct policy *policy)
+{
+    for (uint32_t i = 0; i < policy->alias_count; i++) {
+        bool used[POLICY_NAMES] = {false};
+        for (uint32_t k = 0; k < i; k++)
+            if (dest_compare(&policy->alias[k].to, &policy->alias[i].to) == 0)
+                used[policy->alias[k].name - 1] = true;
+        uint8_t name = alias_hash(&policy->alias[i].from);
+        while (used[name])
+            name = (uint8_t)((name + 1) % POLICY_NAMES);
+        policy->alias[i].name = name + 1;
+    }
+}
+
 /* Return: whether there was room. */
 static bool alias_set(struct policy *policy, const struct dest *from, const struct dest *to)
 {
@@ -409,6 +452,7 @@ static bool alias_set(struct policy *policy, const struct dest *from, const stru
                 (policy->alias_count - at) * sizeof(policy->alias[0]));
         policy->alias[at].from = *from;
         policy->alias_count++;
+        policy->alias[at].name = 1; /* until all are known: aliases_name() */
     }
     policy->alias[at].to = *to;
     return true;
@@ -521,6 +565,8 @@ int policy_add_alias(struct policy *policy, const char *addresses, const char *s
         result = alias_refuse_many(why);
     if (result)
         *policy = before;
+    else
+        aliases_name(policy);
     return result;
 }
 
@@ -534,7 +580,8 @@ static bool aliases_valid(const struct policy *policy)
     for (uint32_t i = 0; i < policy->alias_count; i++) {
         const struct policy_alias *alias = &policy->alias[i];
         if ((i && dest_compare(&policy->alias[i - 1].from, &alias->from) >= 0) ||
-            !alias->from.port != !alias->to.port || !alias_find(policy, &alias->to, &again) ||
+            !alias->from.port != !alias->to.port || alias->name < 1 ||
+            alias->name > POLICY_NAMES || !alias_find(policy, &alias->to, &again) ||
             dest_compare(&again, &alias->to) != 0)
             return false;
     }

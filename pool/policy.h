@@ -22,6 +22,7 @@
 #define POLICY_DESTS 256 /* destinations in all its rules together */
 #define POLICY_NAME 32 /* bytes of a rule's name, with its NUL */
 #define POLICY_ALIASES 250 /* addresses of servers that have several, together */
+#define POLICY_NAMES 254 /* of an address among its server's: 1..POLICY_NAMES */
 
 enum policy_exhausted {
     POLICY_FAIL = 0, /* connect() fails with EADDRNOTAVAIL */
@@ -66,9 +67,16 @@ struct policy_rule {
  * One of several addresses of one server: something behind the client's namespace translates one into the
  * other (a Service's address). @to is the same for all of them, one of them, and an alias of itself. Port
  * 0: all ports of the address, then @to has port 0 too, and its is that of the destination.
+ *
+ * @name stands for @from in the words of the pool (layout.h), which outlive a policy. So it does not depend
+ * on what else the policy has: it is a hash of @from, 1..POLICY_NAMES. Where a server has two addresses with
+ * one hash, the one that is later in the order takes the next that is free. What a change of policy does to
+ * words: pool/move.c.
  */
 struct policy_alias {
     struct dest from, to;
+    uint8_t name;
+    uint8_t reserved[3];
 };
 
 struct policy {
@@ -89,9 +97,10 @@ struct policy {
 struct policy_verdict {
     uint32_t rule; /* index */
     struct dest server; /* the destination, under the first of the names that its server has */
-    uint8_t name; /* which of these it is, 1..POLICY_ALIASES; 0: the server has only this one */
+    uint8_t name; /* which of these it is, policy_alias.name; 0: the server has only this one */
     uint8_t exhausted;
     uint8_t scope;
+    uint32_t generation; /* of the pool's policy: pool_match() */
     uint32_t wait_ms;
     uint32_t quarantine_ms;
     struct portset ports;
@@ -131,10 +140,21 @@ int policy_add_alias(struct policy *policy, const char *addresses, const char *s
 /**
  * policy_server - the address under which the pool keeps a destination's server.
  * @server: the result; @dest itself if it has no other address. May be @dest.
- * Return: which of its addresses @dest is, 1..POLICY_ALIASES, or 0 if it has only this one. Bounded;
+ * Return: which of its addresses @dest is (policy_alias.name), or 0 if it has only this one. Bounded;
  * async-signal-safe; @policy may change meanwhile.
  */
 uint8_t policy_server(const struct policy *policy, const struct dest *dest, struct dest *server);
+
+/**
+ * policy_address - the address that a server has by a name.
+ * @server: as policy_server() has it, with its port. @address: the result.
+ * Return: false: it has none by that name.
+ */
+bool policy_address(const struct policy *policy, const struct dest *server, uint8_t name,
+                    struct dest *address);
+
+/** dest_compare - an order of destinations. Return: < 0, 0 if they are the same, > 0. */
+int dest_compare(const struct dest *one, const struct dest *other);
 
 /**
  * policy_valid - whether a policy from untrusted memory keeps every promise above.

@@ -407,6 +407,7 @@ bool pool_match(const struct pool *pool, const struct dest *dest, struct policy_
     for (int tries = 0; tries < 8; tries++) {
         uint32_t generation = atomic_load_explicit(&pool->header->generation, memory_order_acquire);
         found = policy_match(pool->policy[generation & 1], dest, verdict);
+        verdict->generation = generation;
         atomic_thread_fence(memory_order_acquire);
         if (atomic_load_explicit(&pool->header->generation, memory_order_relaxed) == generation)
             break;

@@ -180,7 +180,7 @@ static void log_failed(const char *why)
     struct text text = text_begin(what, sizeof(what));
     text_string(&text, "FIXPORT_LOG=");
     text_string(&text, shim.log);
-    say(what, why, "; nothing is logged\n");
+    say(what, why, "; lines are missing\n");
 }
 
 static void log_write(const char *line, size_t length)
@@ -205,7 +205,8 @@ static void log_write(const char *line, size_t length)
     guard_release(mask);
 }
 
-static void log_line(const char *what, const struct dest *dest, uint32_t port, uint32_t ms)
+static void log_line(const char *what, const struct dest *dest, uint32_t port, uint32_t ms,
+                     const char host[64])
 {
     char line[256];
     struct text text = text_begin(line, sizeof(line));
@@ -223,6 +224,11 @@ static void log_line(const char *what, const struct dest *dest, uint32_t port, u
         text_string(&text, " first port free in ");
         text_number(&text, (uint64_t)ms / 1000 + (ms % 1000 != 0), 10);
         text_string(&text, " s");
+        if (host && *host)
+            text_string(&text, ", let go of by ");
+        for (int i = 0; host && i < 64 && host[i];
+             i++) /* no text of others' is a line of this log */
+            text_char(&text, host[i] > ' ' && host[i] <= '~' ? host[i] : '?');
     }
     text_char(&text, '\n');
     log_write(line, text.length);
@@ -231,11 +237,11 @@ static void log_line(const char *what, const struct dest *dest, uint32_t port, u
 void shim_log(const char *what, const struct dest *dest, uint32_t port)
 {
     if (shim_logs())
-        log_line(what, dest, port, UINT32_MAX);
+        log_line(what, dest, port, UINT32_MAX, NULL);
 }
 
-void shim_log_next(const char *what, const struct dest *dest, uint32_t ms)
+void shim_log_next(const char *what, const struct dest *dest, uint32_t ms, const char host[64])
 {
     if (shim_logs())
-        log_line(what, dest, 0, ms);
+        log_line(what, dest, 0, ms, host);
 }

@@ -108,6 +108,17 @@ static enum port_answer forbidden(struct attempt *attempt)
     return answer;
 }
 
+static void log_lack(const struct attempt *attempt)
+{
+    const struct pool *pool = attempt->pool;
+    uint32_t holder;
+    if (!shim_logs())
+        return;
+    uint32_t ms = lease_next_ms(&attempt->search, &holder);
+    shim_log_next(attempt->ended == EINTR ? "interrupted" : "exhausted", &attempt->dest, ms,
+                  holder >= 1 && holder <= POOL_HOLDERS ? pool->holder[holder - 1].host : NULL);
+}
+
 enum port_answer lack_exhausted(struct attempt *attempt)
 {
     struct pool_counters *counters = attempt->pool->counters;
@@ -115,8 +126,7 @@ enum port_answer lack_exhausted(struct attempt *attempt)
     put_range_back(attempt);
     if (attempt->forbidden)
         return forbidden(attempt);
-    shim_log_next(attempt->ended == EINTR ? "interrupted" : "exhausted", &attempt->dest,
-                  shim_logs() ? lease_next_ms(&attempt->search) : UINT32_MAX);
+    log_lack(attempt);
     if (attempt->unknown)
         fault_note("NETLINK_SOCK_DIAG",
                    sys_may_not(attempt->unknown)
@@ -245,10 +255,14 @@ void lack_give_back(struct attempt *attempt)
 {
     const struct pool *pool = attempt->pool;
     uint64_t now = attempt->began;
+    uint32_t generation =
+        atomic_load_explicit(&attempt->at->pool.header->generation, memory_order_relaxed);
+    /* A reload may have made addresses one server's: connections there have to be in its lane (move.c). */
+    bool moved = attempt->verdict.name && generation != attempt->netns->generation;
     if (pool->apart)
         return; /* to nobody */
-    if (!lease_wanted(pool, attempt->netns->slot, now))
+    if (!moved && !lease_wanted(pool, attempt->netns->slot, now))
         give_back_early(attempt, now);
-    else if (comparison_due(attempt, now, COMPARE_MS))
-        reconcile(attempt, now);
+    else if (comparison_due(attempt, now, COMPARE_MS) && reconcile(attempt, now))
+        attempt->netns->generation = generation;
 }

@@ -189,6 +189,7 @@ static struct shim_netns *join(struct shim_pool *at, int fd, uint64_t cookie, bo
     }
     struct shim_netns *netns = &at->netns[index];
     netns->slot = (uint32_t)slot;
+    netns->generation = atomic_load(&at->pool.header->generation);
     netns->inode = 0;
     netns->later = later;
     netns->anchor = anchor;

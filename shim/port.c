@@ -32,6 +32,8 @@
  * kernel's list of connections tells two threads with one port and destination apart, and one holds
  * the port from asking for that list until it is in it (lease_hold()). The others
  * get it unless ports are plenty and this process' connections leave no TIME_WAIT (linger.c).
+ * Sockets of MPTCP take the option before they are connected only: they get it at once, whatever
+ * the way.
  *
  * Ports that this namespace has let go of a moment ago are the usual case where there are few. If
  * the last one had a TIME_WAIT on it, the next is looked up before the first way is tried in vain.
@@ -257,7 +259,7 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
     attempt->fd = fd;
     attempt->sure = attempt->waiting = attempt->again = attempt->undone = false;
     attempt->recycled = attempt->soon = attempt->has_source = attempt->asked = false;
-    attempt->others = attempt->listed = attempt->held = attempt->ranged = false;
+    attempt->others = attempt->listed = attempt->held = attempt->ranged = attempt->early = false;
     attempt->send_ms = 0;
     attempt->refusals = attempt->forbidden = attempt->rounds = attempt->lost = 0;
     attempt->taken_back = 0;
@@ -268,7 +270,7 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
         return port_faulty(true);
     attempt->by_bind = hint_is_bound(hint);
     attempt->name_length = 0;
-    attempt->set = attempt->fresh ? hint.netns : SET_REUSE | SET_RANGE | SET_ROUTE;
+    attempt->set = attempt->fresh ? hint.netns : SET_REUSE | SET_RANGE;
     if (!attempt->fresh)
         release_any(attempt);
     answer = confine(attempt);
@@ -460,12 +462,35 @@ static int lost(struct attempt *attempt)
     return -1;
 }
 
+/*
+ * Whether the port is this namespace's, now that the kernel shows the connection. A reload may have made
+ * the address another server's since the search (move.c).
+ */
+static bool keep_lease(struct attempt *attempt)
+{
+    struct policy_verdict now;
+    const struct pool *before = attempt->pool;
+    bool kept = lease_confirm(attempt->pool, &attempt->lease, attempt->began);
+    if (attempt->verdict.generation == atomic_load(&attempt->at->pool.header->generation) ||
+        !pool_match(&attempt->at->pool, &attempt->dest, &now) ||
+        (now.name == attempt->verdict.name &&
+         dest_compare(&now.server, &attempt->verdict.server) == 0))
+        return kept;
+    attempt->verdict = now;
+    if (!find_lane(attempt)) {
+        attempt->pool = before;
+        return kept;
+    }
+    search_begin(attempt, attempt->began);
+    return lease_follow(&attempt->search, before, &attempt->lease);
+}
+
 static int connected(struct attempt *attempt)
 {
     uint16_t other = port_in_doubt(attempt);
     if (other)
         return other_port(attempt, other);
-    if (!lease_confirm(attempt->pool, &attempt->lease, attempt->began))
+    if (!keep_lease(attempt))
         return lost(attempt);
     if (attempt->range)
         put_range_back(attempt);

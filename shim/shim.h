@@ -101,6 +101,7 @@ struct shim_netns {
     _Atomic uint32_t local; /* net.ipv4.ip_local_port_range: lo | hi << 16; 0: not read yet */
     _Atomic uint32_t stamps; /* second << 1 | net.ipv4.tcp_timestamps is 0, as it was read then */
     _Atomic uint64_t compared; /* ms: when it was last compared with the kernel by this process */
+    _Atomic uint32_t generation; /* of the policy, when its connections were last compared, or it joined */
     _Atomic uint32_t lingers; /* what was on the last port that was asked about, LINGERS_... */
     _Atomic uintptr_t memory; /* of what follows: pool.shared_size bytes; 0: there is none yet */
     struct pool apart; /* for rules with scope = address; immutable once memory is set */
@@ -280,8 +281,11 @@ const char *fault_text(void);
 /** shim_log - a line "fixport[PID] WHAT DEST PORT" to FIXPORT_LOG, if that is set. errno is kept. */
 void shim_log(const char *what, const struct dest *dest, uint32_t port);
 
-/** shim_log_next - the same, and in how many ms the first port is free; UINT32_MAX: not known. */
-void shim_log_next(const char *what, const struct dest *dest, uint32_t ms);
+/**
+ * shim_log_next - the same, and in how many ms the first port is free; UINT32_MAX: not known.
+ * @host: pool_holder.host of who has let go of it, anybody's to write; NULL: not known.
+ */
+void shim_log_next(const char *what, const struct dest *dest, uint32_t ms, const char host[64]);
 
 /** shim_logs - whether there is a log. */
 static inline bool shim_logs(void)
@@ -363,14 +367,14 @@ enum hint_kind {
 struct hint {
     uint16_t port;
     uint16_t lane;
-    uint8_t netns; /* index into shim_pool.netns; of HINT_FRESH: SET_... and FRESH_V6 */
+    uint8_t netns; /* index into shim_pool.netns; of HINT_FRESH: SET_... and FRESH_... */
     uint8_t kind; /* enum hint_kind */
 };
 
 #define SET_REUSE 1u /* the program has set SO_REUSEADDR or SO_REUSEPORT */
 #define SET_RANGE 2u /* the program has set IP_LOCAL_PORT_RANGE */
 #define FRESH_V6 4u /* it is of AF_INET6 */
-#define SET_ROUTE 8u /* the program has set a mark or a device */
+#define FRESH_MPTCP 8u
 
 #define HINTS 4096u
 
@@ -410,8 +414,9 @@ struct hint hint_get(int fd);
 /** hint_take - recall and forget, for a descriptor that is being closed. */
 struct hint hint_take(int fd);
 
-/** hint_fresh - socket() has made @fd, of AF_INET6 or AF_INET. @now: sys_now_ms(). */
-void hint_fresh(int fd, bool v6, uint64_t now);
+/** hint_fresh - socket() has made @fd. @what: FRESH_V6 and FRESH_MPTCP, or 0. @now: sys_now_ms().
+ */
+void hint_fresh(int fd, unsigned what, uint64_t now);
 
 /** hint_is_fresh - whether @hint says so of this very tick: later, much may have happened unseen. */
 bool hint_is_fresh(struct hint hint, uint64_t now);
@@ -467,6 +472,9 @@ void sock_disconnect(int fd);
  */
 bool sock_release(int fd);
 
+#ifndef IPPROTO_MPTCP
+#define IPPROTO_MPTCP 262 /* newer than glibc 2.31 */
+#endif
 #define SOCK_RANGE 51 /* IP_LOCAL_PORT_RANGE, linux/in.h since 6.3 */
 #define SOCK_DEVICE 62 /* SO_BINDTOIFINDEX, asm-generic/socket.h since 5.1 */
 #define SOCK_NO_PORT 24 /* IP_BIND_ADDRESS_NO_PORT */

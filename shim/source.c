@@ -29,8 +29,8 @@ int source_name(struct attempt *attempt)
 static bool routed_plainly(const struct attempt *attempt)
 {
     int mark = 0, device = 0;
-    if (attempt->fresh) /* no address either */
-        return !(attempt->set & SET_ROUTE);
+    if (attempt->fresh) /* setsockopt() would have seen them (close.c), and bind() an address */
+        return true;
     return addr_is_any((const struct sockaddr *)&attempt->name) &&
            sock_get(attempt->fd, SOL_SOCKET, SO_MARK, &mark) == 0 && !mark &&
            sock_get(attempt->fd, SOL_SOCKET, SOCK_DEVICE, &device) == 0 && !device;
@@ -137,8 +137,7 @@ static uint64_t ahead_key(uint32_t lane, uint16_t port, uint64_t word)
 /* Whether its source is that of the others. Words of the process' own say nothing of other processes. */
 static bool ahead_counts(const struct attempt *attempt)
 {
-    return attempt->lease.before == WORD_LETGO && !attempt_is_kernels(attempt) && attempt->fresh &&
-           !(attempt->set & SET_ROUTE);
+    return attempt->lease.before == WORD_LETGO && !attempt_is_kernels(attempt) && attempt->fresh;
 }
 
 bool source_is_over(const struct attempt *attempt)

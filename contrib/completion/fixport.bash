@@ -62,7 +62,8 @@ _fixport_pool()
     case $command in
     create) options+=" -p --ports -t --to" ;;
     reload) options+=" -p --ports -t --to --any" ;;
-    status | reclaim) options+=" --json" ;;
+    status) options+=" --json" ;;
+    reclaim) options+=" --json --every" ;;
     metrics) options+=" --listen" ;;
     list) options+=" --json --port --holder --state" ;;
     remove) options+=" --force --any" ;;

@@ -18,7 +18,7 @@ import tempfile
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PROGRAMS = ["curl", "wget", "netcat-openbsd", "python3-minimal"]
 BUILDING = ["autoconf", "automake", "gcc", "libc6-dev", "libiniparser-dev", "libjansson-dev",
-            "libtool", "libyaml-dev", "make", "pkg-config"]
+            "libmnl-dev", "libtool", "libyaml-dev", "make", "pkg-config"]
 TOOLS = ["conntrack", "iproute2", "iptables", "nftables", "procps"]
 SLIM = ["usr/share/doc/*", "usr/share/man/*", "usr/share/locale/*", "usr/share/info/*",
         "usr/share/i18n/*", "var/lib/apt/lists/*", "var/cache/*", "var/log/*",

@@ -76,7 +76,8 @@ static void use(struct pool *pool)
     lease_search_begin(&search, pool, &verdict, 3, lane, sys_now_ms());
     search.last = 60003;
     lease_crowd_ms(&search);
-    lease_next_ms(&search);
+    uint32_t holder;
+    lease_next_ms(&search, &holder);
     for (int i = 0; i < 40 && lease_search_next(&search, &lease) == 0; i++) {
         if (!portset_has(&verdict.ports, lease.port))
             abort();

@@ -6,6 +6,7 @@ FIXPORT_MUST_WORK     1: what cannot run here is a failure instead of a skip
 FIXPORT_TEST_PRELOAD  libraries to load beside the shim (a sanitizer's runtime)
 """
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -55,6 +56,22 @@ def in_own_network(user=False):
         os.environ["FIXPORT_TEST_OWN_NETWORK"] = "1"
         argv = ["unshare", "--net", *options, "sh", "-c", 'ip link set lo up && exec "$@"', "sh", sys.executable, *sys.argv]
         os.execvp(argv[0], argv)
+
+
+def new_network(*kept):
+    """This thread, and what it starts from now on, is in a network namespace of its own, in which nothing
+    has had a port yet. @kept: files of settings that are there as they are here."""
+    values = {}
+    for path in kept:
+        with open(path, encoding="ascii") as file:
+            values[path] = file.read()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(0x40000000) != 0:  # CLONE_NEWNET
+        raise OSError(ctypes.get_errno(), "unshare")
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    for path, value in values.items():
+        with open(path, "w", encoding="ascii") as file:
+            file.write(value)
 
 
 class Tap:

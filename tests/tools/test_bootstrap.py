@@ -111,7 +111,7 @@ class World:
 
 
 BUILD = ["gcc", "libc6-dev", "make", "autoconf", "automake", "libtool", "pkg-config",
-         "libiniparser-dev", "libjansson-dev", "libyaml-dev"]
+         "libiniparser-dev", "libjansson-dev", "libmnl-dev", "libyaml-dev"]
 DEBIAN = ["alpha", "librt-19-dev", "libpython3.13-testsuite", "second", "third", "box"]
 
 

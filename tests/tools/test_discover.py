@@ -960,8 +960,28 @@ def test_aliases(tap, place):
                  "kubernetes.io/service-name": "e"}}),
              service("f", "10.96.0.4"), dict(endpoints("f", "x.example"), addressType="FQDN")], {}),
     }
+    mixed = endpoints("a", "10.7.0.1")
+    mixed["endpoints"].append({"addresses": ["10.7.0.9"], "targetRef": {"kind": "Pod", "name": "x"}})
+    cases["a slice with a host and a pod"] = ([service("a", "10.96.0.1"), mixed],
+                                              {"default.a.80": ("10.7.0.1:7000", "10.96.0.1:80")})
+    cases["an address that is the server's own, too"] = (
+        [service("a", "10.96.0.1", port=7000, externalIPs=["10.7.0.1"]), endpoints("a", "10.7.0.1"),
+         service("b", "None", port=7000, externalIPs=["10.7.0.1"]), endpoints("b", "10.7.0.1")],
+        {"default.a.7000": ("10.7.0.1:7000", "10.96.0.1:7000")})
+    cases["an address of two Services, and of a host"] = (
+        [service("a", "10.96.0.1", externalIPs=["203.0.113.9"], port=7000), endpoints("a", "10.7.0.1"),
+         service("b", "10.96.0.2", externalIPs=["203.0.113.9", "10.7.0.1"], port=7000), endpoints("b", "10.7.0.2")],
+        {"default.a.7000": ("10.7.0.1:7000", "10.96.0.1:7000, 203.0.113.9:7000"),
+         "default.b.7000": ("10.7.0.2:7000", "10.7.0.1:7000, 10.96.0.2:7000, 203.0.113.9:7000")})
+    cases["addresses that are nobody's"] = (
+        [service("a", "10.96.0.1", "::", externalIPs=["0.0.0.0", "127.0.0.1", "::ffff:0.0.0.0"]),
+         endpoints("a", "10.7.0.1", "0.0.0.0"), endpoints("a6", "::", "fd00::7", family="IPv6", of="a"),
+         service("b", "10.96.0.2"), endpoints("b", "10.7.0.2")],
+        {"default.a.80": ("10.7.0.1:7000", "10.96.0.1:80"), "default.b.80": ("10.7.0.2:7000", "10.96.0.2:80")})
     for name, (items, expected) in cases.items():
         tap.equal(aliases(place.to(listed(*PAIR["items"], *items))), expected, name)
+        made = subprocess.run([SETUP, "--config", place.config, "doctor"], capture_output=True, text=True, check=False)
+        tap.point("fixport.conf" not in made.stderr, f"{name}: the configuration can be read", made.stderr)
     hostile = [service("x]\n[pool]\npath = /x", "10.96.0.1"), endpoints("x]\n[pool]\npath = /x", "10.7.0.1"),
                service("y", "10.96.0.1\n[pool]"), endpoints("y", "10.7.0.1, !any"),
                {"apiVersion": "v1", "kind": "Service", "metadata": [], "spec": {"ports": [7, None, {}]}},
@@ -978,6 +998,12 @@ def test_aliases(tap, place):
     done = place.discover("--write", data=listed(*PAIR["items"], *many))
     tap.point(done.returncode == 0 and len(aliases(place.found())) == 125 and "more than 250" in done.stderr,
               "more than fit are told", done.stderr[:500])
+    many = [item for i in range(4000) for item in (service(f"s{i:04}", f"10.96.{i >> 8}.{i & 255}"),
+                                                  endpoints(f"s{i:04}", f"10.7.{i >> 8}.{i & 255}"))]
+    began = time.monotonic()
+    done = place.discover("--write", data=listed(*PAIR["items"], *many))
+    tap.point(done.returncode == 0 and time.monotonic() - began < TIME_MOST, "4,000 Services do not take long",
+              f"{time.monotonic() - began:.1f} s")
     place.write(POOL + "[alias default.shop.80]\nserver = 10.9.9.9:1\naddresses = 10.96.0.1:80\n")
     done = place.discover("--write", data=listed(*PAIR["items"], *shop))
     tap.point(done.returncode == 0 and aliases(place.found()) == {} and

@@ -249,6 +249,60 @@ iptables-nft -t nat -A PREROUTING -j KUBE-SERVICES
 iptables-nft -t nat -A OUTPUT -j KUBE-SERVICES
 """
 
+# The same by kube-proxy's nftables mode: a verdict map, and chains of endpoints.
+KUBE_NFT = """
+nft -f - <<X
+table ip kube-proxy {
+    map service-ips {
+        type ipv4_addr . inet_proto . inet_service : verdict
+    }
+    chain endpoint-a {
+        ip saddr 192.168.31.67 meta mark set meta mark or 0x4000
+        meta l4proto tcp dnat to 192.168.31.67:60001
+    }
+    chain service-shop {
+        ip saddr != 10.200.0.0/16 meta mark set meta mark or 0x4000
+        numgen random mod 1 vmap { 0 : goto endpoint-a }
+    }
+    chain nat-prerouting {
+        type nat hook prerouting priority dstnat; policy accept;
+        ip daddr . meta l4proto . th dport vmap @service-ips
+    }
+}
+add element ip kube-proxy service-ips { 10.96.0.1 . tcp . 80 : goto service-shop }
+X
+"""
+
+# RULE, and maps for it; of the same names in another table there are others.
+NFT_MAPS = """
+nft -f - <<X
+table inet before {
+    map hosts {
+        type ipv4_addr : ipv4_addr . inet_service
+        elements = { 10.96.0.2 : 192.168.31.67 . 22 }
+    }
+}
+table inet mine {
+    map hosts {
+        type ipv4_addr : ipv4_addr . inet_service
+        elements = { 10.96.0.2 : 10.7.7.1 . 60003, 10.96.0.3 : 10.7.7.2 . 60003, 10.96.0.4 : 10.7.7.3 . 60003,
+                     10.96.0.5 : 192.168.31.67 . 60003 }
+    }
+    map hosts6 {
+        type ipv6_addr . inet_service : ipv6_addr . inet_service
+        elements = { fd00:96::1 . 80 : fd00:31::67 . 60001 }
+    }
+    map empty {
+        type ipv4_addr : ipv4_addr
+    }
+    chain pre {
+        type nat hook prerouting priority dstnat; policy accept;
+        RULE
+    }
+}
+X
+"""
+
 CASES = [
     # ---- who changes the source port ----
     snat("Calico, iptables-nft", CALICO, r"MASQFullyRandom=false,SNATFullyRandom=false"),
@@ -692,6 +746,40 @@ nft add table ip6 kube
 nft 'add chain ip6 kube pre { type nat hook prerouting priority dstnat; }'
 nft add rule ip6 kube pre ip6 daddr fd00:96::1 tcp dport 80 dnat to '[fd00:31::67]:60002'
 """, ("alias-missing", "warning", r"translated to \[fd00:31::67\]:60002 here")),
+    Case("a Service leads to a host, by iptables-legacy", "node",
+         KUBE_SERVICE.replace("iptables-nft", "iptables-legacy -w"),
+         ("alias-missing", "warning", "translated to 192.168.31.67:60001 here")),
+    *(Case(f"translated to a host: {rule}", "node",
+           f"iptables-nft -t nat -A PREROUTING -p tcp -m comment --comment ' -j DNAT --to-destination 1.2.3.4' {rule}\n",
+           ("alias-missing", "warning", f"translated to {to} here")) for rule, to in (
+        ("-j DNAT --to-destination 192.168.31.60-192.168.31.70:60001-60003", "192.168.31.67:60001"),
+        ("-j DNAT --to-destination 192.168.31.67", "192.168.31.67"),
+        ("-d 10.98.0.0/24 -j NETMAP --to 192.168.31.0/24", "192.168.31.67"))),
+    *(Case(f"translated to a host, IPv6: {to}", "node",
+           f"ip6tables-nft -t nat -A PREROUTING -p tcp -j DNAT --to-destination '{to}'\n",
+           ("alias-missing", "warning", rf"translated to \[?fd00:31::67")) for to in (
+        "[fd00:31::60-fd00:31::70]:60001-60003", "[fd00:31::67]:60002", "fd00:31::67")),
+    *(Case(f"translated to a host by nft: {rule}", "node", NFT_MAPS.replace("RULE", rule),
+           ("alias-missing", "warning", f"translated to {to}")) for rule, to in (
+        ("meta l4proto tcp dnat ip to jhash ip saddr mod 2 map { 0 : 10.7.7.7, 1 : 192.168.31.67 }:60001", "192.168.31.67:60001 here"),
+        ("meta l4proto tcp dnat ip to ip daddr map @hosts", "192.168.31.67:60003 here"),
+        ("dnat ip to ip daddr map { 10.96.0.9 : 192.168.31.67 }", "192.168.31.67 here"),
+        ("meta l4proto tcp dnat ip to 192.168.31.60-192.168.31.70:60001-60005", "192.168.31.67:60001 here"),
+        ("meta l4proto tcp dnat ip to 192.168.31.67:60001 persistent", "192.168.31.67:60001 here"),
+        ("dnat ip prefix to ip daddr map { 10.97.0.0/24 : 192.168.31.0/24 }", "192.168.31.67 here"),
+        ("dnat ip6 to ip6 daddr . tcp dport map @hosts6", r"\[fd00:31::67\]:60001 here"),
+        ("meta l4proto tcp dnat ip6 to [fd00:31::60]-[fd00:31::70]:60002", r"\[fd00:31::67\]:60002 here"))),
+    Case("a Service leads to a host, kube-proxy's nftables mode", "node", KUBE_NFT,
+         ("alias-missing", "warning", "translated to 192.168.31.67:60001 here"), absent=("alias-not-looked-at",)),
+    *(silent(f"translated by nft, but not to a host: {rule}", NFT_MAPS.replace("RULE", rule), "alias-missing",
+             "alias-not-looked-at") for rule in (
+        "meta l4proto tcp dnat ip to jhash ip saddr mod 2 map { 0 : 10.7.7.7, 1 : 192.168.31.99 }:60001",
+        "tcp dport 80 redirect to :60001", "meta l4proto tcp dnat ip to 192.168.31.60-192.168.31.66:60001",
+        'tcp dport 80 accept comment "never dnat to 192.168.31.67"',
+        "dnat ip to ip daddr map @empty")),
+    Case("translated by nft, in a way that is not known", "node",
+         NFT_MAPS.replace("RULE", "dnat ip to ip daddr"),
+         ("alias-not-looked-at", "info", "dnat ip to ip daddr"), absent=("alias-missing",)),
     Case("both backends", "gateway", "iptables-legacy -w -A INPUT -j ACCEPT",
          ("both-backends", "warning", "iptables-legacy")),
     Case("Docker came later", "gateway", """

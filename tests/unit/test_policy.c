@@ -688,6 +688,60 @@ Test(policy, addresses_of_one_server)
     cr_expect_eq(policy.alias_count, 5);
 }
 
+static uint8_t name_of(const char *address, uint16_t port)
+{
+    struct dest dest = dest_of(address, port), server, again;
+    uint8_t name = policy_server(&policy, &dest, &server);
+    if (name) {
+        cr_expect(policy_address(&policy, &server, name, &again), "%s:%u", address, port);
+        cr_expect_eq(dest_compare(&again, &dest), 0, "%s:%u", address, port);
+    }
+    return name;
+}
+
+/* Words in the pool outlive a policy. */
+Test(policy, a_name_stays_whatever_else_there_is)
+{
+    static const char *const orders[] = {"10.96.0.1:80, 10.96.0.7:80, 10.77.0.1:5",
+                                         "10.77.0.1:5, 10.96.0.7:80, 10.96.0.1:80",
+                                         "10.96.0.1:80, 10.0.0.1:1, 10.96.0.7:80, 10.99.0.1:1, [fd00::1]:9"};
+    uint8_t one = 0, other = 0, server = 0;
+    for (int i = 0; i < 3; i++) {
+        policy_init(&policy);
+        add("r", "1", NULL);
+        cr_assert_eq(alias("10.1.1.1:80", "10.2.2.2:80"), 0);
+        cr_assert_eq(alias(orders[i], "10.77.9.2:7000"), 0);
+        cr_expect(!i || one == name_of("10.96.0.1", 80));
+        cr_expect(!i || other == name_of("10.96.0.7", 80));
+        cr_expect(!i || server == name_of("10.77.9.2", 7000));
+        one = name_of("10.96.0.1", 80);
+        other = name_of("10.96.0.7", 80);
+        server = name_of("10.77.9.2", 7000);
+    }
+    struct dest found, to = dest_of("10.77.9.2", 7000), none = dest_of("10.77.9.2", 7001);
+    cr_expect_not(policy_address(&policy, &to, 0, &found));
+    cr_expect_not(policy_address(&policy, &to, 255, &found));
+    cr_expect_not(policy_address(&policy, &none, server, &found));
+}
+
+Test(policy, no_server_has_a_name_twice)
+{
+    bool seen[256] = {false};
+    add("r", "1", NULL);
+    for (int i = 0; i < POLICY_ALIASES - 1; i++) {
+        char text[40];
+        snprintf(text, sizeof(text), "10.96.%d.%d:80", i / 200, i % 200 + 1);
+        cr_assert_eq(alias(text, "10.7.0.1:70"), 0);
+    }
+    for (uint32_t i = 0; i < policy.alias_count; i++) {
+        uint8_t name = policy.alias[i].name;
+        cr_expect(name >= 1 && name <= POLICY_NAMES);
+        cr_expect_not(seen[name], "%u twice", name);
+        seen[name] = true;
+    }
+    cr_expect_neq(name_of("10.96.0.9", 80), 0);
+}
+
 Test(policy, several_servers_of_one_address_are_one)
 {
     add("r", "1", NULL);
@@ -717,6 +771,8 @@ Test(policy, whole_addresses_of_one_server)
     expect_server("10.5.0.67", 7000, "192.168.31.67:7000", true);
     expect_server("192.168.31.67", 7000, "192.168.31.67:7000", true);
     expect_server("fd00::67", 7000, "192.168.31.67:7000", true);
+    name_of("fd00::67", 443);
+    name_of("fd00::67", 7000);
     cr_assert_eq(alias("10.6.0.1", "10.6.0.2"), -EINVAL, "the order is its caller's");
 }
 
@@ -805,6 +861,8 @@ Test(policy, knows_an_invalid_one)
     BROKEN(alias_count = 3); /* the third is before the second */
     BROKEN(alias[0].from.port = 0);
     BROKEN(alias[0].to.port = 71);
+    BROKEN(alias[0].name = 0);
+    BROKEN(alias[0].name = POLICY_NAMES + 1);
     BROKEN(alias[0] = policy.alias[1]);
     BROKEN(dest[0].prefix = 129);
     BROKEN(dest[0].prefix = 7 + 96 - 1); /* 10.0.0.0/6 has host bits */

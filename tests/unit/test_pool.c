@@ -356,6 +356,68 @@ Test(pool, another_name_of_the_server_has_to_wait_for_the_quarantine)
     pool_close(&pool);
 }
 
+/* What a lease was before says what the kernel may have there: put.c does not ask about what rests. */
+Test(pool, what_another_name_has_had_is_no_rest_of_ones_own)
+{
+    struct pool pool;
+    struct lease lease, all[20];
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    for (int i = 0; i < 20; i++)
+        cr_assert_neq(take_named(&pool, 0, 1, 5000, &all[i]), 0);
+    for (int i = 0; i < 20; i++) {
+        _Atomic uint64_t *word = pool_word(&pool, 2, all[i].port);
+        atomic_store(word, word_moved(atomic_load(word), WORD_RESTING, 6000));
+    }
+    cr_assert_neq(take_named(&pool, 0, 1, 6500, &lease), 0);
+    cr_expect_eq(lease.before, WORD_RESTING, "the same name's");
+    cr_assert_neq(take_named(&pool, 0, 2, 7500, &lease), 0);
+    cr_expect_eq(lease.before, WORD_FREE, "another name's of the same holder");
+    cr_assert_neq(take_named(&pool, 3, 1, 7500, &lease), 0);
+    cr_expect_eq(lease.before, WORD_FREE, "another holder's");
+    pool_close(&pool);
+}
+
+/* Sets so many words of a lane, from the @from-th port of 2,000 on. */
+static void set_words(struct pool *pool, int from, int count, uint64_t word)
+{
+    for (int i = from; i < from + count; i++)
+        atomic_store(pool_word(pool, 2, (uint16_t)(60001 + i)), word);
+}
+
+Test(pool, a_crowd_is_what_others_cannot_have_and_one_might_give_back)
+{
+    struct pool pool;
+    struct policy large;
+    struct lease_search search;
+    struct dest dest = dest_of(1, 80);
+    pool_retire(path);
+    policy_init(&large);
+    large.quarantine_ms = 1000;
+    cr_assert_eq(policy_add_rule(&large, "r", "60001-62000", "10.0.0.0/8", NULL), 0);
+    cr_assert_eq(pool_create(path, &large, &options), 0);
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    struct policy_verdict verdict = verdict_of(&pool, &dest);
+    lease_search_begin(&search, &pool, &verdict, 0, 2, 9000);
+    cr_expect_eq(lease_crowd_ms(&search), UINT32_MAX, "all are free");
+    set_words(&pool, 0, 2000, word_make(WORD_USED, 1, 8000));
+    cr_expect_eq(lease_crowd_ms(&search), UINT32_MAX, "nothing can be given back");
+    set_words(&pool, 0, 2000, word_make(WORD_LETGO, 2, 8000));
+    cr_expect_eq(lease_crowd_ms(&search), UINT32_MAX, "not by this holder");
+    set_words(&pool, 0, 100, word_make(WORD_LETGO, 1, 8000));
+    cr_expect_eq(lease_crowd_ms(&search), 250, "a few");
+    set_words(&pool, 0, 1000, word_make(WORD_LETGO, 1, 8000));
+    cr_expect_eq(lease_crowd_ms(&search), 40, "many");
+    set_words(&pool, 0, 1000, word_moved(1ull << 48 | 7ull << 40, WORD_CLOSING, 8000));
+    cr_expect_eq(lease_crowd_ms(&search), 40, "by whichever name");
+    set_words(&pool, 900, 1100, 0);
+    cr_expect_eq(lease_crowd_ms(&search), UINT32_MAX, "less than half is taken");
+    set_words(&pool, 900, 1100, word_make(WORD_RESTING, 2, 7900));
+    cr_expect_eq(lease_crowd_ms(&search), UINT32_MAX, "what has rested is anybody's");
+    set_words(&pool, 900, 1100, word_make(WORD_RESTING, 2, 8500));
+    cr_expect_neq(lease_crowd_ms(&search), UINT32_MAX, "what rests is not");
+    pool_close(&pool);
+}
+
 Test(pool, what_is_closing_is_tried_last)
 {
     struct pool pool;
@@ -549,6 +611,195 @@ Test(pool, reload_in_place)
     cr_assert(pool_match(&pool, &dest, &verdict));
     cr_assert_eq(verdict.ports.range[0].lo, 40000, "nothing was changed");
     pool_close(&pool);
+}
+
+/* ---- a reload that changes which addresses are one server ---- */
+
+static struct pool moving;
+
+/* @aliases: of 10.0.0.9:80, or "SERVER=ADDRESSES"; NULL: none. */
+static void reload_aliases(const char *aliases)
+{
+    static struct policy next;
+    next = policy;
+    if (aliases) {
+        char text[200];
+        snprintf(text, sizeof(text), "%s", aliases);
+        char *addresses = strchr(text, '=');
+        if (addresses)
+            *addresses++ = '\0';
+        cr_assert_eq(policy_add_alias(&next, addresses ? addresses : text, addresses ? text : "10.0.0.9:80", NULL), 0);
+    }
+    cr_assert_eq(pool_reload(path, &next), 0, "%s", aliases);
+}
+
+/* Takes a port for @slot towards 10.0.0.@last:80. Return: the port, or 0. */
+static uint16_t dial(uint32_t slot, uint8_t last, uint64_t now, struct lease *lease)
+{
+    struct dest dest = dest_of(last, 80);
+    struct policy_verdict verdict = verdict_of(&moving, &dest);
+    struct lease_search search;
+    struct lease unused;
+    lease = lease ? lease : &unused;
+    lease_search_begin(&search, &moving, &verdict, slot,
+                       (uint32_t)pool_lane_find(&moving, &verdict.server, true), now);
+    return lease_search_next(&search, lease) == 0 ? lease->port : 0;
+}
+
+/* The word of a port in the lane of the server of 10.0.0.@last:80. */
+static uint64_t word_of(uint8_t last, uint16_t port)
+{
+    struct dest dest = dest_of(last, 80);
+    struct policy_verdict verdict = verdict_of(&moving, &dest);
+    int lane = pool_lane_find(&moving, &verdict.server, false);
+    return lane < 0 ? 0 : atomic_load(pool_word(&moving, (uint32_t)lane, port));
+}
+
+static uint8_t name_in(uint64_t word)
+{
+    return (uint8_t)word_owner(word);
+}
+
+static uint8_t name_of(uint8_t last)
+{
+    struct dest dest = dest_of(last, 80);
+    return verdict_of(&moving, &dest).name;
+}
+
+Test(pool, an_address_that_becomes_anothers_takes_its_ports_along)
+{
+    uint16_t port[20];
+    cr_assert_eq(pool_open(path, &moving, NULL), 0);
+    struct lease let_go;
+    uint64_t now = sys_now_ms();
+    for (int i = 0; i < 12; i++)
+        port[i] = dial(1, 1, now, &let_go);
+    lease_let_go(&moving, &let_go, now);
+    reload_aliases("10.0.0.1:80");
+    cr_assert_neq(name_of(1), 0);
+    cr_assert_neq(name_of(1), name_of(9));
+    for (int i = 0; i < 12; i++) {
+        cr_expect_eq(word_holder(word_of(9, port[i])), 2, "port %u", port[i]);
+        cr_expect_eq(name_in(word_of(9, port[i])), name_of(1));
+        cr_expect_eq(word_state(word_of(9, port[i])), i == 11 ? WORD_LETGO : WORD_USED);
+    }
+    for (int i = 0; i < 8; i++) {
+        uint16_t other = dial(0, 9, now, NULL);
+        cr_assert_neq(other, 0);
+        for (int k = 0; k < 12; k++)
+            cr_expect_neq(other, port[k], "two holders have it towards one server");
+    }
+    cr_expect_eq(dial(0, 9, now, NULL), 0);
+    cr_expect_eq(dial(1, 9, now, NULL), 0, "nor may the same holder by another name");
+    cr_expect_eq(dial(1, 1, now, NULL), port[11], "the same name may have at once what it let go");
+    pool_close(&moving);
+}
+
+Test(pool, an_address_that_is_a_server_of_its_own_again_takes_its_ports_along)
+{
+    struct dest service = dest_of(1, 80);
+    cr_assert_eq(pool_open(path, &moving, NULL), 0);
+    reload_aliases("10.0.0.1:80, 10.0.0.2:80");
+    uint8_t service_name = name_of(1);
+    uint64_t now = sys_now_ms();
+    uint16_t by_service = dial(1, 1, now, NULL), own = dial(1, 9, now, NULL);
+    uint16_t unknown = dial(2, 2, now, NULL);
+    struct dest server = dest_of(9, 80);
+    uint32_t lane = (uint32_t)pool_lane_find(&moving, &server, false);
+    _Atomic uint64_t *word = pool_word(&moving, lane, unknown);
+    atomic_store(word, atomic_load(word) | (uint64_t)WORD_NAME_UNKNOWN << 40);
+    reload_aliases("10.0.0.2:80");
+    cr_expect_eq(verdict_of(&moving, &service).name, 0);
+    cr_expect_eq(word_holder(word_of(1, by_service)), 2);
+    cr_expect_eq(name_in(word_of(1, by_service)), 0);
+    cr_expect_eq(word_of(1, own), 0, "it is the server's only");
+    cr_expect_eq(word_holder(word_of(1, unknown)), 3, "it might be");
+    cr_expect_eq(name_in(word_of(9, by_service)), WORD_NAME_UNKNOWN, "not that of whoever comes");
+    cr_expect_eq(name_in(word_of(9, own)), name_of(9));
+    reload_aliases("10.0.0.3:80, 10.0.0.2:80, 10.0.0.1:80");
+    cr_expect_eq(name_of(1), service_name, "as before");
+    cr_expect_eq(name_in(word_of(9, own)), name_of(9));
+    pool_close(&moving);
+}
+
+Test(pool, ports_of_a_server_go_where_its_first_address_goes)
+{
+    cr_assert_eq(pool_open(path, &moving, NULL), 0);
+    reload_aliases("10.0.0.9:80=10.0.0.1:80");
+    uint64_t now = sys_now_ms();
+    uint16_t port = dial(1, 1, now, NULL), other = dial(1, 9, now, NULL);
+    reload_aliases("10.0.0.1:80=10.0.0.9:80");
+    cr_expect_eq(word_holder(word_of(9, port)), 2);
+    cr_expect_eq(name_in(word_of(9, port)), name_of(1));
+    cr_expect_eq(name_in(word_of(9, other)), name_of(9));
+    reload_aliases(NULL);
+    cr_expect_eq(name_in(word_of(1, port)), 0);
+    cr_expect_eq(word_holder(word_of(1, port)), 2);
+    cr_expect_eq(word_holder(word_of(9, other)), 2);
+    cr_expect_eq(name_in(word_of(9, other)), 0, "nothing was left there");
+    cr_expect_eq(name_in(word_of(1, other)), WORD_NAME_UNKNOWN, "translated it may be still");
+    pool_close(&moving);
+}
+
+/* A whole address has as many lanes as ports that were used. */
+Test(pool, whole_addresses_take_the_ports_of_all_lanes_along)
+{
+    cr_assert_eq(pool_open(path, &moving, NULL), 0);
+    uint64_t now = sys_now_ms();
+    uint16_t port = dial(1, 1, now, NULL);
+    reload_aliases("10.0.0.9=10.0.0.1");
+    cr_expect_eq(word_holder(word_of(9, port)), 2);
+    cr_expect_eq(name_in(word_of(9, port)), name_of(1));
+    pool_close(&moving);
+}
+
+Test(pool, what_shares_a_lane_may_be_of_any_that_moves)
+{
+    cr_assert_eq(pool_open(path, &moving, NULL), 0);
+    uint64_t now = sys_now_ms();
+    cr_assert_neq(dial(0, 9, now, NULL), 0);
+    for (uint8_t last = 100; last < 200; last++) {
+        struct dest dest = dest_of(last, 80);
+        pool_lane_find(&moving, &dest, true);
+    }
+    uint16_t port = dial(1, 1, now, NULL);
+    struct dest service = dest_of(1, 80);
+    cr_assert_geq(pool_lane_find(&moving, &service, false),
+                  (int)(moving.lanes - moving.lanes_shared), "it shares");
+    reload_aliases("10.0.0.1:80");
+    cr_expect_eq(word_holder(word_of(9, port)), 2);
+    cr_expect_eq(name_in(word_of(9, port)), WORD_NAME_UNKNOWN);
+    pool_close(&moving);
+}
+
+/* One that connects while the policy changes. */
+Test(pool, a_lease_follows_its_address)
+{
+    struct dest service = dest_of(1, 80);
+    struct lease lease, again;
+    struct lease_search search;
+    cr_assert_eq(pool_open(path, &moving, NULL), 0);
+    uint64_t now = sys_now_ms();
+    cr_assert_neq(dial(1, 1, now, &lease), 0);
+    uint32_t old_lane = lease.lane;
+    reload_aliases("10.0.0.1:80");
+    struct policy_verdict verdict = verdict_of(&moving, &service);
+    uint32_t lane = (uint32_t)pool_lane_find(&moving, &verdict.server, false);
+    lease_search_begin(&search, &moving, &verdict, 1, lane, now);
+    again = lease;
+    lease_confirm(&moving, &lease, now);
+    cr_assert(lease_follow(&search, &moving, &lease));
+    cr_expect_eq(lease.lane, lane);
+    cr_expect_neq(lane, old_lane);
+    cr_expect_eq(atomic_load(pool_word(&moving, lane, lease.port)), lease.word);
+    cr_expect_eq(name_in(lease.word), verdict.name);
+    /* Another has it there by now. */
+    lease = again;
+    atomic_store(pool_word(&moving, lane, lease.port), word_make(WORD_USED, 5, now));
+    cr_expect_not(lease_follow(&search, &moving, &lease));
+    atomic_store(pool_word(&moving, lane, lease.port), word_make(WORD_USED, 2, now) | (uint64_t)WORD_NAME_UNKNOWN << 40);
+    cr_expect(lease_follow(&search, &moving, &lease), "its own, left there");
+    pool_close(&moving);
 }
 
 static bool places_differ(const struct pool *pool)

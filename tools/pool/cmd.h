@@ -57,6 +57,7 @@ struct pool_request {
     const char *holder; /* list: slot or host name */
     int port; /* list: 1..65535, 0: any */
     int listen; /* metrics: the port to serve them on; 0: print them */
+    unsigned every; /* reclaim: s between looks, while there is no hurry; 0: look once */
     int state; /* list: enum word_state, 0: any */
     bool json;
     bool force;
@@ -127,6 +128,7 @@ struct tally_lane {
 struct tally_rest {
     uint32_t next_ms; /* until the first of those that rest is anybody's; UINT32_MAX: none rests */
     uint32_t holder; /* that had it: slot + 1, unchecked; 0: nobody known */
+    uint16_t port;
     uint32_t recent; /* let go of in the last TALLY_RECENT_MS */
 };
 
@@ -268,6 +270,7 @@ enum {
     TAKES_FILTER = 1 << 3, /* --port, --holder, --state */
     TAKES_ANY = 1 << 4,
     TAKES_SERVE = 1 << 5,
+    TAKES_EVERY = 1 << 6,
 };
 
 struct pool_command {
@@ -288,6 +291,14 @@ int command_status(const struct pool_request *request);
 int command_list(const struct pool_request *request);
 int command_metrics(const struct pool_request *request);
 int command_reclaim(const struct pool_request *request);
+
+/* ---- reclaim.c, follow.c ---- */
+
+/** reclaim_once - one look. @quiet: only what could not be done is said. Return: an exit status. */
+int reclaim_once(const struct pool_request *request, bool quiet);
+
+/** follow_reclaim - look again and again, until SIGTERM. Return: an exit status, if it could not begin. */
+int follow_reclaim(const struct pool_request *request);
 int command_remove(const struct pool_request *request);
 
 /** metrics_print - the metrics of the pool that @request means, on @to. Return: an exit status. */

@@ -46,11 +46,27 @@ static bool list_wanted(const struct list *list, const struct snapshot_lease *le
            list_holder_wanted(list, lease);
 }
 
+/* "SERVER", "SERVER by ADDRESS" if the holder uses another address of it, "SERVER by ?" if none knows which. */
+static void list_destination(const struct list *list, const struct snapshot_lease *lease, char *buf,
+                             size_t size)
+{
+    struct dest address;
+    char by[64] = "?";
+    const char *server = list->lane[lease->lane];
+    if (snapshot_lease_address(list->snapshot, lease, &address))
+        dest_print(&address, by, sizeof(by));
+    else if (snapshot_lane_kind(list->snapshot, lease->lane) != LANE_DEST)
+        by[0] = '\0';
+    bool same = !by[0] || strcmp(by, server) == 0;
+    snprintf(buf, size, "%s%s%s", server, same ? "" : " by ", same ? "" : by);
+}
+
 static void list_line(struct list *list, const struct snapshot_lease *lease)
 {
-    char host[256], age[32];
+    char host[256], age[32], destination[160];
+    list_destination(list, lease, destination, sizeof(destination));
     show_holder(list->snapshot, list_slot(lease), say_utf8(), host, sizeof(host));
-    printf("%5u  %-28s %-8s ", lease->port, list->lane[lease->lane], show_state(lease->state));
+    printf("%5u  %-28s %-8s ", lease->port, destination, show_state(lease->state));
     say_cell(host, 24);
     printf("%s\n", say_age(lease->age / 1000, age, sizeof(age)));
 }
@@ -60,9 +76,14 @@ static void list_json_lease(struct list *list, const struct snapshot_lease *leas
     int slot = list_slot(lease);
     const struct pool_holder *holder =
         slot < 0 || slot >= (int)POOL_HOLDERS ? NULL : &list->snapshot->pool.holder[slot];
+    struct dest address;
+    char by[64] = "";
     json_t *object = json_object();
     json_put_number(object, "port", lease->port);
     json_put(object, "destination", json_string(list->lane[lease->lane]));
+    if (snapshot_lease_address(list->snapshot, lease, &address))
+        dest_print(&address, by, sizeof(by));
+    json_put(object, "address", by[0] ? json_string(by) : json_null());
     json_put(object, "state", json_string(show_state(lease->state)));
     json_put(object, "age", json_real(lease->age / 1000.0));
     json_put(object, "slot", slot < 0 ? json_null() : json_integer(slot));

@@ -21,6 +21,7 @@ enum {
     OPTION_HOLDER,
     OPTION_STATE,
     OPTION_LISTEN,
+    OPTION_EVERY,
 };
 
 static const struct option long_options[] = {
@@ -35,6 +36,7 @@ static const struct option long_options[] = {
     {"holder", required_argument, NULL, OPTION_HOLDER},
     {"state", required_argument, NULL, OPTION_STATE},
     {"listen", required_argument, NULL, OPTION_LISTEN},
+    {"every", required_argument, NULL, OPTION_EVERY},
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'V'},
     {NULL, 0, NULL, 0},
@@ -55,6 +57,16 @@ static int parse_port(const char *option, const char *text, int *port)
     if (portset_size(&set) != 1)
         return say_bad_input("%s '%s': one port is wanted, 1-65535", option, text);
     *port = set.range[0].lo;
+    return 0;
+}
+
+static int parse_every(const char *text, unsigned *every)
+{
+    char *end;
+    unsigned long seconds = strtoul(text, &end, 10);
+    if (*text < '0' || *text > '9' || *end || seconds < 1 || seconds > 86400)
+        return say_bad_input("--every '%s': seconds are wanted, 1-86400", text);
+    *every = (unsigned)seconds;
     return 0;
 }
 
@@ -118,6 +130,9 @@ static int parse_option(int option, struct parse *parse, char **argv)
     case OPTION_LISTEN:
         parse->given |= TAKES_SERVE;
         return parse_port("--listen", optarg, &parse->request->listen);
+    case OPTION_EVERY:
+        parse->given |= TAKES_EVERY;
+        return parse_every(optarg, &parse->request->every);
     case 'h':
         parse->instead = "help";
         return 0;
@@ -138,6 +153,7 @@ static int parse_fits(const struct pool_command *command, const struct parse *pa
         {TAKES_FORCE, "--force"},
         {TAKES_ANY, "--any"},
         {TAKES_SERVE, "--listen"},
+        {TAKES_EVERY, "--every"},
         {TAKES_FILTER, "--port, --holder and --state"},
         {0, NULL},
     };
@@ -147,6 +163,8 @@ static int parse_fits(const struct pool_command *command, const struct parse *pa
         return status;
     if (request->config && request->ports)
         return say_bad_input("-c and -p exclude each other");
+    if (request->json && request->every)
+        return say_bad_input("--json and --every exclude each other");
     if (request->to && !request->ports)
         return say_bad_input("-t needs -p: which ports to use towards '%s'", request->to);
     return 0;

@@ -7,7 +7,7 @@
  * process that is there (in a child of ours, so that this process stays where it is), others can
  * only look at their own. While we look, the holder's lock is held shared, as one of its processes
  * would: so its slot cannot pass to another namespace under our hands. Of namespaces that root cannot
- * enter, the node's connection tracking is asked (tracked.c).
+ * enter, the node's connection tracking is asked, and of all ports that rest, too (tracked.c).
  *
  * A comparison concludes in two steps (lease.c), so all are made twice, a little apart. Anybody can be
  * a thousand holders: so there is an end to it, and who is looked at first is left to chance.
@@ -49,7 +49,7 @@ struct reclaim {
     struct proc_list everyone;
     struct proc_list users; /* looked for if some holder is VERDICT_UNSEEN */
     enum verdict verdict[POOL_HOLDERS];
-    uint32_t unknown[POOL_HOLDERS]; /* leases let go of which connection tracking does not know */
+    struct tracked_result tracked;
 };
 
 static uint64_t reclaim_netns(void)
@@ -150,7 +150,7 @@ static void reclaim_round(struct reclaim *reclaim, const struct tally *tally, en
     progress_end(&progress);
 }
 
-/* What could not be entered. */
+/* What could not be entered, and what rests: of that nobody minds if it goes on to rest. */
 static void reclaim_tracked(struct reclaim *reclaim, const struct tally *tally, uint32_t quarantine)
 {
     bool unseen[POOL_HOLDERS], any = false;
@@ -158,12 +158,10 @@ static void reclaim_tracked(struct reclaim *reclaim, const struct tally *tally, 
         unseen[slot] = reclaim->verdict[slot] == VERDICT_UNSEEN && tally->holder[slot].count.letgo;
         any |= unseen[slot];
     }
-    const char *why = any ? tracked_reclaim(&reclaim->pool, unseen, quarantine, reclaim->unknown) : NULL;
-    if (why) {
+    const char *why = tracked_reclaim(&reclaim->pool, unseen, quarantine, &reclaim->tracked);
+    if (why && any)
         say_error(0, "connection tracking was not asked: %s", why);
-        return;
-    }
-    for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++)
+    for (uint32_t slot = 0; !why && slot < POOL_HOLDERS; slot++)
         if (unseen[slot])
             reclaim->verdict[slot] = VERDICT_TRACKED;
 }
@@ -197,7 +195,7 @@ static bool reclaim_is_all(const struct reclaim *reclaim, const struct tally *af
     for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++) {
         const struct tally_count *count = &after->holder[slot].count;
         if (reclaim->verdict[slot] == VERDICT_ERROR || reclaim->verdict[slot] == VERDICT_LATE ||
-            reclaim->unknown[slot] ||
+            reclaim->tracked.unknown[slot] ||
             (reclaim->verdict[slot] == VERDICT_UNSEEN && count->used + count->letgo))
             return false;
     }
@@ -270,7 +268,7 @@ static void reclaim_say(const struct reclaim *reclaim, const struct snapshot *sn
     else if (verdict == VERDICT_TRACKED)
         printf("alive; cannot be entered from here; connection tracking has seen %u lease%s end, "
                "taken back, and does not know of %u let go\n",
-               back, back == 1 ? "" : "s", reclaim->unknown[slot]);
+               back, back == 1 ? "" : "s", reclaim->tracked.unknown[slot]);
     else if (verdict == VERDICT_UNSEEN) {
         printf("alive; left alone: its network namespace cannot be entered from here%s",
                geteuid() ? " (root can)" : "");
@@ -303,7 +301,7 @@ static json_t *reclaim_json_holder(const struct reclaim *reclaim, const struct s
         json_array_append_new(keepers, keeper);
     }
     json_put(object, "kept_by", keepers);
-    json_put_number(object, "unknown", reclaim->unknown[slot]);
+    json_put_number(object, "unknown", reclaim->tracked.unknown[slot]);
     return object;
 }
 
@@ -322,6 +320,7 @@ static int reclaim_json(const struct reclaim *reclaim, const struct snapshot *sn
         json_array_append_new(list, reclaim_json_holder(reclaim, snapshot, slot, back));
     }
     json_put_number(root, "reclaimed", total);
+    json_put_number(root, "freed", reclaim->tracked.freed);
     json_put(root, "holders", list);
     return json_say(root);
 }
@@ -343,11 +342,25 @@ static int reclaim_people(const struct reclaim *reclaim, const struct snapshot *
     total += guests;
     printf("%u lease%s taken back; they rest for %g s before another holder may have them\n", total,
            total == 1 ? "" : "s", snapshot->policy.quarantine_ms / 1000.0);
+    if (reclaim->tracked.freed)
+        printf("%u of those that rest may be had at once, because connection tracking has forgotten them\n",
+               reclaim->tracked.freed);
+    return EXIT_OK;
+}
+
+/* What is done again and again says only what it cannot do, in words that do not change each time. */
+static int reclaim_left_alone(const struct reclaim *reclaim, const struct snapshot *snapshot)
+{
+    for (uint32_t slot = 0; slot < POOL_HOLDERS; slot++)
+        if (reclaim->verdict[slot] == VERDICT_UNSEEN || reclaim->verdict[slot] == VERDICT_ERROR)
+            reclaim_say(reclaim, snapshot, slot, 0);
+        else if (reclaim->tracked.unknown[slot])
+            say_error(0, "of slot %u there are leases let go of which connection tracking does not know", slot);
     return EXIT_OK;
 }
 
 /* Everything is counted before and after, from two snapshots. */
-static int reclaim_report(const struct pool_request *request, const char *path,
+static int reclaim_report(const struct pool_request *request, bool quiet, const char *path,
                           struct reclaim *reclaim, const struct snapshot *snapshot,
                           const struct tally *before)
 {
@@ -360,7 +373,9 @@ static int reclaim_report(const struct pool_request *request, const char *path,
     struct tally *after = tally_take(&later);
     int status = EXIT_FAILED;
     say_limit(0);
-    if (after)
+    if (after && quiet)
+        status = reclaim_left_alone(reclaim, snapshot);
+    else if (after)
         status = request->json ? reclaim_json(reclaim, snapshot, before, after)
                                : reclaim_people(reclaim, snapshot, before, after);
     if (after && status == EXIT_OK && !reclaim_is_all(reclaim, after))
@@ -370,7 +385,7 @@ static int reclaim_report(const struct pool_request *request, const char *path,
     return status;
 }
 
-int command_reclaim(const struct pool_request *request)
+int reclaim_once(const struct pool_request *request, bool quiet)
 {
     char path[PATH_MAX];
     struct snapshot snapshot;
@@ -385,7 +400,7 @@ int command_reclaim(const struct pool_request *request)
     } else if (error) {
         status = say_pool_error(path, error);
     } else {
-        status = reclaim_report(request, path, &reclaim, &snapshot, before);
+        status = reclaim_report(request, quiet, path, &reclaim, &snapshot, before);
         pool_close(&reclaim.pool);
         close(reclaim.fd);
     }
@@ -393,4 +408,9 @@ int command_reclaim(const struct pool_request *request)
     tally_free(before);
     snapshot_free(&snapshot);
     return status;
+}
+
+int command_reclaim(const struct pool_request *request)
+{
+    return request->every ? follow_reclaim(request) : reclaim_once(request, false);
 }

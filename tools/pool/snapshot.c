@@ -129,6 +129,17 @@ size_t snapshot_lane_text(const struct snapshot *snapshot, uint32_t lane, char *
     return length;
 }
 
+bool snapshot_lease_address(const struct snapshot *snapshot, const struct snapshot_lease *lease,
+                            struct dest *address)
+{
+    struct dest server = snapshot->pool.lane[lease->lane].dest;
+    if (snapshot_lane_kind(snapshot, lease->lane) != LANE_DEST)
+        return false;
+    *address = server;
+    return (!lease->name && !policy_server(&snapshot->policy, &server, &server)) ||
+           policy_address(&snapshot->policy, &server, lease->name, address);
+}
+
 /* As lease.c judges: a port whose rest is over, or begins in a far future, is free. */
 static bool snapshot_lease_read(const struct snapshot *snapshot, uint64_t word,
                                 struct snapshot_lease *lease)
@@ -136,6 +147,7 @@ static bool snapshot_lease_read(const struct snapshot *snapshot, uint64_t word,
     uint64_t now = snapshot->now;
     lease->state = word_state(word) == WORD_CLOSING ? WORD_LETGO : word_state(word);
     lease->holder = word_holder(word);
+    lease->name = (uint8_t)word_owner(word);
     lease->age = now > word_when(word) ? now - word_when(word) : 0;
     if (lease->state == WORD_RESTING)
         return lease->age < snapshot->policy.quarantine_ms && word_when(word) <= now + 1000;

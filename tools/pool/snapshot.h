@@ -54,8 +54,17 @@ struct snapshot_lease {
     uint32_t holder; /* slot + 1, or 0; unchecked */
     uint32_t lane;
     uint16_t port;
+    uint8_t name; /* by which address of the server: of the word, unchecked */
     uint64_t age; /* ms in this state */
 };
+
+/**
+ * snapshot_lease_address - the address of the server by which the lease's holder has taken the port.
+ * @address: the result.
+ * Return: false: it is not known, or the lane has no destination.
+ */
+bool snapshot_lease_address(const struct snapshot *snapshot, const struct snapshot_lease *lease,
+                            struct dest *address);
 
 typedef void (*snapshot_each)(const struct snapshot_lease *lease, void *arg);
 

@@ -50,6 +50,13 @@ static json_t *json_rule(const struct snapshot *snapshot, const struct tally *ta
     json_put_number(object, "destinations_in_use", use->lanes);
     json_put(object, "next_free",
              next == UINT32_MAX ? json_null() : json_real(next / 1000.0));
+    uint32_t slot = use->rest.holder - 1;
+    const struct pool_holder *holder =
+        next && next != UINT32_MAX && slot < POOL_HOLDERS ? &snapshot->pool.holder[slot] : NULL;
+    if (holder && holder->cookie)
+        json_put_text(object, "next_free_holder", holder->host, sizeof(holder->host));
+    else
+        json_put(object, "next_free_holder", json_null());
     json_put(object, "let_go_per_second", json_real(tally_rate(snapshot, use)));
     json_put_number(object, "ports_needed", tally_needed(snapshot, use));
     json_put(object, "busiest", json_lane(snapshot, use->busiest_lane, &use->busiest));

@@ -4,6 +4,7 @@
  * exhaustion and towards whom, who has the leases, and what has happened so far.
  */
 #include "cmd.h"
+#include "tracked.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -48,20 +49,32 @@ static void status_rule_exhausted(const struct policy_rule *rule)
         printf("fail");
 }
 
+/* ", held by conntrack for POD", where that is known. */
+static void status_rest(const struct snapshot *snapshot, const struct tally_rule *use)
+{
+    const struct dest *dest = &snapshot->pool.lane[use->busiest_lane].dest;
+    bool asked = snapshot_lane_kind(snapshot, (uint32_t)use->busiest_lane) == LANE_DEST;
+    bool holds = asked && tracked_holds(&snapshot->policy, dest, use->rest.port) == 1;
+    char host[256];
+    if (use->rest.holder)
+        printf(", %s %s", holds ? "held by conntrack for" : "let go of by",
+               show_holder(snapshot, (int)use->rest.holder - 1, say_utf8(), host, sizeof(host)));
+    else
+        printf(", %s a namespace that has ended", holds ? "held by conntrack for" : "left by");
+    putchar('\n');
+}
+
 /* When a newcomer will find a port, if not now; and whether the ports can be enough. */
 static void status_rule_next(const struct snapshot *snapshot, const struct tally_rule *use)
 {
-    char host[256];
     uint32_t next = tally_next_ms(use), needed = tally_needed(snapshot, use);
     if (next == UINT32_MAX)
         printf("     %*s no port is free, and none is about to be: none rests\n", STATUS_BAR + 2, "");
-    else if (next)
-        printf("     %*s first port free in %u s, %s%s\n", STATUS_BAR + 2, "",
-               next / 1000 + (next % 1000 != 0),
-               use->rest.holder ? "let go of by " : "left by a namespace that has ended",
-               use->rest.holder ? show_holder(snapshot, (int)use->rest.holder - 1, say_utf8(), host,
-                                              sizeof(host))
-                                : "");
+    else if (next) {
+        printf("     %*s first port free in %u s", STATUS_BAR + 2, "",
+               next / 1000 + (next % 1000 != 0));
+        status_rest(snapshot, use);
+    }
     if (needed > use->ports)
         printf("     warning: %g ports a second are let go of; with a quarantine of %g s and %u in use "
                "that takes %u ports\n",

@@ -36,6 +36,7 @@ static void tally_rest(struct tally_rest *rest, uint32_t quarantine,
         return;
     rest->next_ms = quarantine - (uint32_t)lease->age;
     rest->holder = lease->holder;
+    rest->port = lease->port;
 }
 
 static void tally_add(struct tally_count *count, enum word_state state)

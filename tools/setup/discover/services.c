@@ -38,18 +38,23 @@ void object_service(struct discovery *discovery, const struct object *object)
         object_keep(&discovery->services, object);
 }
 
+static bool endpoint_is_pod(const json_t *endpoint)
+{
+    const char *kind = json_word(json_object_get(endpoint, "targetRef"), "kind");
+    return kind && strcmp(kind, "Pod") == 0;
+}
+
 /* Those of pods say so, and are many. */
 void object_slice(struct discovery *discovery, const struct object *object)
 {
     const json_t *endpoint;
     size_t i;
     discovery->slices_known = true;
-    json_array_foreach (json_object_get(object->json, "endpoints"), i, endpoint) {
-        const char *kind = json_word(json_object_get(endpoint, "targetRef"), "kind");
-        if (kind && strcmp(kind, "Pod") == 0)
+    json_array_foreach (json_object_get(object->json, "endpoints"), i, endpoint)
+        if (!endpoint_is_pod(endpoint)) {
+            object_keep(&discovery->slices, object);
             return;
-    }
-    object_keep(&discovery->slices, object);
+        }
 }
 
 /* ---- lists of addresses ---- */
@@ -81,12 +86,20 @@ static void addresses_sort(struct addresses *list)
 static void address_add(struct discovery *discovery, struct addresses *list, const char *label,
                         const char *text, int family, uint16_t port)
 {
+    static const uint8_t nobody[16]; /* 0.0.0.0, :: */
     struct dest dest = {.port = port};
     int found = address_parse(text, strlen(text), dest.addr);
     if (!found)
         sentence_add(&discovery->warnings, label, "\"%.60s\" is no address: it is left out", text);
+    else if (address_is_v4(dest.addr)) /* ::ffff:10.96.0.1, too */
+        found = 4;
     if (found != family || addr_is_loopback(dest.addr))
         return;
+    if (memcmp(dest.addr + (found == 4 ? 12 : 0), nobody, found == 4 ? 4 : 16) == 0) {
+        sentence_add(&discovery->warnings, label, "\"%.60s\" is nobody's address: it is left out",
+                     text);
+        return;
+    }
     if (!(list->count & (list->count - 1)))
         list->item =
             state_grow(list->item, sizeof(*list->item) * (list->count ? 2 * list->count : 1));
@@ -137,13 +150,60 @@ static bool same_word(const json_t *a, const json_t *b, const char *key)
     return strcmp(one ? one : "", other ? other : "") == 0;
 }
 
-static bool is_of(const json_t *slice, const json_t *service)
+/* A slice, by the Service that it is of; "" is not known. */
+struct slice {
+    const char *space, *service;
+    const json_t *json;
+};
+
+static int slice_order(const void *left, const void *right)
 {
-    const json_t *meta = json_object_get(slice, "metadata"),
-                 *its = json_object_get(service, "metadata");
-    const char *name = json_word(json_object_get(meta, "labels"), "kubernetes.io/service-name");
-    const char *own = json_word(its, "name");
-    return name && own && strcmp(name, own) == 0 && same_word(meta, its, "namespace");
+    const struct slice *a = left, *b = right;
+    int order = strcmp(a->space, b->space);
+    return order ? order : strcmp(a->service, b->service);
+}
+
+struct slices {
+    struct slice *item; /* sorted */
+    size_t count;
+};
+
+static const char *word_or_empty(const json_t *object, const char *key)
+{
+    const char *word = json_word(object, key);
+    return word ? word : "";
+}
+
+static struct slices slices_sorted(const struct discovery *discovery)
+{
+    struct slices slices = {.count = json_array_size(discovery->slices)};
+    const json_t *slice;
+    size_t i;
+    slices.item = slices.count ? state_grow(NULL, slices.count * sizeof(*slices.item)) : NULL;
+    json_array_foreach (discovery->slices, i, slice) {
+        const json_t *meta = json_object_get(slice, "metadata");
+        slices.item[i] = (struct slice){
+            word_or_empty(meta, "namespace"),
+            word_or_empty(json_object_get(meta, "labels"), "kubernetes.io/service-name"), slice};
+    }
+    if (slices.count)
+        qsort(slices.item, slices.count, sizeof(*slices.item), slice_order);
+    return slices;
+}
+
+/* The first of a Service's slices; those that follow it may be, too. Return: slices->count: it has
+ * none. */
+static size_t slices_of(const struct slices *slices, const struct slice *key)
+{
+    size_t lo = 0, hi = slices->count;
+    while (lo < hi) {
+        size_t middle = (lo + hi) / 2;
+        if (slice_order(&slices->item[middle], key) < 0)
+            lo = middle + 1;
+        else
+            hi = middle;
+    }
+    return *key->service ? lo : slices->count;
 }
 
 static void service_addresses(struct discovery *discovery, const json_t *service, const char *label,
@@ -173,20 +233,23 @@ static bool is_pods(const struct discovery *discovery, const struct dest *dest)
     return false;
 }
 
-static void service_servers(struct discovery *discovery, const json_t *service, const json_t *port,
-                            const char *label, int family, struct addresses *list)
+static void service_servers(struct discovery *discovery, const struct slices *slices,
+                            const json_t *service, const json_t *port, const char *label,
+                            int family, struct addresses *list)
 {
-    const json_t *slice, *at, *endpoint;
+    const json_t *at, *endpoint, *meta = json_object_get(service, "metadata");
+    struct slice key = {word_or_empty(meta, "namespace"), word_or_empty(meta, "name"), NULL};
     size_t i, k, n, kept = 0;
-    json_array_foreach (discovery->slices, i, slice) {
-        if (!is_of(slice, service))
-            continue;
+    for (i = slices_of(slices, &key); i < slices->count && !slice_order(&slices->item[i], &key);
+         i++) {
+        const json_t *slice = slices->item[i].json;
         json_array_foreach (json_object_get(slice, "ports"), k, at) {
             if (!is_tcp(at) || !port_number(at) || !same_word(at, port, "name"))
                 continue;
             json_array_foreach (json_object_get(slice, "endpoints"), n, endpoint)
-                addresses_add(discovery, list, label, json_object_get(endpoint, "addresses"),
-                              family, port_number(at));
+                if (!endpoint_is_pod(endpoint))
+                    addresses_add(discovery, list, label, json_object_get(endpoint, "addresses"),
+                                  family, port_number(at));
         }
     }
     addresses_sort(list);
@@ -207,8 +270,19 @@ static bool alias_name(const json_t *service, uint16_t port, int family, char *b
     return name && length < size && strspn(buf, "abcdefghijklmnopqrstuvwxyz0123456789.-") == length;
 }
 
-static void alias_make(struct discovery *discovery, const json_t *service, const json_t *port,
-                       int family)
+/* Leaves out what is a server itself. */
+static void names_strip(struct addresses *names, const struct addresses *servers)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < names->count; i++)
+        if (!servers->count || !bsearch(&names->item[i], servers->item, servers->count,
+                                        sizeof(*servers->item), dest_order))
+            names->item[kept++] = names->item[i];
+    names->count = kept;
+}
+
+static void alias_make(struct discovery *discovery, const struct slices *slices,
+                       const json_t *service, const json_t *port, int family)
 {
     struct addresses names = {.count = 0}, servers = {.count = 0};
     struct found_alias alias = {.servers = NULL};
@@ -216,7 +290,8 @@ static void alias_make(struct discovery *discovery, const json_t *service, const
     const char *name = json_word(json_object_get(service, "metadata"), "name");
     snprintf(label, sizeof(label), "Service %.100s", name ? name : "");
     service_addresses(discovery, service, label, family, port_number(port), &names);
-    service_servers(discovery, service, port, label, family, &servers);
+    service_servers(discovery, slices, service, port, label, family, &servers);
+    names_strip(&names, &servers);
     if (!names.count || !servers.count) {
         free(names.item);
         free(servers.item);
@@ -255,10 +330,12 @@ void services_resolve(struct discovery *discovery)
 {
     const json_t *service, *port;
     size_t i, k, kept = 0;
+    struct slices slices = slices_sorted(discovery);
     json_array_foreach (discovery->services, i, service)
         json_array_foreach (json_path(service, "spec", "ports", NULL), k, port)
             for (int family = 4; is_tcp(port) && port_number(port) && family <= 6; family += 2)
-                alias_make(discovery, service, port, family);
+                alias_make(discovery, &slices, service, port, family);
+    free(slices.item);
     if (discovery->aliases)
         qsort(discovery->alias, discovery->aliases, sizeof(*discovery->alias), alias_order);
     for (i = 0; i < discovery->aliases; i++) { /* an object that came twice */

@@ -292,6 +292,8 @@ const char *facts_rules(struct facts *facts)
             fputs(ruleset.text[i][k], out);
     state_close(out);
     memcpy(facts->uses, nobody.uses, sizeof(facts->uses));
+    if (nobody.notes)
+        facts_denied(facts, "all rules of iptables and nft");
     ruleset_free(&ruleset);
     twin_free(&nobody);
     return facts->rules;
