@@ -407,6 +407,7 @@ Test(pool, a_crowd_is_what_others_cannot_have_and_one_might_give_back)
     cr_expect_eq(lease_crowd_ms(&search, true), 250, "a few");
     set_words(&pool, 0, 1000, word_make(WORD_LETGO, 1, 8000));
     cr_expect_eq(lease_crowd_ms(&search, true), 40, "many");
+    cr_expect_eq(lease_crowd_ms(&search, false), 250, "many, but it was early often enough");
     set_words(&pool, 0, 1000, word_moved(1ull << 48 | 7ull << 40, WORD_CLOSING, 8000));
     cr_expect_eq(lease_crowd_ms(&search, true), 40, "by whichever name");
     set_words(&pool, 900, 1100, 0);
