@@ -73,7 +73,8 @@ struct attempt {
     uint32_t rounds;     /* searches made again because some of them come free soon */
     unsigned guarded; /* for guard_end() */
     enum binding binding;
-    uint8_t set;  /* what options the program may have set, SET_..., and FRESH_V6 */
+    uint8_t set;  /* what options the program may have set, SET_..., and FRESH_... */
+    bool early;   /* SO_REUSEADDR was set before the connection is made: put_port() */
     bool once;    /* the call carries data: it is not made twice */
     bool at_once; /* nor does it wait: MSG_DONTWAIT */
     bool fresh;   /* the socket was just made, as far as is known */

@@ -12,9 +12,6 @@
 #include <netinet/in.h>
 
 /* Newer than glibc 2.31 and its kernel's headers. */
-#ifndef IPPROTO_MPTCP
-#define IPPROTO_MPTCP 262
-#endif
 #ifndef CLOSE_RANGE_CLOEXEC
 #define CLOSE_RANGE_CLOEXEC (1U << 2)
 #endif
@@ -28,7 +25,9 @@ SHIM_EXPORT int socket(int domain, int type, int protocol)
     bool tcp = (domain == AF_INET || domain == AF_INET6) && (type & 0xf) == SOCK_STREAM &&
                (protocol == 0 || protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP);
     if (fd >= 0 && tcp)
-        hint_fresh(fd, domain == AF_INET6, sys_now_ms());
+        hint_fresh(
+            fd, (domain == AF_INET6 ? FRESH_V6 : 0) | (protocol == IPPROTO_MPTCP ? FRESH_MPTCP : 0),
+            sys_now_ms());
     else if (fd >= 0)
         hint_set(fd, (struct hint){.kind = domain == AF_INET || domain == AF_INET6 ? HINT_OTHER
                                                                                    : HINT_NONE});

@@ -180,7 +180,7 @@ static void log_failed(const char *why)
     struct text text = text_begin(what, sizeof(what));
     text_string(&text, "FIXPORT_LOG=");
     text_string(&text, shim.log);
-    say(what, why, "; nothing is logged\n");
+    say(what, why, "; lines are missing\n");
 }
 
 static void log_write(const char *line, size_t length)

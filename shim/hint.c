@@ -55,10 +55,10 @@ struct hint hint_take(int fd)
     return unpack(packed);
 }
 
-void hint_fresh(int fd, bool v6, uint64_t now)
+void hint_fresh(int fd, unsigned what, uint64_t now)
 {
     hint_set(fd, (struct hint){.kind = HINT_FRESH,
-                               .netns = v6 ? FRESH_V6 : 0,
+                               .netns = (uint8_t)what,
                                .lane = (uint16_t)(now >> 16),
                                .port = (uint16_t)now});
 }

@@ -32,6 +32,8 @@
  * kernel's list of connections tells two threads with one port and destination apart, and one holds
  * the port from asking for that list until it is in it (lease_hold()). The others
  * get it unless ports are plenty and this process' connections leave no TIME_WAIT (linger.c).
+ * Sockets of MPTCP take the option before they are connected only: they get it at once, whatever
+ * the way.
  *
  * Ports that this namespace has let go of a moment ago are the usual case where there are few. If
  * the last one had a TIME_WAIT on it, the next is looked up before the first way is tried in vain.
@@ -257,7 +259,7 @@ enum port_answer port_begin(struct attempt *attempt, int fd, const struct sockad
     attempt->fd = fd;
     attempt->sure = attempt->waiting = attempt->again = attempt->undone = false;
     attempt->recycled = attempt->soon = attempt->has_source = attempt->asked = false;
-    attempt->others = attempt->listed = attempt->held = attempt->ranged = false;
+    attempt->others = attempt->listed = attempt->held = attempt->ranged = attempt->early = false;
     attempt->send_ms = 0;
     attempt->refusals = attempt->forbidden = attempt->rounds = attempt->lost = 0;
     attempt->taken_back = 0;

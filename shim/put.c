@@ -37,6 +37,19 @@ uint32_t put_local_range(const struct attempt *attempt)
 void put_range_back(const struct attempt *attempt)
 {
     sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, (int)attempt->range);
+    if (attempt->early)
+        sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 0); /* one that is connected refuses */
+}
+
+/* Whether it takes no SO_REUSEADDR once it is connected (mptcp_setsockopt_sol_socket()). */
+static bool is_mptcp(const struct attempt *attempt)
+{
+    int protocol = 0;
+    struct hint hint = hint_get(attempt->fd);
+    if (hint.kind == HINT_FRESH)
+        return hint.netns & FRESH_MPTCP;
+    return sock_get(attempt->fd, SOL_SOCKET, SO_PROTOCOL, &protocol) == 0 &&
+           protocol == IPPROTO_MPTCP;
 }
 
 static bool range_works(const struct attempt *attempt)
@@ -137,17 +150,17 @@ static enum outcome share(struct attempt *attempt, int state)
     enum outcome outcome = tuple_room(attempt, state);
     if (outcome != OUTCOME_DONE)
         return outcome;
+    if (attempt->ranged || !attempt->fresh)
+        put_range_back(attempt);
     bool unset = attempt->fresh && !(attempt->set & SET_REUSE);
     if (!unset && sock_get(attempt->fd, SOL_SOCKET, SO_REUSEADDR, &reuse) != 0)
         return OUTCOME_UNKNOWN;
-    if (attempt->ranged || !attempt->fresh)
-        put_range_back(attempt);
     if (!reuse)
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
     outcome = bind_port(attempt);
-    if (!reuse && (outcome != OUTCOME_DONE || attempt_is_kernels(attempt)))
-        sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR,
-                 0); /* until it is connected: must_share() */
+    bool later = attempt_is_kernels(attempt) && !is_mptcp(attempt); /* must_share() */
+    if (!reuse && (outcome != OUTCOME_DONE || later))
+        sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 0);
     if (outcome == OUTCOME_TAKEN || outcome == OUTCOME_FORBIDDEN)
         restore_address(attempt);
     if (outcome != OUTCOME_TAKEN)
@@ -180,7 +193,7 @@ enum outcome put_by_sharing(struct attempt *attempt)
 
 void put_share_early(const struct attempt *attempt)
 {
-    if (!attempt_is_kernels(attempt))
+    if (!attempt_is_kernels(attempt) || is_mptcp(attempt))
         sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
 }
 
@@ -258,6 +271,15 @@ static enum outcome put_over_time_wait(struct attempt *attempt)
     return outcome == OUTCOME_FORBIDDEN ? OUTCOME_HELD : outcome; /* others come by range */
 }
 
+static void set_early(struct attempt *attempt)
+{
+    int reuse = 0;
+    if (!attempt->early && is_mptcp(attempt))
+        attempt->early = sock_get(attempt->fd, SOL_SOCKET, SO_REUSEADDR, &reuse) == 0 && !reuse;
+    if (attempt->early)
+        sock_set(attempt->fd, SOL_SOCKET, SO_REUSEADDR, 1);
+}
+
 enum outcome put_port(struct attempt *attempt)
 {
     attempt->recycled = false;
@@ -269,8 +291,10 @@ enum outcome put_port(struct attempt *attempt)
         uint32_t port = attempt->lease.port;
         int result = sock_set(attempt->fd, IPPROTO_IP, SOCK_RANGE, (int)(port | port << 16));
         attempt->ranged = true;
-        if (!result)
+        if (!result) {
+            set_early(attempt);
             return OUTCOME_DONE;
+        }
         if (result == -ENOPROTOOPT) /* before Linux 6.3 */
             atomic_store(&attempt->netns->by_bind, 1);
     }

@@ -364,13 +364,14 @@ enum hint_kind {
 struct hint {
     uint16_t port;
     uint16_t lane;
-    uint8_t netns; /* index into shim_pool.netns; of HINT_FRESH: SET_... and FRESH_V6 */
+    uint8_t netns; /* index into shim_pool.netns; of HINT_FRESH: SET_... and FRESH_... */
     uint8_t kind; /* enum hint_kind */
 };
 
 #define SET_REUSE 1u /* the program has set SO_REUSEADDR or SO_REUSEPORT */
 #define SET_RANGE 2u /* the program has set IP_LOCAL_PORT_RANGE */
 #define FRESH_V6 4u /* it is of AF_INET6 */
+#define FRESH_MPTCP 8u
 
 #define HINTS 4096u
 
@@ -410,8 +411,9 @@ struct hint hint_get(int fd);
 /** hint_take - recall and forget, for a descriptor that is being closed. */
 struct hint hint_take(int fd);
 
-/** hint_fresh - socket() has made @fd, of AF_INET6 or AF_INET. @now: sys_now_ms(). */
-void hint_fresh(int fd, bool v6, uint64_t now);
+/** hint_fresh - socket() has made @fd. @what: FRESH_V6 and FRESH_MPTCP, or 0. @now: sys_now_ms().
+ */
+void hint_fresh(int fd, unsigned what, uint64_t now);
 
 /** hint_is_fresh - whether @hint says so of this very tick: later, much may have happened unseen. */
 bool hint_is_fresh(struct hint hint, uint64_t now);
@@ -467,6 +469,9 @@ void sock_disconnect(int fd);
  */
 bool sock_release(int fd);
 
+#ifndef IPPROTO_MPTCP
+#define IPPROTO_MPTCP 262 /* newer than glibc 2.31 */
+#endif
 #define SOCK_RANGE 51 /* IP_LOCAL_PORT_RANGE, linux/in.h since 6.3 */
 #define SOCK_DEVICE 62 /* SO_BINDTOIFINDEX, asm-generic/socket.h since 5.1 */
 #define SOCK_NO_PORT 24 /* IP_BIND_ADDRESS_NO_PORT */

@@ -12,8 +12,9 @@ from pathlib import Path
 from harness import case, told, without_ports
 from processes import run
 from servers import Echo, Http, free_port
-from settings import LOW, PROGRAMS, PYTHON
+from settings import BUILD, HIGH, LOW, PROGRAMS, PYTHON
 
+POOL_TOOL = BUILD / "tools" / "fixport-pool"
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -164,10 +165,56 @@ def java(t):
     )
 
 
+@case("erlang: gen_tcp, with and without an address of its own")
+def erlang(t):
+    server = t.enter_context(Echo())
+    program = t.need("escript")
+    t.same_told([program, PROGRAMS / "client.erl", server.port], server, at_least=14)
+
+
 @case("php: streams and fsockopen")
 def php(t):
     server = t.enter_context(Echo())
     t.same_told([t.need("php"), PROGRAMS / "streams.php", server.port], server, at_least=3)
+
+
+LANGUAGES = {
+    "python3": ("python3", "client.py", "source_address"),
+    "perl": ("perl", "client.pl"),
+    "ruby": ("ruby", "client.rb"),
+    "java": ("java", "Client.java"),
+    "erlang": ("escript", "client.erl"),
+}
+
+
+def second_rule_case(language, program, script, *habit):
+    """A case for two rules with ports of their own: whoever binds to "any port" and asks for it before
+    the destination is known leaves from the ports of the rule that comes to match."""
+
+    @case(f"{language}: the ports of the second rule")
+    def second_rule(t):
+        t.need("javac" if program == "java" else program)
+        echo, web = t.enter_context(Echo()), t.enter_context(Http())
+        where = [t.need(program), PROGRAMS / script, *habit, echo.port, web.port]
+        middle = (LOW + HIGH) // 2
+        config, pool = t.tmp / "two.conf", t.tmp / "two"
+        config.write_text(
+            f"[pool]\nports = {LOW}-{HIGH}\n"
+            f"[rule one]\nto = 127.0.0.0/8:1, [::1]:1\nports = {LOW}-{middle}\n"
+            f"[rule two]\nto = 127.0.0.0/8, [::1]\nports = {middle + 1}-{HIGH}\n"
+        )
+        made = t.run([POOL_TOOL, "create", "-c", config, "--pool", pool], shim=False)
+        t.equal(made.status, 0, f"a pool of two rules ({made.err})")
+        result = run(where, {**t.env(False), "FIXPORT_POOL": str(pool), "LD_PRELOAD": t.env(True)["LD_PRELOAD"]})
+        t.equal(result.status, 0, f"exit status ({result.out}{result.err})")
+        t.quiet(result)
+        peers = [*echo.take(), *web.take()]
+        t.from_range(peers, at_least=4)
+        t.equal([peer for peer in peers if peer.port <= middle], [], "connections from the first rule's ports")
+
+
+for name, words in LANGUAGES.items():
+    second_rule_case(name, *words)
 
 
 def both(*servers):

@@ -35,15 +35,19 @@ def config_map(text):
             "data": {"fixport.conf": text}}
 
 
-def daemon(path, config, args=None):
+def daemon(path, config, args=None, only=None):
     """The pod of a DaemonSet, with the configuration. @args: of its init container and the others,
-    instead of the manifest's."""
+    instead of the manifest's. @only: this container, and none else."""
     template = yaml.safe_load(read(path))
     pod = {"apiVersion": "v1", "kind": "Pod",
            "metadata": {"name": template["metadata"]["name"]},
            "spec": template["spec"]["template"]["spec"]}
     for container in pod["spec"]["containers"]:
         container.setdefault("env", []).append({"name": "FIXPORT_INTERVAL", "value": "2"})
+    if only:
+        pod["spec"].pop("initContainers")
+        pod["spec"]["containers"] = [container for container in pod["spec"]["containers"]
+                                     if container["name"] == only]
     if args:
         for kind, words in zip(("initContainers", "containers"), args):
             pod["spec"][kind][0]["args"] = words

@@ -47,8 +47,8 @@ INIT_STAYS = "--annotation=io.podman.annotations.init.container.type=always"
 ENDS = "  restartPolicy: Never\n"
 
 # Connection tracking remembers closed connections for two minutes, and so long is the quarantine.
-# Here both are short.
-TRACKING = ("close", "close_wait", "fin_wait", "last_ack", "time_wait")
+# Here both are short, but where a case wants the kernel's own.
+TRACKING = {"close": 10, "close_wait": 60, "fin_wait": 120, "last_ack": 30, "time_wait": 120}
 
 
 class Failed(Exception):
@@ -74,15 +74,20 @@ class Node(Machine):
         version = re.search(r"\d+", self.must(["podman", "--version"]))[0]
         self.write("/run/containers.conf", CONTAINERS_CONF + NETWORK[int(version) < 5])
         self.sysctl(ipv4__ip_forward=1)
-        for state in TRACKING:
-            self.sysctl(**{f"netfilter__nf_conntrack_tcp_timeout_{state}": 1})
+        self.track(dict.fromkeys(TRACKING, 1))
         self.files = 0
+        self.host = None
 
     @staticmethod
     def environment():
         # podman 5 warns on stderr wherever control groups are of version 1.
         return environment(CONTAINERS_CONF="/run/containers.conf", TMPDIR="/run/podman",
                            HOME="/run/home", PODMAN_IGNORE_CGROUPSV1_WARNING="1")
+
+    def track(self, seconds):
+        """How long connection tracking remembers what has ended, by its states."""
+        for state, value in seconds.items():
+            self.sysctl(**{f"netfilter__nf_conntrack_tcp_timeout_{state}": value})
 
     def podman_try(self, *argv, stdin="", timeout=180):
         """Return: as subprocess.run()."""
@@ -189,3 +194,4 @@ def connect(node, host):
     node.ip(f"address add {NODE}/24 dev lan\nlink set lan up\n")
     host.ip(f"link set lan-host name lan\naddress add {HOST}/24 dev lan\nlink set lan up\n")
     host.serve()
+    node.host = host

@@ -35,7 +35,9 @@ def cases():
     import cases_images
     import cases_kustomize
     import cases_pods
-    return [*cases_kustomize.CASES, *cases_images.CASES, *cases_pods.CASES, *cases_node.CASES]
+    import cases_rollout
+    return [*cases_kustomize.CASES, *cases_images.CASES, *cases_pods.CASES, *cases_node.CASES,
+            *cases_rollout.CASES]
 
 
 def start_node(tap):

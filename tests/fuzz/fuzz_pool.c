@@ -75,7 +75,7 @@ static void use(struct pool *pool)
     uint32_t lane = (uint32_t)pool_lane_find(pool, &verdict.server, true);
     lease_search_begin(&search, pool, &verdict, 3, lane, sys_now_ms());
     search.last = 60003;
-    lease_crowd_ms(&search);
+    lease_crowd_ms(&search, true);
     uint32_t holder;
     lease_next_ms(&search, &holder);
     for (int i = 0; i < 40 && lease_search_next(&search, &lease) == 0; i++) {

@@ -355,7 +355,39 @@ def check_space(tap, server):
     with pool_of(server) as pool:
         answer = dial(pool, "-", FIXPORT_LOG="/dev/full")
         tap.point(answer[0] == ["ok"] * 3 and answer[2] ==
-                  "fixport: FIXPORT_LOG=/dev/full: no space left; nothing is logged\n", "a full log", answer)
+                  "fixport: FIXPORT_LOG=/dev/full: no space left; lines are missing\n", "a full log", answer)
+    check_log_without_descriptors(tap, server)
+
+
+NO_DESCRIPTORS = """
+import os, resource, socket, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+sockets = [socket.socket() for _ in range(3)]
+sockets[0].connect(("127.0.0.1", int(sys.argv[1])))
+taken = []
+try:
+    while True:
+        taken.append(os.open("/dev/null", os.O_RDONLY))
+except OSError:
+    sockets[1].connect(("127.0.0.1", int(sys.argv[1])))
+for fd in taken:
+    os.close(fd)
+sockets[2].connect(("127.0.0.1", int(sys.argv[1])))
+"""
+
+
+def check_log_without_descriptors(tap, server):
+    """The log is opened for each line: what is said of one that is missing is true of that one only."""
+    with pool_of(server) as pool:
+        log = pool.path + ".log"
+        done = subprocess.run([sys.executable, "-c", NO_DESCRIPTORS, str(server.port)], text=True,
+                              env=pool.environment(FIXPORT_LOG=log), capture_output=True, check=False)
+        server.take(3)
+        with open(log, encoding="ascii") as file:
+            lines = file.readlines()
+        tap.point(done.returncode == 0 and [" connect " in line for line in lines] == [True] * 2 and done.stderr ==
+                  f"fixport: FIXPORT_LOG={log}: the program has too many open files; lines are missing\n",
+                  "no descriptor is left for a line of the log, and one is for the next", done, lines)
 
 
 # ---- locked memory ----

@@ -212,6 +212,45 @@ def check_mptcp(tap):
                           f"bind to port 0, then connect, with MPTCP ({name})", got)
 
 
+def check_mptcp_again(tap):
+    """MPTCP takes no SO_REUSEADDR once it is connected, and its ports are used again like others'."""
+    for scope in ("node", "address"):
+        check_mptcp_scope(tap, scope)
+
+
+def check_mptcp_scope(tap, scope):
+    with grounds(20, shift=340, exhausted="wait 5s", more=f"scope = {scope}\n") as found:
+        for name, me, one, two, ground in found:
+            got = ground.run(me, """
+                listener = socket.socket(FAMILY)
+                listener.bind((ME, TWO))
+                listener.listen(100)
+                def answer():
+                    while True:
+                        peer = listener.accept()[0]
+                        peer.recv(1)
+                        peer.close()
+                threading.Thread(target=answer, daemon=True).start()
+                results = []
+                for _ in range(60):
+                    try:
+                        s = tcp(proto=262)
+                    except OSError:
+                        tell(None)
+                        sys.exit()
+                    results.append(leave(s, TWO))
+                    if results[-1] == "EADDRNOTAVAIL":
+                        break
+                    s.close()
+                tell(results)
+            """)
+            if got[0] is None:
+                tap.cannot(f"MPTCP ({name})", "no MPTCP here")
+            else:
+                tap.point(all(inside(value, two) for value in got[0]) and len(got[0]) == 60,
+                          f"60 MPTCP connections through 20 ports, one after the other, {scope} ({name})", got)
+
+
 def check_options(tap):
     """What the program has set on the socket is set after a connect as without the library."""
     body = """
@@ -839,8 +878,8 @@ def main():
         # Ports that others have, or had a moment ago, would decide.
         tap.cannot("bound sockets", "neither root nor user namespaces: there is no network of its own to be had")
         tap.end()
-    for check in (check_second_rule, check_mptcp, check_options, check_shared_descriptor, check_after_time_wait,
-                  check_exhausted, check_other_namespace, check_two_destinations, check_failed_before, check_listener,
+    for check in (check_second_rule, check_mptcp, check_mptcp_again, check_options, check_shared_descriptor,
+                  check_after_time_wait, check_exhausted, check_other_namespace, check_two_destinations, check_failed_before, check_listener,
                   check_servers_take_nothing, check_active_ftp, check_socketserver, check_free_port, check_duplicates,
                   check_own_range, check_own_range_exhausted, check_sandbox, check_listen_forbidden,
                   check_bind_after_failure, check_wide_range, check_all_of_the_range):

@@ -20,9 +20,9 @@ from pathlib import Path
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import fptest  # noqa: E402
+import old as releases  # noqa: E402
 
 SOURCE = Path(__file__).resolve().parent.parent.parent
-OLD = "f8131b55d"  # the last commit before NEWS.md has something after 0.1.0
 POOL = "/run/fixport/pool"
 PYTHON = next(path for path in ("/usr/bin/python3", sys.executable) if os.path.exists(path))  # that any user may run
 PORTS = range(61001, 61900)
@@ -156,30 +156,6 @@ def comes_true(pod, check):
     while not check(made := pod.connect(1)) and time.monotonic() < deadline:
         time.sleep(0.1)
     return check(made)
-
-
-def build_old(tap):
-    """Return: the tree of 0.1.0, with its build in "build"; None: it cannot be had here."""
-    tree = Path(fptest.BUILD, "tests", f"fixport-{OLD}")
-    if (tree / "done").exists():
-        return tree
-    git = ["git", "-c", f"safe.directory={SOURCE}", "-C", SOURCE]
-    if not (SOURCE / ".git").exists() or subprocess.run([*git, "cat-file", "-e", OLD], capture_output=True,
-                                                        check=False).returncode:
-        tap.skip("upgrade from 0.1.0", "this is no clone of the whole repository, which has 0.1.0")
-        return None
-    shutil.rmtree(tree, ignore_errors=True)
-    (tree / "build").mkdir(parents=True)
-    archive = subprocess.run([*git, "archive", OLD], capture_output=True, check=True)
-    subprocess.run(["tar", "-xC", tree], input=archive.stdout, check=True)
-    done = subprocess.run(
-        ["sh", "-ec", "autoreconf -fi; cd build; ../configure -q; make -s shim/libfixport.so tools/fixport-pool tools/fixport-run"],
-        cwd=tree, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    if not tap.equal(done.returncode, 0, "0.1.0 is built from the repository"):
-        print("\n".join(f"# {line}" for line in done.stdout.splitlines()[-20:]))
-        return None
-    (tree / "done").touch()
-    return tree
 
 
 class Release:
@@ -359,7 +335,7 @@ def main():
         if not shutil.which(tool):
             tap.cannot("upgrade from 0.1.0", f"there is no {tool}")
             tap.end()
-    tree = build_old(tap)
+    tree = releases.build(tap, "upgrade from 0.1.0")
     if tree:
         done = subprocess.run(["unshare", "--mount", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh",
                                sys.executable, __file__, "--inside", tree], stdout=subprocess.PIPE, text=True, check=False, timeout=600)

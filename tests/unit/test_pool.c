@@ -398,23 +398,24 @@ Test(pool, a_crowd_is_what_others_cannot_have_and_one_might_give_back)
     cr_assert_eq(pool_open(path, &pool, NULL), 0);
     struct policy_verdict verdict = verdict_of(&pool, &dest);
     lease_search_begin(&search, &pool, &verdict, 0, 2, 9000);
-    cr_expect_eq(lease_crowd_ms(&search), UINT32_MAX, "all are free");
+    cr_expect_eq(lease_crowd_ms(&search, true), UINT32_MAX, "all are free");
     set_words(&pool, 0, 2000, word_make(WORD_USED, 1, 8000));
-    cr_expect_eq(lease_crowd_ms(&search), UINT32_MAX, "nothing can be given back");
+    cr_expect_eq(lease_crowd_ms(&search, true), UINT32_MAX, "nothing can be given back");
     set_words(&pool, 0, 2000, word_make(WORD_LETGO, 2, 8000));
-    cr_expect_eq(lease_crowd_ms(&search), UINT32_MAX, "not by this holder");
+    cr_expect_eq(lease_crowd_ms(&search, true), UINT32_MAX, "not by this holder");
     set_words(&pool, 0, 100, word_make(WORD_LETGO, 1, 8000));
-    cr_expect_eq(lease_crowd_ms(&search), 250, "a few");
+    cr_expect_eq(lease_crowd_ms(&search, true), 250, "a few");
     set_words(&pool, 0, 1000, word_make(WORD_LETGO, 1, 8000));
-    cr_expect_eq(lease_crowd_ms(&search), 40, "many");
+    cr_expect_eq(lease_crowd_ms(&search, true), 40, "many");
+    cr_expect_eq(lease_crowd_ms(&search, false), 250, "many, and no burst");
     set_words(&pool, 0, 1000, word_moved(1ull << 48 | 7ull << 40, WORD_CLOSING, 8000));
-    cr_expect_eq(lease_crowd_ms(&search), 40, "by whichever name");
+    cr_expect_eq(lease_crowd_ms(&search, true), 40, "by whichever name");
     set_words(&pool, 900, 1100, 0);
-    cr_expect_eq(lease_crowd_ms(&search), UINT32_MAX, "less than half is taken");
+    cr_expect_eq(lease_crowd_ms(&search, true), UINT32_MAX, "less than half is taken");
     set_words(&pool, 900, 1100, word_make(WORD_RESTING, 2, 7900));
-    cr_expect_eq(lease_crowd_ms(&search), UINT32_MAX, "what has rested is anybody's");
+    cr_expect_eq(lease_crowd_ms(&search, true), UINT32_MAX, "what has rested is anybody's");
     set_words(&pool, 900, 1100, word_make(WORD_RESTING, 2, 8500));
-    cr_expect_neq(lease_crowd_ms(&search), UINT32_MAX, "what rests is not");
+    cr_expect_neq(lease_crowd_ms(&search, true), UINT32_MAX, "what rests is not");
     pool_close(&pool);
 }
 

@@ -23,10 +23,9 @@ class Client {
     }
 
     static void talk(String host, int port, boolean bind) throws Exception {
-        try (Socket socket = new Socket()) {
-            if (bind)
-                socket.bind(NONE);
-            socket.connect(new InetSocketAddress(host, port), 20000);
+        try (Socket socket = bind ? new Socket(host, port, NONE.getAddress(), 0) : new Socket()) {
+            if (!bind)
+                socket.connect(new InetSocketAddress(host, port), 20000);
             tell(socket.getLocalAddress(), socket.getLocalPort());
             socket.getOutputStream().write("hello".getBytes());
             System.out.println(new String(socket.getInputStream().readNBytes(5)));
