@@ -575,37 +575,37 @@ const char *tracked_reclaim(const struct pool *pool, const bool unseen[POOL_HOLD
     return why;
 }
 
-struct tracked_question {
+struct tracked_hold {
     const struct policy *policy;
     const struct dest *server;
     uint16_t port;
-    int holds;
+    bool holds;
 };
 
-static int tracked_is_it(const struct nlmsghdr *message, void *arg)
+static int hold_take(const struct nlmsghdr *message, void *arg)
 {
-    struct tracked_question *question = arg;
+    struct tracked_hold *hold = arg;
     struct tracked_entry entry;
-    if (!entry_take(message, &entry) || entry.port != question->port)
+    if (!entry_take(message, &entry) || entry.port != hold->port)
         return MNL_CB_OK;
     struct dest to = {.port = entry.to_port};
     memcpy(to.addr, entry.to, sizeof(to.addr));
-    policy_server(question->policy, &to, &to);
-    question->holds |= dest_compare(&to, question->server) == 0;
+    policy_server(hold->policy, &to, &to);
+    hold->holds |= dest_compare(&to, hold->server) == 0;
     return MNL_CB_OK;
 }
 
 int tracked_holds(const struct policy *policy, const struct dest *server, uint16_t port)
 {
-    struct tracked_question question = {.policy = policy, .server = server, .port = port};
-    struct tracked_list list = {.count = 0};
     char buffer[512];
-    tracked_timeouts(&list);
+    struct tracked_list list = {.count = 0};
+    struct tracked_hold hold = {.policy = policy, .server = server, .port = port};
+    tracked_timeouts(&list); /* none: do not have the kernel load it for a question */
     bool asked =
         list.timeout[TCP_CONNTRACK_TIME_WAIT] && !tracked_open(&list) &&
-        !message_send(&list, message_begin(&list, buffer, IPCTNL_MSG_CT_GET, NLM_F_DUMP, false),
-                      tracked_is_it, &question);
+        message_send(&list, message_begin(&list, buffer, IPCTNL_MSG_CT_GET, NLM_F_DUMP, false),
+                     hold_take, &hold) == 0;
     if (list.socket)
         mnl_socket_close(list.socket);
-    return asked ? question.holds : -1;
+    return asked ? hold.holds : -1;
 }
