@@ -511,7 +511,9 @@ bool lease_free(const struct pool *pool, uint32_t lane, uint16_t port, uint64_t 
 {
     _Atomic uint64_t *at = pool_word(pool, lane, port);
     uint64_t now = sys_now_ms();
-    uint64_t rested = word_moved(word, WORD_RESTING, now > quarantine ? now - quarantine : 0);
+    /* It stays the holder's to know: its own kernel may remember. On a machine that has just begun nothing
+     * can have rested. */
+    uint64_t rested = now > quarantine ? word_moved(word, WORD_RESTING, now - quarantine) : 0;
     if (!at || word_state(word) != WORD_RESTING || !atomic_compare_exchange_strong(at, &word, rested))
         return false;
     lane_wake(pool, lane, UINT32_MAX);

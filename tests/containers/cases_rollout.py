@@ -192,7 +192,7 @@ def check_way(tap, name, kind, results, seconds):
 def case_rollout(tap, node):
     """A pod under load is replaced, or gets company."""
     node.podman("run", "--rm", "-v", "/opt/fixport:/opt/fixport", "fixport", "install", "/opt/fixport/lib")
-    node.track(nodes.TRACKING)
+    node.track(as_kernel=True)
     ways = make_ways(node)
     start_network(node, ways)
     node.play(manifests.daemon(SETUP, "[pool]\n", only="reclaim"))
@@ -215,7 +215,6 @@ def case_rollout(tap, node):
             check_way(tap, way.name, kind, results, seconds)
     tap.point(all(seconds["plain", kind] > 60 for kind in KINDS),
               "without the node's help the quarantine has to be waited for", seconds)
-    node.track(dict.fromkeys(nodes.TRACKING, 1))
 
 
 CASES = [("rollout", case_rollout)]

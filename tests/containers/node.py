@@ -74,7 +74,7 @@ class Node(Machine):
         version = re.search(r"\d+", self.must(["podman", "--version"]))[0]
         self.write("/run/containers.conf", CONTAINERS_CONF + NETWORK[int(version) < 5])
         self.sysctl(ipv4__ip_forward=1)
-        self.track(dict.fromkeys(TRACKING, 1))
+        self.track()
         self.files = 0
         self.host = None
 
@@ -84,10 +84,10 @@ class Node(Machine):
         return environment(CONTAINERS_CONF="/run/containers.conf", TMPDIR="/run/podman",
                            HOME="/run/home", PODMAN_IGNORE_CGROUPSV1_WARNING="1")
 
-    def track(self, seconds):
-        """How long connection tracking remembers what has ended, by its states."""
-        for state, value in seconds.items():
-            self.sysctl(**{f"netfilter__nf_conntrack_tcp_timeout_{state}": value})
+    def track(self, as_kernel=False):
+        """Connection tracking remembers what has ended for a second, or as long as the kernel has it."""
+        for state, seconds in TRACKING.items():
+            self.sysctl(**{f"netfilter__nf_conntrack_tcp_timeout_{state}": seconds if as_kernel else 1})
 
     def podman_try(self, *argv, stdin="", timeout=180):
         """Return: as subprocess.run()."""

@@ -57,6 +57,7 @@ def clean(node):
     node.remove()
     node.podman_try("rm", "-a", "-f", "-t", "0")
     node.podman_try("volume", "rm", "-a", "-f")
+    node.track()
     node.run(["sh", "-c", "rm -rf /run/fixport /opt/fixport/* /opt/fixport/.lib*; "
               "mkdir -p /run/fixport; conntrack -F"])
 

@@ -585,6 +585,31 @@ Test(pool, shared_lanes_let_a_namespace_use_a_port_for_several_destinations)
     pool_close(&pool);
 }
 
+Test(pool, what_the_network_has_forgotten_is_anybodys)
+{
+    struct pool pool;
+    struct lease lease;
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    struct dest dest = dest_of(1, 80);
+    uint32_t lane = (uint32_t)pool_lane_find(&pool, &dest, true);
+    uint32_t quarantine = pool_policy_now(&pool)->quarantine_ms;
+    uint64_t now = sys_now_ms();
+    for (int i = 0; i < 20; i++)
+        cr_assert_neq(take(&pool, 0, lane, now, &lease), 0);
+    _Atomic uint64_t *word = pool_word(&pool, lane, lease.port);
+    cr_assert_not(lease_free(&pool, lane, lease.port, lease.word, quarantine), "it is in use");
+    lease_let_go(&pool, &lease, now);
+    cr_assert_not(lease_free(&pool, lane, lease.port, atomic_load(word), quarantine), "it does not rest");
+    cr_assert(lease_over(&pool, lane, lease.port, atomic_load(word), now));
+    cr_assert_eq(take(&pool, 1, lane, now, NULL), 0, "it rests");
+    uint64_t rests = atomic_load(word);
+    cr_assert_not(lease_free(&pool, lane, lease.port, rests + 1, quarantine), "it was another word");
+    cr_assert_eq(atomic_load(word), rests);
+    cr_assert(lease_free(&pool, lane, lease.port, rests, quarantine));
+    cr_assert_eq(take(&pool, 1, lane, now, NULL), lease.port);
+    pool_close(&pool);
+}
+
 Test(pool, a_port_that_is_held_is_left_alone)
 {
     struct pool pool;
