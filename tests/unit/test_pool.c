@@ -407,7 +407,7 @@ Test(pool, a_crowd_is_what_others_cannot_have_and_one_might_give_back)
     cr_expect_eq(lease_crowd_ms(&search, true), 250, "a few");
     set_words(&pool, 0, 1000, word_make(WORD_LETGO, 1, 8000));
     cr_expect_eq(lease_crowd_ms(&search, true), 40, "many");
-    cr_expect_eq(lease_crowd_ms(&search, false), 250, "that was done too often");
+    cr_expect_eq(lease_crowd_ms(&search, false), 250, "many, but it was early often enough");
     set_words(&pool, 0, 1000, word_moved(1ull << 48 | 7ull << 40, WORD_CLOSING, 8000));
     cr_expect_eq(lease_crowd_ms(&search, true), 40, "by whichever name");
     set_words(&pool, 900, 1100, 0);
@@ -416,6 +416,39 @@ Test(pool, a_crowd_is_what_others_cannot_have_and_one_might_give_back)
     cr_expect_eq(lease_crowd_ms(&search, true), UINT32_MAX, "what has rested is anybody's");
     set_words(&pool, 900, 1100, word_make(WORD_RESTING, 2, 8500));
     cr_expect_neq(lease_crowd_ms(&search, true), UINT32_MAX, "what rests is not");
+    pool_close(&pool);
+}
+
+Test(pool, what_was_let_go_of_is_seen_ahead)
+{
+    struct pool pool;
+    struct policy some;
+    struct lease_search search;
+    struct lease lease, next;
+    struct dest dest = dest_of(1, 80);
+    uint16_t ports[8];
+    uint64_t words[8], letgo = word_make(WORD_LETGO, 1, 8000);
+    pool_retire(path);
+    policy_init(&some);
+    cr_assert_eq(policy_add_rule(&some, "r", "60001-60008", "10.0.0.0/8", NULL), 0);
+    cr_assert_eq(pool_create(path, &some, &options), 0);
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    struct policy_verdict verdict = verdict_of(&pool, &dest);
+    set_words(&pool, 0, 8, letgo);
+    lease_search_begin(&search, &pool, &verdict, 0, 2, 9000);
+    cr_assert_eq(lease_search_next(&search, &lease), 0);
+    cr_expect_eq(lease.was, letgo);
+    cr_expect_eq(lease_search_ahead(&search, ports, words, 8), 7);
+    lease_search_begin(&search, &pool, &verdict, 0, 2, 9000);
+    cr_assert_eq(lease_search_next(&search, &next), 0);
+    cr_expect_eq(next.port, ports[0]);
+    cr_expect_eq(next.was, words[0]);
+    set_words(&pool, 0, 8, word_make(WORD_LETGO, 1, 9000));
+    cr_expect_eq(lease_search_ahead(&search, ports, words, 8), 0, "in this very tick");
+    set_words(&pool, 0, 8, word_make(WORD_LETGO, 2, 8000));
+    cr_expect_eq(lease_search_ahead(&search, ports, words, 8), 0, "of another holder");
+    set_words(&pool, 0, 8, word_make(WORD_CLOSING, 1, 8000));
+    cr_expect_eq(lease_search_ahead(&search, ports, words, 8), 0, "not over yet");
     pool_close(&pool);
 }
 
