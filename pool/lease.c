@@ -107,9 +107,7 @@
 #define GIVE_BACK_MS 1000 /* the same on somebody else's behalf */
 #define RECENT_TRIES 64 /* attempts on ports let go a short while ago, in one pass */
 #define CROWD_SAMPLE 64 /* words, of a lane that may be crowded */
-#define CROWD_MS 250 /* a namespace that has a crowded lane gives back what is over so often */
-#define CROWD_MANY_MS 40 /* the same in a burst, if that may be half of the lane, or what is worth a dump: */
-#define CROWD_MANY 256 /* ports, at least */
+#define CROWD_MANY 256 /* ports that are worth an early comparison if they may be over, at least */
 #define CROWD_MOST 512 /* ports, at most */
 #define WANTED_MS 2000 /* beyond the quarantine: a namespace that finds no port is heard so long */
 #define KEPT_MS 1000 /* no TIME_WAIT is tried for so long after the kernel has refused one */
@@ -133,9 +131,8 @@ static uint64_t age(uint64_t now, uint64_t when)
 }
 
 /* Whether a thread of the holder's is about to connect there, see above. */
-static bool word_is_held(uint64_t word)
+static bool word_is_held(uint64_t word, uint64_t now)
 {
-    uint64_t now = sys_now_ms();
     return word_state(word) == WORD_USED && word_when(word) > now && word_when(word) <= now + HOLD_MS;
 }
 
@@ -226,7 +223,7 @@ static bool word_shared(struct lease_search *search, uint64_t word)
 {
     if (!word_is_own(search, word, WORD_USED))
         return false;
-    bool held = word_when(word) > search->now && word_is_held(word);
+    bool held = word_when(word) > search->now && word_is_held(word, sys_now_ms());
     search->passed_held |= held;
     return !held;
 }
@@ -242,6 +239,7 @@ static bool word_take(struct lease_search *search, _Atomic uint64_t *at, uint64_
     *lease = (struct lease){.word = taken,
                             .lane = search->lane,
                             .port = port,
+                            .was = word,
                             .before = (uint8_t)(others ? WORD_FREE : word_state(word)),
                             .comes_again = search->pass == PASS_SHARED};
     return true;
@@ -365,6 +363,23 @@ int lease_search_next(struct lease_search *search, struct lease *lease)
     return -EADDRNOTAVAIL;
 }
 
+uint32_t lease_search_ahead(const struct lease_search *search, uint16_t *ports, uint64_t *words,
+                            uint32_t most)
+{
+    uint32_t found = 0;
+    for (uint32_t i = 0; i < most && i < search->size; i++) {
+        uint32_t follow, index = (search->start + search->step + i) % search->size;
+        uint16_t port = port_at(search->ports, index, &follow);
+        _Atomic uint64_t *at = pool_word(search->pool, search->lane, port);
+        uint64_t word = at ? atomic_load_explicit(at, memory_order_relaxed) : 0;
+        if (!word_is_own(search, word, WORD_LETGO) || word_when(word) >= search->now)
+            continue;
+        ports[found] = port;
+        words[found++] = word;
+    }
+    return found;
+}
+
 int lease_claim(struct lease_search *search, uint16_t port, struct lease *lease)
 {
     _Atomic uint64_t *at = pool_word(search->pool, search->lane, port);
@@ -474,10 +489,11 @@ void lease_hint(const struct pool *pool, uint32_t slot, uint32_t lane, uint16_t 
 {
     _Atomic uint64_t *at = pool_word(pool, lane, port);
     uint64_t word = at ? atomic_load_explicit(at, memory_order_relaxed) : 0;
-    if (word_state(word) != WORD_USED || word_holder(word) != slot + 1 || word_is_held(word))
+    uint64_t now = sys_now_ms();
+    if (word_state(word) != WORD_USED || word_holder(word) != slot + 1 || word_is_held(word, now))
         return;
     struct lease lease = {.word = word, .lane = lane, .port = port};
-    lease_let_go(pool, &lease, sys_now_ms());
+    lease_let_go(pool, &lease, now);
 }
 
 bool lease_over(const struct pool *pool, uint32_t lane, uint16_t port, uint64_t word, uint64_t now)
@@ -495,7 +511,9 @@ bool lease_free(const struct pool *pool, uint32_t lane, uint16_t port, uint64_t 
 {
     _Atomic uint64_t *at = pool_word(pool, lane, port);
     uint64_t now = sys_now_ms();
-    uint64_t rested = word_moved(word, WORD_RESTING, now > quarantine ? now - quarantine : 0);
+    /* It stays the holder's to know: its own kernel may remember. On a machine that has just begun nothing
+     * can have rested. */
+    uint64_t rested = now > quarantine ? word_moved(word, WORD_RESTING, now - quarantine) : 0;
     if (!at || word_state(word) != WORD_RESTING || !atomic_compare_exchange_strong(at, &word, rested))
         return false;
     lane_wake(pool, lane, UINT32_MAX);
@@ -620,10 +638,10 @@ uint32_t lease_crowd_ms(const struct lease_search *search, bool early)
     if (2 * taken <= looks || !over)
         return UINT32_MAX;
     if (!early)
-        return CROWD_MS;
+        return LEASE_CROWD_MS;
     uint32_t many = search->size / 2;
     many = many < CROWD_MANY ? CROWD_MANY : many > CROWD_MOST ? CROWD_MOST : many;
-    return (uint64_t)over * search->size >= (uint64_t)many * looks ? CROWD_MANY_MS : CROWD_MS;
+    return (uint64_t)over * search->size >= (uint64_t)many * looks ? LEASE_CROWD_EARLY_MS : LEASE_CROWD_MS;
 }
 
 /* What a dump shows, one bit for each word of the pool. */
@@ -745,7 +763,7 @@ static uint64_t word_seen(uint64_t word, enum word_state state)
 static uint64_t word_judged(const struct truth *truth, uint64_t word, size_t index, size_t port,
                             uint64_t began)
 {
-    if (word_is_held(word))
+    if (word_is_held(word, sys_now_ms()))
         return word;
     bool left = (word_owner(word) & 0xff) == WORD_NAME_UNKNOWN && get_bit(truth->open, port);
     if (left || get_bit(truth->live, index) || get_bit(truth->any, port))

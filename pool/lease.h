@@ -11,6 +11,7 @@
 /* A port of a lane that a holder has the right to. word: what its word was set to. */
 struct lease {
     uint64_t word;
+    uint64_t was; /* the word before it was taken */
     uint32_t lane;
     uint16_t port;
     uint8_t before; /* enum word_state that it had; RESTING only if its owner has let go of it */
@@ -54,6 +55,15 @@ void lease_search_begin(struct lease_search *search, const struct pool *pool,
  * Return: 0, or -EADDRNOTAVAIL: none is left. Lock-free; any thread; async-signal-safe.
  */
 int lease_search_next(struct lease_search *search, struct lease *lease);
+
+/**
+ * lease_search_ahead - what the following searches of the lane are likely to take, of what this
+ * namespace has let go of, and that before this search began.
+ * @ports, @words: of each, and the word that the lease will have as lease.was. @most: room for so many.
+ * Return: how many there are.
+ */
+uint32_t lease_search_ahead(const struct lease_search *search, uint16_t *ports, uint64_t *words,
+                            uint32_t most);
 
 /**
  * lease_claim - take one certain port, for a socket that is bound to it already.
@@ -150,6 +160,9 @@ int lease_reconcile(const struct pool *pool, uint32_t slot, uint64_t now);
 
 /** lease_reconcile_due - whether @slot's last one is @ms ago; claims it if so. */
 bool lease_reconcile_due(const struct pool *pool, uint32_t slot, uint64_t now, uint32_t ms);
+
+#define LEASE_CROWD_MS 250 /* a namespace that has a crowded lane gives back what is over so often */
+#define LEASE_CROWD_EARLY_MS 40 /* the same in a burst, if that may be half of the lane, or much */
 
 /**
  * lease_crowd_ms - whether this namespace should see what it can give back, before anybody asks.

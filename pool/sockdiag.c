@@ -163,41 +163,59 @@ static void note_state(const struct sockdiag_socket *socket, void *arg)
     *(int *)arg = socket->state;
 }
 
-static int ask_one(int fd, const struct request *request)
+/* An answer names its question by its number: one may be lost if there is no room for it. */
+static int read_states(int fd, int *states, uint32_t count)
 {
     _Alignas(struct nlmsghdr) char buffer[1024];
-    int state = -ENOENT;
-    long sent = SYS(sendto, fd, request, sizeof(*request), 0, NULL, 0);
-    if (sent < 0)
-        return (int)sent;
-    long got = SYS(recvfrom, fd, buffer, sizeof(buffer), MSG_DONTWAIT, NULL, NULL);
-    if (got <= 0)
-        return got < 0 ? (int)got : -EBADMSG;
-    int result = parse(buffer, (size_t)got, note_state, &state);
-    return result < 0 ? result : state;
+    for (uint32_t i = 0; i < count; i++) {
+        long got = SYS(recvfrom, fd, buffer, sizeof(buffer), MSG_DONTWAIT, NULL, NULL);
+        if (got < (long)sizeof(struct nlmsghdr))
+            return i ? 0 : got < 0 ? (int)got : -EBADMSG;
+        uint32_t number = ((const struct nlmsghdr *)buffer)->nlmsg_seq;
+        int state = -ENOENT;
+        int result = parse(buffer, (size_t)got, note_state, &state);
+        if (number < count)
+            states[number] = result < 0 ? result : state;
+    }
+    return 0;
+}
+
+int sockdiag_states(const struct dest *local, const struct dest *peer, const uint16_t *ports,
+                    int *states, uint32_t count)
+{
+    uint8_t family = family_of(peer->addr);
+    struct request requests[SOCKDIAG_STATES];
+    if (family_of(local->addr) != family)
+        return -EAFNOSUPPORT;
+    for (uint32_t i = 0; i < count; i++) {
+        states[i] = -EBADMSG;
+        requests[i] =
+            (struct request){.header = {.nlmsg_len = sizeof(*requests),
+                                        .nlmsg_type = SOCK_DIAG_BY_FAMILY,
+                                        .nlmsg_flags = NLM_F_REQUEST,
+                                        .nlmsg_seq = i},
+                             .diag = {.sdiag_family = family,
+                                      .sdiag_protocol = IPPROTO_TCP,
+                                      .idiag_states = ~0u,
+                                      .id = {.idiag_sport = port_to_diag(ports[i]),
+                                             .idiag_dport = port_to_diag(peer->port),
+                                             .idiag_cookie = {INET_DIAG_NOCOOKIE,
+                                                              INET_DIAG_NOCOOKIE}}}};
+        addr_to_diag(requests[i].diag.id.idiag_src, family, local->addr);
+        addr_to_diag(requests[i].diag.id.idiag_dst, family, peer->addr);
+    }
+    int fd = (int)SYS(socket, AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+    if (fd < 0)
+        return fd;
+    long sent = SYS(sendto, fd, requests, count * sizeof(*requests), 0, NULL, 0);
+    int result = sent < 0 ? (int)sent : read_states(fd, states, count);
+    SYS(close, fd);
+    return result;
 }
 
 int sockdiag_state(const struct dest *local, const struct dest *peer)
 {
-    uint8_t family = family_of(peer->addr);
-    struct request request = {.header = {.nlmsg_len = sizeof(request),
-                                         .nlmsg_type = SOCK_DIAG_BY_FAMILY,
-                                         .nlmsg_flags = NLM_F_REQUEST},
-                              .diag = {.sdiag_family = family,
-                                       .sdiag_protocol = IPPROTO_TCP,
-                                       .idiag_states = ~0u,
-                                       .id = {.idiag_sport = port_to_diag(local->port),
-                                              .idiag_dport = port_to_diag(peer->port),
-                                              .idiag_cookie = {INET_DIAG_NOCOOKIE,
-                                                               INET_DIAG_NOCOOKIE}}}};
-    if (family_of(local->addr) != family)
-        return -EAFNOSUPPORT;
-    addr_to_diag(request.diag.id.idiag_src, family, local->addr);
-    addr_to_diag(request.diag.id.idiag_dst, family, peer->addr);
-    int fd = (int)SYS(socket, AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
-    if (fd < 0)
-        return fd;
-    int result = ask_one(fd, &request);
-    SYS(close, fd);
-    return result;
+    int state;
+    int result = sockdiag_states(local, peer, &local->port, &state, 1);
+    return result ? result : state;
 }

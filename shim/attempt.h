@@ -199,6 +199,12 @@ static inline bool port_in(uint32_t local, uint16_t port)
  */
 enum outcome source_state(struct attempt *attempt, int *state);
 
+/**
+ * source_is_over - whether it is known without asking that the lease's 4-tuple had a TIME_WAIT, and
+ * nothing else since. One load.
+ */
+bool source_is_over(const struct attempt *attempt);
+
 /** source_name - the socket's own address, once. Return: 0 or -errno. */
 int source_name(struct attempt *attempt);
 

@@ -38,9 +38,13 @@ SHIM_EXPORT int setsockopt(int fd, int level, int name, const void *value, sockl
 {
     bool reuse = level == SOL_SOCKET && (name == SO_REUSEADDR || name == SO_REUSEPORT);
     bool range = level == IPPROTO_IP && name == SOCK_RANGE;
-    if ((reuse || range) && shim_enabled()) {
+    bool route = level == SOL_SOCKET &&
+                 (name == SO_MARK || name == SO_BINDTODEVICE || name == SOCK_DEVICE);
+    if ((reuse || range || route) && shim_enabled()) {
         struct hint hint = hint_get(fd);
-        hint.netns |= reuse ? SET_REUSE : SET_RANGE;
+        hint.netns |= reuse ? SET_REUSE : range ? SET_RANGE : 0;
+        if (route)
+            hint.lane = hint.port = 0; /* of long ago: it goes another way than others (source.c) */
         if (hint.kind == HINT_FRESH)
             hint_set(fd, hint);
     }

@@ -16,9 +16,10 @@
 #define BUDGET_EVERY 16    /* refusals: a look at the clock is a system call */
 #define COMPARE_MS 100     /* at most so often, whatever the pool says of the last time */
 #define COMPARE_TIMES 3    /* in one connect that does not wait */
-#define CROWD_LOOK_MS 20   /* between two looks at how crowded a lane is */
-#define CROWD_PRICE_MS 1000 /* on the long run one early comparison comes in so long a time, */
-#define CROWD_CREDIT_MS 3000 /* but a burst may have those that it has not made before */
+#define CROWD_SHARE 128 /* of the time goes into comparing for others, */
+#define CROWD_MOST_MS 2000 /* but it is done so often at least */
+#define CROWD_PRICE_MS 4000 /* on the long run one early comparison comes in so long a time, */
+#define CROWD_CREDIT_MS 12000 /* but a burst may have those that it has not made before */
 
 /*
  * Compares the namespace's leases with its sockets, if this thread can see them. Return: whether
@@ -221,22 +222,33 @@ enum port_answer lack_next(struct attempt *attempt)
 
 /*
  * Nobody has asked yet, but the lane is crowded. A namespace that falls idle shall have given back what
- * was over, so the first comparisons come early; one that goes on makes some in a second, however many
- * connections it has.
+ * was over, so the first comparisons come early; one that goes on makes some in a second, or fewer where
+ * each takes long (the kernel walks the connections of all namespaces): it has a share of the time only.
  */
 static void give_back_early(struct attempt *attempt, uint64_t now)
 {
     static _Atomic uint64_t looked, paid; /* ms; the second may lie ahead */
+    static _Atomic uint32_t usual = LEASE_CROWD_MS;
     uint64_t before = atomic_load_explicit(&paid, memory_order_relaxed);
-    if (now - atomic_load_explicit(&looked, memory_order_relaxed) < CROWD_LOOK_MS)
-        return;
+    uint64_t compared = atomic_load_explicit(&attempt->netns->compared, memory_order_relaxed);
+    uint32_t later = atomic_load_explicit(&usual, memory_order_relaxed);
+    bool early = before <= now + CROWD_CREDIT_MS;
+    if (now - compared < (early ? LEASE_CROWD_EARLY_MS : later) ||
+        atomic_load_explicit(&looked, memory_order_relaxed) == now)
+        return; /* a look once a tick */
     atomic_store_explicit(&looked, now, memory_order_relaxed);
-    uint32_t ms = lease_crowd_ms(&attempt->search, before <= now + CROWD_CREDIT_MS);
-    if (ms == UINT32_MAX || !comparison_due(attempt, now, ms))
+    uint32_t ms = lease_crowd_ms(&attempt->search, early);
+    early = ms < LEASE_CROWD_MS;
+    if (ms == UINT32_MAX || !comparison_due(attempt, now, early || ms > later ? ms : later))
         return;
     before = before > now ? before : now;
-    atomic_store_explicit(&paid, before + CROWD_PRICE_MS, memory_order_relaxed);
+    if (early)
+        atomic_store_explicit(&paid, before + CROWD_PRICE_MS, memory_order_relaxed);
+    uint64_t began = thread_ns();
     reconcile(attempt, now);
+    uint64_t share = (thread_ns() - began) * CROWD_SHARE / 1000000;
+    later = share < LEASE_CROWD_MS ? LEASE_CROWD_MS : share > CROWD_MOST_MS ? CROWD_MOST_MS : (uint32_t)share;
+    atomic_store_explicit(&usual, later, memory_order_relaxed);
 }
 
 void lack_give_back(struct attempt *attempt)

@@ -242,13 +242,16 @@ static enum outcome put_by_bind(struct attempt *attempt)
 
 /*
  * Whether it is known, without asking, that all that can be at the 4-tuple is a TIME_WAIT: what rests
- * was seen to be over, and only this process can have used it since, or others would be in its word. Now and then it is asked nonetheless, whether there are any at all.
+ * was seen to be over, and only this process can have used it since, or others would be in its word; and
+ * of some that were let go of it was asked ahead. Now and then it is asked nonetheless, whether there are
+ * any at all.
  */
 static bool is_over(const struct attempt *attempt)
 {
     uint32_t known = atomic_load_explicit(&attempt->netns->stamps, memory_order_relaxed);
-    return attempt->lease.before == WORD_RESTING && !attempt_is_kernels(attempt) &&
-           known >> 1 == second_of(attempt) && attempt->lease.port % ASK_EVERY;
+    if (known >> 1 != second_of(attempt) || attempt_is_kernels(attempt))
+        return false;
+    return attempt->lease.before == WORD_RESTING ? attempt->lease.port % ASK_EVERY : source_is_over(attempt);
 }
 
 /* A port that was let go of a moment ago is likely to have a TIME_WAIT, if the last one had. */

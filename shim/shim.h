@@ -102,10 +102,13 @@ struct shim_netns {
     _Atomic uint32_t stamps; /* second << 1 | net.ipv4.tcp_timestamps is 0, as it was read then */
     _Atomic uint64_t compared; /* ms: when it was last compared with the kernel by this process */
     _Atomic uint32_t generation; /* of the policy, when its connections were last compared, or it joined */
-    _Atomic uint32_t lingers; /* the last port that was used again had a TIME_WAIT on it */
+    _Atomic uint32_t lingers; /* what was on the last port that was asked about, LINGERS_... */
     _Atomic uintptr_t memory; /* of what follows: pool.shared_size bytes; 0: there is none yet */
     struct pool apart; /* for rules with scope = address; immutable once memory is set */
 };
+
+#define LINGERS 1u /* a connection that is closing */
+#define LINGERS_LONG 2u /* a TIME_WAIT */
 
 #define SHIM_NETNS 16 /* network namespaces that one process can use at a time */
 #define SHIM_POOLS 64 /* pools that one process can use, one after the other */

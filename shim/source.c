@@ -29,6 +29,8 @@ int source_name(struct attempt *attempt)
 static bool routed_plainly(const struct attempt *attempt)
 {
     int mark = 0, device = 0;
+    if (attempt->fresh) /* setsockopt() would have seen them (close.c), and bind() an address */
+        return true;
     return addr_is_any((const struct sockaddr *)&attempt->name) &&
            sock_get(attempt->fd, SOL_SOCKET, SO_MARK, &mark) == 0 && !mark &&
            sock_get(attempt->fd, SOL_SOCKET, SOCK_DEVICE, &device) == 0 && !device;
@@ -118,6 +120,54 @@ static enum outcome source_of(struct attempt *attempt, struct dest *source)
     return OUTCOME_DONE;
 }
 
+/*
+ * To ask about one 4-tuple costs six system calls, and about some more at once little more. So where the
+ * ports that are used again have TIME_WAITs, those that come next are asked about as well, and which have
+ * one is remembered, as the word that said then that the port was let go of: as long as it is the same,
+ * nobody who asks the pool has used the port since.
+ */
+#define AHEAD_MOST 64
+static _Atomic uint64_t ahead[AHEAD_MOST]; /* ahead_key(), by port */
+
+static uint64_t ahead_key(uint32_t lane, uint16_t port, uint64_t word)
+{
+    return word ^ ((uint64_t)lane << 16 | port) * 0x9e3779b97f4a7c15ull;
+}
+
+/* Whether its source is that of the others. Words of the process' own say nothing of other processes. */
+static bool ahead_counts(const struct attempt *attempt)
+{
+    return attempt->lease.before == WORD_LETGO && !attempt_is_kernels(attempt) && attempt->fresh;
+}
+
+bool source_is_over(const struct attempt *attempt)
+{
+    const struct lease *lease = &attempt->lease;
+    return ahead_counts(attempt) &&
+           atomic_load_explicit(&ahead[lease->port % AHEAD_MOST], memory_order_relaxed) ==
+               ahead_key(lease->lane, lease->port, lease->was);
+}
+
+/* What the kernel has at the lease's 4-tuple. Return: as sockdiag_state(). */
+static int ask(const struct attempt *attempt)
+{
+    uint16_t ports[SOCKDIAG_STATES] = {attempt->lease.port};
+    uint64_t words[SOCKDIAG_STATES];
+    int states[SOCKDIAG_STATES];
+    uint32_t count = 1;
+    if (ahead_counts(attempt) &&
+        atomic_load_explicit(&attempt->netns->lingers, memory_order_relaxed) == LINGERS_LONG)
+        count += lease_search_ahead(&attempt->search, ports + 1, words + 1, SOCKDIAG_STATES - 1);
+    uint64_t mask = guard_hold();
+    int result = sockdiag_states(&attempt->source, &attempt->dest, ports, states, count);
+    guard_release(mask);
+    for (uint32_t i = 1; !result && i < count; i++)
+        if (states[i] == TCP_TIME_WAIT)
+            atomic_store_explicit(&ahead[ports[i] % AHEAD_MOST],
+                                  ahead_key(attempt->lane, ports[i], words[i]), memory_order_relaxed);
+    return result ? result : states[0];
+}
+
 enum outcome source_state(struct attempt *attempt, int *state)
 {
     attempt->error = -source_name(attempt);
@@ -128,11 +178,9 @@ enum outcome source_state(struct attempt *attempt, int *state)
     if (outcome != OUTCOME_DONE)
         return outcome;
     attempt->has_source = true;
-    attempt->source.port = attempt->lease.port;
-    uint64_t mask = guard_hold();
-    int found = sockdiag_state(&attempt->source, &attempt->dest);
-    guard_release(mask);
-    atomic_store_explicit(&attempt->netns->lingers, found == TCP_TIME_WAIT, memory_order_relaxed);
+    int found = ask(attempt);
+    uint32_t lingers = found == TCP_TIME_WAIT ? LINGERS_LONG : sockdiag_is_closing(found) ? LINGERS : 0;
+    atomic_store_explicit(&attempt->netns->lingers, lingers, memory_order_relaxed);
     *state = found == -ENOENT ? 0 : found;
     return *state < 0 ? OUTCOME_UNKNOWN : OUTCOME_DONE;
 }

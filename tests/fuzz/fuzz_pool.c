@@ -10,6 +10,7 @@
 #include "holder.h"
 #include "layout_size.h"
 #include "lease.h"
+#include "move.h"
 #include "pool.h"
 #include "sys.h"
 
@@ -62,6 +63,20 @@ static void patch(char *pool, const uint8_t *data, size_t size, bool later)
     }
 }
 
+/* Away from the aliases that it has, and to others. */
+static void move(struct pool *pool, struct policy *now)
+{
+    static struct policy next;
+    policy_init(&next);
+    if (policy_add_rule(&next, "one", "60001-60010", NULL, NULL) != 0 ||
+        policy_add_alias(&next, "10.1.2.5, 10.1.2.6", "10.1.2.3", NULL) != 0)
+        abort();
+    for (int published = 0; published < 2; published++)
+        pool_move(pool, now, &next, 1, published);
+    for (int published = 0; published < 2; published++)
+        pool_move(pool, &next, now, 1, published);
+}
+
 static void use(struct pool *pool)
 {
     static struct policy copy;
@@ -75,7 +90,7 @@ static void use(struct pool *pool)
     uint32_t lane = (uint32_t)pool_lane_find(pool, &verdict.server, true);
     lease_search_begin(&search, pool, &verdict, 3, lane, sys_now_ms());
     search.last = 60003;
-    lease_crowd_ms(&search);
+    lease_crowd_ms(&search, true);
     uint32_t holder;
     lease_next_ms(&search, &holder);
     for (int i = 0; i < 40 && lease_search_next(&search, &lease) == 0; i++) {
@@ -91,6 +106,8 @@ static void use(struct pool *pool)
         lease_hint(pool, 3, lane, lease.port);
     }
     lease_claim(&search, 60001, &lease);
+    lease_follow(&search, pool, &lease);
+    move(pool, &copy);
     lease_wanted(pool, 3, sys_now_ms());
 }
 

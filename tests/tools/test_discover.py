@@ -13,6 +13,7 @@ import copy
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from apiserver import ApiServer  # noqa: E402
 SETUP = os.path.join(fptest.BUILD, "tools", "fixport-setup")
 FIXTURES = os.path.join(HERE, "..", "discover")
 POOL = "[pool]\nports = 61001-61999\n"
-TIME_MOST = 20  # s that 5,000 nodes may take on a machine that is busy; 1 s on one that is not
+TIME_MOST = 20  # s of a processor that 5,000 nodes may take; 1 s without sanitizers
 
 # The sections that come out of each cluster of tests/discover.
 EXPECTED = {
@@ -206,6 +207,12 @@ def one_line(done, *words):
     """Refused by one line that has all the words."""
     return (done.returncode == 1 and done.stderr.count("\n") == 1 and
             done.stderr.startswith("fixport-setup: ") and all(w in done.stderr for w in words))
+
+
+def processor_seconds():
+    """Of children that have ended: how busy the machine is with others does not count."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 # ---- what clusters say ----
@@ -819,9 +826,9 @@ def test_scale(tap, place):
     place.write(POOL)
     for name, count in (("all new", 20400), ("nothing new", 20400), ("one block less", 20399)):
         text = json.dumps(listed(*(items if count == 20400 else items[:-1])))
-        began = time.monotonic()
+        before = processor_seconds()
         done = place.discover("--write", data=text)
-        took = time.monotonic() - began
+        took = processor_seconds() - before
         pods = sum(len(pods.split(", ")) for _, pods in sections(place.found()).values())
         tap.point(done.returncode == 0 and pods == count and took < TIME_MOST,
                   f"5,000 nodes and 20,000 blocks ({len(text) >> 20} MiB), {name}: {pods} in the "
@@ -1000,10 +1007,10 @@ def test_aliases(tap, place):
               "more than fit are told", done.stderr[:500])
     many = [item for i in range(4000) for item in (service(f"s{i:04}", f"10.96.{i >> 8}.{i & 255}"),
                                                   endpoints(f"s{i:04}", f"10.7.{i >> 8}.{i & 255}"))]
-    began = time.monotonic()
+    before = processor_seconds()
     done = place.discover("--write", data=listed(*PAIR["items"], *many))
-    tap.point(done.returncode == 0 and time.monotonic() - began < TIME_MOST, "4,000 Services do not take long",
-              f"{time.monotonic() - began:.1f} s")
+    took = processor_seconds() - before
+    tap.point(done.returncode == 0 and took < TIME_MOST, "4,000 Services do not take long", f"{took:.1f} s")
     place.write(POOL + "[alias default.shop.80]\nserver = 10.9.9.9:1\naddresses = 10.96.0.1:80\n")
     done = place.discover("--write", data=listed(*PAIR["items"], *shop))
     tap.point(done.returncode == 0 and aliases(place.found()) == {} and

@@ -39,6 +39,14 @@ ip addr add 10.200.1.1/32 dev $1; ip route replace $2/32 dev $1
 ip -n $1 addr add $2/32 dev eth0; ip -n $1 link set eth0 up
 ip -n $1 route add 10.200.1.1 dev eth0; ip -n $1 route add default via 10.200.1.1
 """
+SIX = """
+sysctl -qw net.ipv6.conf.all.forwarding=1
+ip netns add six; ip link add six type veth peer name eth0 netns six; ip link set six up
+ip addr add fd00:31::17/64 dev host nodad; ip -n host addr add fd00:31::67/64 dev eth0 nodad
+ip addr add fd00:10::1/64 dev six nodad; ip -n six addr add fd00:10::91/64 dev eth0 nodad; ip -n six link set eth0 up
+ip -n six route add default via fd00:10::1
+ip6tables -w -t nat -A POSTROUTING -s fd00:10::/64 -j MASQUERADE
+"""
 # Says which port it saw, and then what it is sent, twice.
 SERVES = """
 import contextlib, socket, sys, threading
@@ -51,7 +59,7 @@ def listen(server):
     while True:
         threading.Thread(target=serve, args=server.accept(), daemon=True).start()
 for port in map(int, sys.argv[1:]):
-    threading.Thread(target=listen, args=[socket.create_server(("", port), backlog=1024)]).start()
+    threading.Thread(target=listen, args=[socket.create_server(("", port), backlog=1024, family=socket.AF_INET6, dualstack_ipv6=True)]).start()
 print("ready", flush=True)
 """
 # Each line: "go N": N connections one after the other; "from PORT TO": one that stays; "echo": whether all that stay
@@ -227,6 +235,21 @@ def check_others(tap, folder):
     node.files.close()
 
 
+def check_six(tap, folder):
+    """IPv6, by the same words."""
+    run("bash", "-ec", SIX)
+    node = Node(folder, range(61501, 61506))
+    argv = fptest.in_netns("six", sys.executable, "-c", CLIENT.replace("192.168.31.67", "fd00:31::67")
+                           .replace("socket.socket()", "socket.socket(socket.AF_INET6)"))
+    with subprocess.Popen(argv, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          env=fptest.environment(FIXPORT_POOL=node.pool)) as client:
+        tap.equal(ask(client, "go 5"), "ok", "IPv6: a pod uses all ports")
+        kill(client)
+    until(lambda: all_over("-f", "ipv6"))
+    tap.equal((node.reclaim(), entries("-f", "ipv6")), (5, []), "IPv6: they are free, and forgotten")
+    node.files.close()
+
+
 def check_unseen(tap, folder):
     """Where connection tracking does not see, or sees another thing, nothing is freed."""
     for name, rules in {
@@ -272,6 +295,7 @@ def check_race(tap, folder):
     if not shutil.which("strace"):
         tap.cannot("race", "strace is not installed")
         return
+    run("conntrack", "-F") # what is read at once, before it is stopped, is some ten entries
     node = Node(folder, range(61301, 61303))
     node.pod("dead", "10.200.1.121")
     dead = node.client("dead")
@@ -340,7 +364,7 @@ def main():
                              stdout=subprocess.PIPE) as server:
         server.stdout.readline()
         try:
-            for check in (check_successor, check_others, check_unseen, check_race, check_every):
+            for check in (check_successor, check_others, check_six, check_unseen, check_race, check_every):
                 if not sys.argv[1:] or check.__name__ in sys.argv[1:]:
                     check(tap, folder)
         finally:

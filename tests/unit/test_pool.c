@@ -398,23 +398,24 @@ Test(pool, a_crowd_is_what_others_cannot_have_and_one_might_give_back)
     cr_assert_eq(pool_open(path, &pool, NULL), 0);
     struct policy_verdict verdict = verdict_of(&pool, &dest);
     lease_search_begin(&search, &pool, &verdict, 0, 2, 9000);
-    cr_expect_eq(lease_crowd_ms(&search), UINT32_MAX, "all are free");
+    cr_expect_eq(lease_crowd_ms(&search, true), UINT32_MAX, "all are free");
     set_words(&pool, 0, 2000, word_make(WORD_USED, 1, 8000));
-    cr_expect_eq(lease_crowd_ms(&search), UINT32_MAX, "nothing can be given back");
+    cr_expect_eq(lease_crowd_ms(&search, true), UINT32_MAX, "nothing can be given back");
     set_words(&pool, 0, 2000, word_make(WORD_LETGO, 2, 8000));
-    cr_expect_eq(lease_crowd_ms(&search), UINT32_MAX, "not by this holder");
+    cr_expect_eq(lease_crowd_ms(&search, true), UINT32_MAX, "not by this holder");
     set_words(&pool, 0, 100, word_make(WORD_LETGO, 1, 8000));
-    cr_expect_eq(lease_crowd_ms(&search), 250, "a few");
+    cr_expect_eq(lease_crowd_ms(&search, true), 250, "a few");
     set_words(&pool, 0, 1000, word_make(WORD_LETGO, 1, 8000));
-    cr_expect_eq(lease_crowd_ms(&search), 40, "many");
+    cr_expect_eq(lease_crowd_ms(&search, true), 40, "many");
+    cr_expect_eq(lease_crowd_ms(&search, false), 250, "that was done too often");
     set_words(&pool, 0, 1000, word_moved(1ull << 48 | 7ull << 40, WORD_CLOSING, 8000));
-    cr_expect_eq(lease_crowd_ms(&search), 40, "by whichever name");
+    cr_expect_eq(lease_crowd_ms(&search, true), 40, "by whichever name");
     set_words(&pool, 900, 1100, 0);
-    cr_expect_eq(lease_crowd_ms(&search), UINT32_MAX, "less than half is taken");
+    cr_expect_eq(lease_crowd_ms(&search, true), UINT32_MAX, "less than half is taken");
     set_words(&pool, 900, 1100, word_make(WORD_RESTING, 2, 7900));
-    cr_expect_eq(lease_crowd_ms(&search), UINT32_MAX, "what has rested is anybody's");
+    cr_expect_eq(lease_crowd_ms(&search, true), UINT32_MAX, "what has rested is anybody's");
     set_words(&pool, 900, 1100, word_make(WORD_RESTING, 2, 8500));
-    cr_expect_neq(lease_crowd_ms(&search), UINT32_MAX, "what rests is not");
+    cr_expect_neq(lease_crowd_ms(&search, true), UINT32_MAX, "what rests is not");
     pool_close(&pool);
 }
 
@@ -548,6 +549,31 @@ Test(pool, shared_lanes_let_a_namespace_use_a_port_for_several_destinations)
         cr_assert_neq(take(&pool, 0, lane, 5000, NULL), 0);
     cr_assert_neq(take(&pool, 0, lane, 5000, NULL), 0, "the kernel decides inside the namespace");
     cr_assert_eq(take(&pool, 1, lane, 5000, NULL), 0, "another namespace must not");
+    pool_close(&pool);
+}
+
+Test(pool, what_the_network_has_forgotten_is_anybodys)
+{
+    struct pool pool;
+    struct lease lease;
+    cr_assert_eq(pool_open(path, &pool, NULL), 0);
+    struct dest dest = dest_of(1, 80);
+    uint32_t lane = (uint32_t)pool_lane_find(&pool, &dest, true);
+    uint32_t quarantine = pool_policy_now(&pool)->quarantine_ms;
+    uint64_t now = sys_now_ms();
+    for (int i = 0; i < 20; i++)
+        cr_assert_neq(take(&pool, 0, lane, now, &lease), 0);
+    _Atomic uint64_t *word = pool_word(&pool, lane, lease.port);
+    cr_assert_not(lease_free(&pool, lane, lease.port, lease.word, quarantine), "it is in use");
+    lease_let_go(&pool, &lease, now);
+    cr_assert_not(lease_free(&pool, lane, lease.port, atomic_load(word), quarantine), "it does not rest");
+    cr_assert(lease_over(&pool, lane, lease.port, atomic_load(word), now));
+    cr_assert_eq(take(&pool, 1, lane, now, NULL), 0, "it rests");
+    uint64_t rests = atomic_load(word);
+    cr_assert_not(lease_free(&pool, lane, lease.port, rests + 1, quarantine), "it was another word");
+    cr_assert_eq(atomic_load(word), rests);
+    cr_assert(lease_free(&pool, lane, lease.port, rests, quarantine));
+    cr_assert_eq(take(&pool, 1, lane, now, NULL), lease.port);
     pool_close(&pool);
 }
 

@@ -151,3 +151,18 @@ Test(sockdiag, what_is_over_is_seen_as_such)
     local.port = pair.listens;
     cr_expect_eq(sockdiag_state(&local, &seen.client_peer), -ENOENT);
 }
+
+Test(sockdiag, several_connections_are_asked_about_at_once)
+{
+    struct pair pair;
+    uint16_t ports[SOCKDIAG_STATES];
+    int states[SOCKDIAG_STATES];
+    cr_assert(pair_open(&pair, AF_INET));
+    struct dest peer = look(&pair, pair.connects, pair.connects).client_peer;
+    for (int i = 0; i < SOCKDIAG_STATES; i++)
+        ports[i] = i % 3 ? pair.listens : pair.connects;
+    cr_assert_eq(sockdiag_states(&peer, &peer, ports, states, SOCKDIAG_STATES), 0);
+    for (int i = 0; i < SOCKDIAG_STATES; i++)
+        cr_expect_eq(states[i], i % 3 ? TCP_LISTEN : TCP_ESTABLISHED, "%d: %d", i, states[i]);
+    pair_close(&pair);
+}

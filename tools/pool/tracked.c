@@ -49,8 +49,9 @@
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
-#define TRACKED_MAX (1u << 20)  /* leases at a time: the words are anybody's to write */
+#define TRACKED_MAX (1u << 18)  /* leases at a time: the words are anybody's to write */
 #define TRACKED_SLACK_MS 5000   /* between the letting go and the last packet, and in asking */
 #define TRACKED_EXPIRE_S 1      /* the least that can be said, but for at once */
 #define TRACKED_EXPIRED_MS 1050 /* then it has: ticks are coarse */
@@ -138,17 +139,21 @@ static bool has_rested(uint64_t word, uint32_t quarantine, uint64_t now)
 
 typedef bool (*tracked_each)(void *arg, uint64_t word, uint32_t lane, uint16_t port);
 
-/* Calls @each for what is not free in the lanes of one destination, until it returns false. */
+/* Calls @each for what is not free in the lanes of one destination, until it returns false. Anybody
+ * can have filled lanes: which one is the first is left to chance. */
 static bool tracked_walk(const struct pool *pool, uint32_t quarantine, tracked_each each, void *arg)
 {
     uint64_t now = sys_now_ms();
+    uint32_t first = 0, lanes = pool->lanes - pool->lanes_shared;
+    (void)!getrandom(&first, sizeof(first), GRND_NONBLOCK);
     for (uint32_t page = 0; page < POOL_PORT_PAGES; page++) {
         uint8_t held[POOL_LANES_MAX];
         uint32_t place = pool->header->pagemap[page];
         if (place >= pool->places)
             continue;
         pool_held(pool, place, held);
-        for (uint32_t lane = 0; lane < pool->lanes - pool->lanes_shared; lane++) {
+        for (uint32_t turn = 0; turn < lanes; turn++) {
+            uint32_t lane = (first % lanes + turn) % lanes;
             size_t base = ((size_t)place * pool->lanes + lane) * POOL_PAGE_PORTS;
             for (uint32_t i = 0; held[lane] && pool->lane_key[lane] && i < POOL_PAGE_PORTS; i++) {
                 uint64_t word = atomic_load_explicit(&pool->word[base + i], memory_order_relaxed);
@@ -547,7 +552,7 @@ const char *tracked_reclaim(const struct pool *pool, const bool unseen[POOL_HOLD
         qsort(list.lease, list.count, sizeof(*list.lease), tracked_compare);
     if (!why && list.count) {
         tracked_timeouts(&list);
-        why = tracked_open(&list);
+        why = list.timeout[TCP_CONNTRACK_TIME_WAIT] ? tracked_open(&list) : "there is none here";
         why = why ? why : tracked_ask(&list);
         if (!why)
             tracked_rest(&list, quarantine, result);
@@ -595,10 +600,11 @@ int tracked_holds(const struct policy *policy, const struct dest *server, uint16
     char buffer[512];
     struct tracked_list list = {.count = 0};
     struct tracked_hold hold = {.policy = policy, .server = server, .port = port};
-    bool asked = !tracked_open(&list) &&
-                 message_send(&list,
-                              message_begin(&list, buffer, IPCTNL_MSG_CT_GET, NLM_F_DUMP, false),
-                              hold_take, &hold) == 0;
+    tracked_timeouts(&list); /* none: do not have the kernel load it for a question */
+    bool asked =
+        list.timeout[TCP_CONNTRACK_TIME_WAIT] && !tracked_open(&list) &&
+        message_send(&list, message_begin(&list, buffer, IPCTNL_MSG_CT_GET, NLM_F_DUMP, false),
+                     hold_take, &hold) == 0;
     if (list.socket)
         mnl_socket_close(list.socket);
     return asked ? hold.holds : -1;
