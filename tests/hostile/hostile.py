@@ -622,7 +622,7 @@ except OSError:
 
 def check_private(tap, server):
     """Whoever makes a user's private pool first makes nothing that is used."""
-    env = fptest.environment(FIXPORT_PORTS="50800-50809", FIXPORT_TO="127.0.0.1")
+    env = fptest.environment(FIXPORT_PORTS="61800-61809", FIXPORT_TO="127.0.0.1")
     user = 20000 + os.getpid() % 30000  # other tests run beside this one
 
     def dial(on_error="pass"):
@@ -635,7 +635,7 @@ def check_private(tap, server):
     for name in pools():
         os.unlink(name)
     port, err = dial()
-    tap.point(50800 <= int(port or 0) <= 50809 and len(pools()) == 2, "a private pool", port, err, pools())
+    tap.point(61800 <= int(port or 0) <= 61809 and len(pools()) == 2, "a private pool", port, err, pools())
     own = min(pools(), key=len)
     tap.equal({os.stat(name).st_mode & 0o777 for name in pools()}, {0o600}, "is its user's alone")
     for name in pools():
@@ -643,7 +643,7 @@ def check_private(tap, server):
     def refused(what, why):
         """Neither used, nor silent; and with FIXPORT_ON_ERROR=fail there is no connection."""
         port, err = dial()
-        tap.point(port and not 50800 <= int(port) <= 50819 and err.count("\n") == 1 and why in err,
+        tap.point(port and not 61800 <= int(port) <= 61819 and err.count("\n") == 1 and why in err,
                   f"a private pool's place is taken: {what}: said", port, err)
         port, err = dial("fail")
         tap.point(not port and why in err, f"{what}: refused", port, err)
@@ -660,12 +660,12 @@ def check_private(tap, server):
     other = f"/dev/shm/fixport-{user}.other"
     nobodys, not_alone = "its owner is neither root nor this user", "it is not this user's alone"
     for owner, why in ((54321, nobodys), (0, "permission denied")):
-        make(own, "50810-50819", owner)
+        make(own, "61810-61819", owner)
         refused(f"a pool of user {owner}'s", why)
-    make(own, "50810-50819", 0)  # all may write its shares, as of one in /run/fixport
+    make(own, "61810-61819", 0)  # all may write its shares, as of one in /run/fixport
     os.chmod(glob.glob(own + ".*")[0], 0o666)
     refused("a pool of root's for all", not_alone)
-    make(other, "50810-50819", 0)
+    make(other, "61810-61819", 0)
     os.chmod(glob.glob(other + ".*")[0], 0o666)
     os.link(other, own)
     for name in glob.glob(other + ".*"):
@@ -673,7 +673,7 @@ def check_private(tap, server):
     refused("a hard link to root's", "")
     for how in ("a second link", "mode 0640", "mode 0604", "mode 0660", "a symbolic link", "other rules", "a FIFO",
                 "a directory", "other shares", "another's shares"):
-        assert 50800 <= int(dial()[0]) <= 50809
+        assert 61800 <= int(dial()[0]) <= 61809
         shares = glob.glob(own + ".*")[0]
         why = not_alone
         if how == "a second link":
@@ -687,7 +687,7 @@ def check_private(tap, server):
             why = "symbolic link"
         elif how == "other rules":
             os.unlink(own), os.unlink(shares)
-            make(own, "50810-50819", user)
+            make(own, "61810-61819", user)
             os.chmod(own, 0o600)
         elif how in ("a FIFO", "a directory"):
             os.unlink(own)
@@ -708,7 +708,7 @@ def check_private(tap, server):
                                sys.executable, "-S", "-c", PRIVATE, str(server.ports[0])], env=env,
                               capture_output=True, text=True, check=False)
         there = [name for name in done.stdout.split() if name.startswith("fixport-")]
-        tap.point(50800 <= int(done.stdout.split()[0]) <= 50809 and not done.stderr and
+        tap.point(61800 <= int(done.stdout.split()[0]) <= 61809 and not done.stderr and
                   (len(there) == 2 and not pools() if used else not there and len(pools()) == 2),
                   f"/run/user/UID with mode {mode:o}, owner {owner}: {'used' if used else 'not used'}", done.stdout,
                   done.stderr, pools())
