@@ -263,7 +263,7 @@ Test(resources_file, renames_elsewhere_do_not_end_it)
     char *one = state_copy(inside("one")), *other = state_copy(inside("other"));
     pid_t child = fork();
     if (child == 0)
-        while (rename(one, other) == 0 && rename(other, one) == 0)
+        for (prctl(PR_SET_PDEATHSIG, SIGKILL); rename(one, other) == 0 && rename(other, one) == 0;)
             ;
     setup_root = state_copy(scratch);
     for (int i = 0; i < 10000; i++)
