@@ -387,17 +387,22 @@ static int policy_write(int fd, const struct pool *pool, const struct policy *po
                         const uint8_t pagemap[POOL_PORT_PAGES])
 {
     uint32_t next = atomic_load(&pool->header->generation) + 1;
-    uint64_t since = sys_now_ms();
+    uint64_t since = sys_now_ms(), until = since + POOL_MOVE_MS, over = 0;
     const struct policy *before = pool->policy[(next - 1) & 1];
+    bool moves = pool_moves(before, policy);
     int result = write_all(fd, policy, sizeof(*policy), layout_policy(next & 1));
     if (!result)
         result = write_all(fd, pagemap, POOL_PORT_PAGES, offsetof(struct pool_header, pagemap));
+    if (!result && moves)
+        result = write_all(fd, &until, sizeof(until), offsetof(struct pool_header, moving));
     if (!result)
         pool_move(pool, before, policy, since, false);
     if (!result)
         result = write_all(fd, &next, sizeof(next), offsetof(struct pool_header, generation));
     if (!result)
         pool_move(pool, before, policy, since, true);
+    if (moves)
+        write_all(fd, &over, sizeof(over), offsetof(struct pool_header, moving));
     return result;
 }
 

@@ -145,6 +145,7 @@ struct pool_header {
     _Atomic uint32_t generation; /* of the policy; policy[generation & 1] is the one */
     uint64_t shared_inode; /* of the shares: no other file is taken for them */
     char shared[POOL_SHARED_NAME]; /* their name in the pool's folder: "pool.1f3a", "shared/pool.1f3a" */
+    _Atomic uint64_t moving; /* CLOCK_MONOTONIC ms: until then a reload moves words (move.c), or 0 */
 };
 
 /* The begin of the shares. Anybody's to write: for people, and to ask others for ports. */

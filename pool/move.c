@@ -13,10 +13,12 @@
  * words left behind lose their name, and those that stay get the new one, if that is not ambiguous.
  * A lane whose own address is another server's now is emptied: nobody looks there.
  *
- * Who takes a port by the old policy while that goes on looks at the generation after it is
- * connected, and follows (lease_follow()); what it took before the generation changed, step 3 sees.
- * Who takes the same port by the new policy between 2 and 3 finds at its lease_confirm() that it
- * has lost the port.
+ * Meanwhile (header.moving) who looks for a port waits, so nobody takes one by the new policy before 3 is
+ * done. Who has looked before, and takes one by the old policy, looks at the generation when the word is
+ * its own: either that has changed, and it begins anew, or step 3 sees the word (sequential consistency).
+ * Who is just connecting follows afterwards (lease_follow()). Should a reload take longer than POOL_MOVE_MS,
+ * or somebody have waited for long enough, then the later of two finds at its lease_confirm() that it has
+ * lost the port.
  *
  * What is left behind is kept as long as there is any connection from that port (lease.c), since
  * what is open may be translated as it was. That and copies of what is closed by now the holder's
@@ -209,10 +211,10 @@ static void lane_go(const struct move *move)
     }
 }
 
-static bool aliases_differ(const struct policy *one, const struct policy *other)
+bool pool_moves(const struct policy *before, const struct policy *after)
 {
-    return one->alias_count != other->alias_count ||
-           memcmp(one->alias, other->alias, sizeof(one->alias)) != 0;
+    return before->alias_count != after->alias_count ||
+           memcmp(before->alias, after->alias, sizeof(before->alias)) != 0;
 }
 
 void pool_move(const struct pool *pool, const struct policy *before, const struct policy *after,
@@ -221,7 +223,7 @@ void pool_move(const struct pool *pool, const struct policy *before, const struc
     uint32_t keyed = pool->lanes - pool->lanes_shared;
     struct move move = {
         .pool = pool, .before = before, .after = after, .since = since, .published = published};
-    for (uint32_t lane = 0; aliases_differ(before, after) && lane < pool->lanes; lane++) {
+    for (uint32_t lane = 0; pool_moves(before, after) && lane < pool->lanes; lane++) {
         struct dest server = pool->lane[lane].dest; /* anybody's to write: its key proves it */
         move.lane = lane;
         move.changes = move.emptied = false;

@@ -5,6 +5,11 @@
 
 #include "pool.h"
 
+#define POOL_MOVE_MS 1000u /* a reload that was killed is waited for no longer */
+
+/** pool_moves - whether there is anything to move from one policy to another. */
+bool pool_moves(const struct policy *before, const struct policy *after);
+
 /**
  * pool_move - bring the words to where the new policy looks for them. For pool_reload(), which
  * calls it twice: before the new policy is published, and after that.

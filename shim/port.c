@@ -67,6 +67,8 @@
 #include <netinet/tcp.h>
 
 #define FEW_PORTS 1024 /* a range so small is used up in a minute by 17 short connections a second */
+#define MOVE_NAP_NS 500000
+#define MOVE_NAPS 20 /* 10 ms in all */
 #define LOST_TIMES 4 /* leases in one connect */
 #define FORBIDDEN_TRIES 64 /* ports that the program may not bind to: some may be privileged */
 
@@ -153,9 +155,20 @@ static enum port_answer connectable(const struct attempt *attempt, int fd)
     return PORT_READY;
 }
 
+/* Lets a reload come to its end that moves ports which are in use: move.c. Return: look at the rules again? */
+static bool wait_for_move(const struct attempt *attempt, int *naps)
+{
+    uint64_t until = atomic_load(&attempt->at->pool.header->moving);
+    if (!until || until < sys_now_ms() || (*naps)++ >= MOVE_NAPS)
+        return false;
+    SYS(nanosleep, &(struct timespec){.tv_nsec = MOVE_NAP_NS}, NULL);
+    return true;
+}
+
 /* The rule for the destination, in the pool that is there now. Return: READY, or what to do instead. */
 static enum port_answer find_rule(struct attempt *attempt, int fd, uint64_t now)
 {
+    int naps = 0;
     do {
         attempt->at = shim_pool(now);
         if (!attempt->at)
@@ -164,7 +177,7 @@ static enum port_answer find_rule(struct attempt *attempt, int fd, uint64_t now)
             port_pass(fd);
             return PORT_PASS;
         }
-    } while (shim_pool_moved(attempt->at, now));
+    } while (shim_pool_moved(attempt->at, now) || wait_for_move(attempt, &naps));
     return PORT_READY;
 }
 
@@ -338,6 +351,12 @@ static void not_this_port(struct attempt *attempt, enum outcome outcome)
         lease_refused(attempt->pool, &attempt->lease, sys_now_ms());
 }
 
+/* Whether the rules have changed since the search, which may have made the address another server's. */
+static bool is_outdated(const struct attempt *attempt)
+{
+    return attempt->verdict.generation != atomic_load(&attempt->at->pool.header->generation);
+}
+
 enum port_answer port_next(struct attempt *attempt)
 {
     if (attempt->again) {
@@ -346,6 +365,14 @@ enum port_answer port_next(struct attempt *attempt)
     }
     for (;;) {
         enum port_answer answer = lack_next(attempt);
+        if (answer == PORT_READY && !attempt_has_bound(attempt) && is_outdated(attempt)) {
+            lease_return(attempt->pool, &attempt->lease, sys_now_ms());
+            attempt->sure = false;
+            put_range_back(attempt);
+            answer = port_search(attempt, sys_now_ms());
+            if (answer == PORT_READY)
+                continue;
+        }
         if (answer != PORT_READY)
             return answer;
         enum outcome outcome = put_port(attempt);
