@@ -871,13 +871,18 @@ def check_all_of_the_range(tap):
                       f"the rules have all of ip_local_port_range ({name})", got)
 
 
-def main():
+def begin(what):
+    """For tests with grounds(): ports that others have, or had a moment ago, would decide."""
     fptest.in_own_network(user=True)
     tap = fptest.Tap()
     if not has_networks():
-        # Ports that others have, or had a moment ago, would decide.
-        tap.cannot("bound sockets", "neither root nor user namespaces: there is no network of its own to be had")
+        tap.cannot(what, "neither root nor user namespaces: there is no network of its own to be had")
         tap.end()
+    return tap
+
+
+def main():
+    tap = begin("bound sockets")
     for check in (check_second_rule, check_mptcp, check_mptcp_again, check_options, check_shared_descriptor,
                   check_after_time_wait, check_exhausted, check_other_namespace, check_two_destinations, check_failed_before, check_listener,
                   check_servers_take_nothing, check_active_ftp, check_socketserver, check_free_port, check_duplicates,

@@ -13,7 +13,7 @@ import textwrap
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import fptest  # noqa: E402
-from test_bind import WAYS, grounds, inside  # noqa: E402
+from test_bind import WAYS, begin, grounds, inside  # noqa: E402
 
 # answer(port): a server that ends each connection when its client has, or with first[0] at once.
 # elsewhere(program, ...): another process of this namespace, without the library.
@@ -175,8 +175,7 @@ def check_linger(tap):
 
 
 def main():
-    fptest.in_own_network()
-    tap = fptest.Tap()
+    tap = begin("what is known without asking")
     for check in (check_over, check_budget, check_other_pool, check_linger):
         check(tap)
     tap.end()

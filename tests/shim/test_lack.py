@@ -14,7 +14,7 @@ import textwrap
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import fptest  # noqa: E402
-from test_bind import grounds, inside  # noqa: E402
+from test_bind import begin, grounds, inside  # noqa: E402
 
 CANCEL = fptest.program("shim", "cancel")
 
@@ -210,8 +210,7 @@ def check_cancellation(tap):
 
 
 def main():
-    fptest.in_own_network()
-    tap = fptest.Tap()
+    tap = begin("a lack of ports")
     for check in (check_itself, check_waiting, check_send_timeout, check_cancellation):
         check(tap)
     tap.end()
