@@ -395,11 +395,11 @@ static int policy_write(int fd, const struct pool *pool, const struct policy *po
         result = write_all(fd, pagemap, POOL_PORT_PAGES, offsetof(struct pool_header, pagemap));
     if (!result && moves)
         result = write_all(fd, &until, sizeof(until), offsetof(struct pool_header, moving));
-    if (!result)
+    if (!result && moves)
         pool_move(pool, before, policy, since, false);
     if (!result)
         result = write_all(fd, &next, sizeof(next), offsetof(struct pool_header, generation));
-    if (!result)
+    if (!result && moves)
         pool_move(pool, before, policy, since, true);
     if (moves)
         write_all(fd, &over, sizeof(over), offsetof(struct pool_header, moving));

@@ -112,6 +112,20 @@ static inline uint32_t word_owner(uint64_t word)
     return word >> 40 & WORD_OWNER_MASK;
 }
 
+/* The name that the holder uses. */
+static inline uint8_t word_alias_name(uint64_t word)
+{
+    return (uint8_t)(word >> 40);
+}
+
+/* How near it is to being had by others; 0 too for a state that makes no sense. */
+static inline int word_freedom(uint64_t word)
+{
+    static const int order[] = {
+        [WORD_USED] = 0, [WORD_CLOSING] = 1, [WORD_LETGO] = 2, [WORD_RESTING] = 3, [WORD_FREE] = 4};
+    return word_state(word) <= WORD_CLOSING ? order[word_state(word)] : 0;
+}
+
 /* The same owner's in another state. */
 static inline uint64_t word_moved(uint64_t word, enum word_state state, uint64_t when)
 {

@@ -765,20 +765,12 @@ static uint64_t word_judged(const struct truth *truth, uint64_t word, size_t ind
 {
     if (word_is_held(word, sys_now_ms()))
         return word;
-    bool left = (word_owner(word) & 0xff) == WORD_NAME_UNKNOWN && get_bit(truth->open, port);
+    bool left = word_alias_name(word) == WORD_NAME_UNKNOWN && get_bit(truth->open, port);
     if (left || get_bit(truth->live, index) || get_bit(truth->any, port))
         return word_seen(word, WORD_USED);
     if (get_bit(truth->closing, index))
         return word_seen(word, WORD_CLOSING);
     return word_unseen(word, get_bit(truth->gone, index), began, sys_now_ms());
-}
-
-/* Whether a word in that state is nearer to being had than one in the other. */
-static bool state_is_freer(enum word_state state, enum word_state other)
-{
-    static const uint8_t order[] = {[WORD_USED] = 0, [WORD_CLOSING] = 1, [WORD_LETGO] = 2,
-                                    [WORD_RESTING] = 3};
-    return state <= WORD_CLOSING && other <= WORD_CLOSING && order[state] > order[other];
 }
 
 /* A word that is nobody's becomes the holder's if its namespace has a connection there. */
@@ -807,7 +799,7 @@ static int lane_apply(const struct truth *truth, uint32_t holder, uint32_t place
         }
         uint64_t judged = word_judged(truth, word, base + i, place * POOL_PAGE_PORTS + i, began);
         if (judged != word && atomic_compare_exchange_strong(at, &word, judged))
-            freed += state_is_freer(word_state(judged), word_state(word));
+            freed += word_state(word) <= WORD_CLOSING && word_freedom(judged) > word_freedom(word);
     }
     if (freed)
         lane_released(truth->pool, lane, holder);

@@ -142,26 +142,18 @@ static uint64_t word_named(uint64_t word, uint8_t name)
     return (word & ~(0xffull << 40)) | (uint64_t)name << 40;
 }
 
-/* How near it is to being had by others. */
-static int freedom(uint64_t word)
-{
-    static const int order[] = {
-        [WORD_FREE] = 4, [WORD_USED] = 0, [WORD_LETGO] = 2, [WORD_RESTING] = 3, [WORD_CLOSING] = 1};
-    return word_state(word) <= WORD_CLOSING ? order[word_state(word)] : 0;
-}
-
 /* What is to be where @there is and @word comes to. */
 static uint64_t word_joined(const struct move *move, uint64_t there, uint64_t word)
 {
     bool late = move->published && word_state(there) == WORD_USED &&
                 word_when(there) >= move->since && word_when(word) <= word_when(there);
-    if (freedom(there) > freedom(word))
+    if (word_freedom(there) > word_freedom(word))
         return word;
     if (word_state(there) == WORD_RESTING && word_state(word) == WORD_RESTING)
         return word_when(there) < word_when(word) ? word : there;
     if (word_holder(there) == word_holder(word))
         return word_owner(there) == word_owner(word) ? there : word_named(there, WORD_NAME_UNKNOWN);
-    return late && freedom(word) < freedom(word_moved(0, WORD_RESTING, 0)) ? word : there;
+    return late && word_freedom(word) < word_freedom(word_moved(0, WORD_RESTING, 0)) ? word : there;
 }
 
 static void word_copy(const struct move *move, uint32_t lane, uint16_t port, uint64_t word)
@@ -178,7 +170,7 @@ static void word_copy(const struct move *move, uint32_t lane, uint16_t port, uin
 static void word_go(const struct move *move, _Atomic uint64_t *at, uint16_t port)
 {
     uint64_t word = atomic_load(at);
-    uint8_t name = (uint8_t)(word >> 40);
+    uint8_t name = word_alias_name(word);
     const struct fate *fate = &move->fate[name];
     bool shared = move->lane >= move->pool->lanes - move->pool->lanes_shared;
     if (word_state(word) == WORD_FREE)
@@ -188,7 +180,7 @@ static void word_go(const struct move *move, _Atomic uint64_t *at, uint16_t port
     if (fate->lane != move->lane)
         word_copy(move, fate->lane, port, word_named(word, fate->name));
     uint8_t stays = !fate->known ? name : fate->lane == move->lane ? fate->name : WORD_NAME_UNKNOWN;
-    for (int tries = 0; move->published && tries < MOVE_TRIES && (uint8_t)(word >> 40) == name;
+    for (int tries = 0; move->published && tries < MOVE_TRIES && word_alias_name(word) == name;
          tries++) {
         uint64_t left = move->emptied ? 0 : word_named(word, stays);
         if (left == word || atomic_compare_exchange_strong(at, &word, left))
@@ -223,7 +215,7 @@ void pool_move(const struct pool *pool, const struct policy *before, const struc
     uint32_t keyed = pool->lanes - pool->lanes_shared;
     struct move move = {
         .pool = pool, .before = before, .after = after, .since = since, .published = published};
-    for (uint32_t lane = 0; pool_moves(before, after) && lane < pool->lanes; lane++) {
+    for (uint32_t lane = 0; lane < pool->lanes; lane++) {
         struct dest server = pool->lane[lane].dest; /* anybody's to write: its key proves it */
         move.lane = lane;
         move.changes = move.emptied = false;

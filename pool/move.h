@@ -12,7 +12,7 @@ bool pool_moves(const struct policy *before, const struct policy *after);
 
 /**
  * pool_move - bring the words to where the new policy looks for them. For pool_reload(), which
- * calls it twice: before the new policy is published, and after that.
+ * calls it twice if pool_moves(): before the new policy is published, and after that.
  * @before, @after: the policies, in memory that nobody changes meanwhile.
  * @since: sys_now_ms() before the first of the two calls. @published: this is the second one.
  */

@@ -191,6 +191,12 @@ static enum port_answer list_early(struct attempt *attempt)
     return reconcile(attempt, sys_now_ms()) ? search_again(attempt) : PORT_READY;
 }
 
+/* Whether the rules have changed since the search, which may have made the address another server's. */
+static bool is_outdated(const struct attempt *attempt)
+{
+    return attempt->verdict.generation != atomic_load(&attempt->at->pool.header->generation);
+}
+
 /* Takes the next port, or what to do instead: lack_next(), with signals held if it has waited. */
 static enum port_answer next(struct attempt *attempt)
 {
@@ -198,7 +204,16 @@ static enum port_answer next(struct attempt *attempt)
     if (answer != PORT_READY)
         return answer;
     bool over = attempt->refusals % BUDGET_EVERY == BUDGET_EVERY - 1 && lack_over_budget(attempt);
-    while (over || lease_search_next(&attempt->search, &attempt->lease) != 0) {
+    for (;;) {
+        if (!over && lease_search_next(&attempt->search, &attempt->lease) == 0) {
+            if (!is_outdated(attempt))
+                return PORT_READY;
+            lease_return(attempt->pool, &attempt->lease, sys_now_ms());
+            answer = search_again(attempt);
+            if (answer != PORT_READY)
+                return answer;
+            continue;
+        }
         if (attempt->forbidden || port_has(attempt))
             return port_has(attempt) ? port_already_bound(attempt) : lack_exhausted(attempt);
         over = lack_over_budget(attempt);
@@ -210,7 +225,6 @@ static enum port_answer next(struct attempt *attempt)
         if (answer != PORT_READY)
             return answer;
     }
-    return PORT_READY;
 }
 
 enum port_answer lack_next(struct attempt *attempt)

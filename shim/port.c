@@ -351,12 +351,6 @@ static void not_this_port(struct attempt *attempt, enum outcome outcome)
         lease_refused(attempt->pool, &attempt->lease, sys_now_ms());
 }
 
-/* Whether the rules have changed since the search, which may have made the address another server's. */
-static bool is_outdated(const struct attempt *attempt)
-{
-    return attempt->verdict.generation != atomic_load(&attempt->at->pool.header->generation);
-}
-
 enum port_answer port_next(struct attempt *attempt)
 {
     if (attempt->again) {
@@ -365,14 +359,6 @@ enum port_answer port_next(struct attempt *attempt)
     }
     for (;;) {
         enum port_answer answer = lack_next(attempt);
-        if (answer == PORT_READY && !attempt_has_bound(attempt) && is_outdated(attempt)) {
-            lease_return(attempt->pool, &attempt->lease, sys_now_ms());
-            attempt->sure = false;
-            put_range_back(attempt);
-            answer = port_search(attempt, sys_now_ms());
-            if (answer == PORT_READY)
-                continue;
-        }
         if (answer != PORT_READY)
             return answer;
         enum outcome outcome = put_port(attempt);
